@@ -173,5 +173,7 @@ def _all_errors(base: type[SessiondError]) -> list[type[SessiondError]]:
     return [base, *(found for child in base.__subclasses__() for found in _all_errors(child))]
 
 
-BY_CODE: dict[str, type[SessiondError]] = {error.code: error for error in _all_errors(SessiondError)}
+BY_CODE: dict[str, type[SessiondError]] = {
+    error.code: error for error in _all_errors(SessiondError)
+}
 """Code → class, for clients that rebuild an error from a problem document."""

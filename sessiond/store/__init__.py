@@ -1,0 +1,1 @@
+"""Sessions in Redis: the only importer of redis."""

@@ -1,0 +1,1 @@
+"""What must be the same everywhere: positions, folds, derivations. Pure."""

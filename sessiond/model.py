@@ -1,0 +1,222 @@
+"""What a session is: Structs whose JSON is the specification's, and what surrounds them.
+
+Sources: the specification's session files (`metadata.json`, `conversation.json`, `context.json`,
+`preferences.json`, `cache.json`). Fields that the specification does not have are optional here
+and absent from the JSON until they are set, so its documents pass through unchanged.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
+RecordId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")]
+WorkspaceKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")]
+ShortText = Annotated[str, Meta(max_length=1024)]
+Timestamp = Annotated[datetime, Meta(tz=True)]
+
+Role = Literal["user", "assistant", "system", "tool"]
+Status = Literal["active", "archived", "deleted"]
+DocumentName = Literal["metadata", "context", "preferences"]
+DOCUMENTS: tuple[DocumentName, ...] = ("metadata", "context", "preferences")
+
+Part = dict[str, Any]
+"""A piece of a message (text, tool call, reasoning, file …): `id`, `type` and whatever else the
+agent keeps in it, unknown fields included."""
+
+
+class Message(Struct, kw_only=True):
+    """One message, as in the specification's `conversation.json`.
+
+    When `parts` is present, `content` and `tool_calls` are derived from it (see `sync.parts`).
+    """
+
+    id: RecordId
+    timestamp: Timestamp
+    role: Role
+    content: str = ""
+    tool_calls: list[Any] = []
+    metadata: dict[str, Any] = {}
+    parts: list[Part] | UnsetType = UNSET
+
+
+class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A message as a writer gives it: `id` and `timestamp` are filled in when left out."""
+
+    role: Role
+    content: str | UnsetType = UNSET
+    tool_calls: list[Any] | UnsetType = UNSET
+    metadata: dict[str, Any] = {}
+    parts: list[Part] | UnsetType = UNSET
+    id: RecordId | UnsetType = UNSET
+    timestamp: Timestamp | UnsetType = UNSET
+
+
+class Conversation(Struct, kw_only=True):
+    """The specification's `conversation.json`."""
+
+    messages: list[Message] = []
+    total_messages: int = 0
+    context_window_used: int = 0
+
+
+class Context(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The specification's `context.json`. `state` is open: anything an agent keeps fits there."""
+
+    working_directory: str = ""
+    active_files: list[str] = []
+    recent_commands: list[str] = []
+    state: dict[str, Any] = {}
+
+
+Preferences = dict[str, Any]
+"""The specification's `preferences.json`: open, for example `{"theme": "dark"}`."""
+
+
+class Metadata(Struct, kw_only=True):
+    """The specification's `metadata.json`, and what sharing a session adds to it."""
+
+    session_id: SessionId
+    created_at: Timestamp
+    last_activity: Timestamp
+    user_agent: ShortText = ""
+    environment: ShortText = "development"
+    status: Status = "active"
+    title: ShortText | UnsetType = UNSET
+    user_id: ShortText | UnsetType = UNSET
+    workspace: WorkspaceKey | UnsetType = UNSET
+
+
+class CacheEntry(Struct, kw_only=True):
+    """One cached value with its own end of life."""
+
+    value: Any
+    stored_at: Timestamp
+    expires_at: Timestamp
+
+
+class Cache(Struct, kw_only=True):
+    """The specification's `cache.json`."""
+
+    entries: dict[str, CacheEntry] = {}
+
+
+class Session(Struct, kw_only=True):
+    """A whole session at one position of its log."""
+
+    metadata: Metadata
+    conversation: Conversation
+    context: Context
+    preferences: Preferences
+    position: str
+
+
+class SessionSummary(Struct, kw_only=True):
+    """A session in a listing."""
+
+    metadata: Metadata
+    total_messages: int
+    position: str
+
+
+class SessionPage(Struct, kw_only=True):
+    """One page of a listing, most recently active first. `cursor` asks for the next page."""
+
+    sessions: list[SessionSummary]
+    cursor: str | None = None
+
+
+class NewSession(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a creator may say about a session."""
+
+    session_id: SessionId | UnsetType = UNSET
+    user_id: ShortText | UnsetType = UNSET
+    title: ShortText | UnsetType = UNSET
+    workspace: WorkspaceKey | UnsetType = UNSET
+    user_agent: ShortText = ""
+    environment: ShortText = "development"
+    context: Context = msgspec.field(default_factory=Context)
+    preferences: Preferences = {}
+
+
+class NewMessages(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An atomic group: all of it takes consecutive offsets, or nothing is written."""
+
+    messages: Annotated[list[NewMessage], Meta(min_length=1)]
+
+
+class WrittenRecord(Struct, kw_only=True):
+    """Where a record went. `version` is the position of its last change: `epoch:offset`."""
+
+    id: str
+    version: str
+
+
+class Written(Struct, kw_only=True):
+    """The answer to an append: `duplicate` when the same was already written before."""
+
+    records: list[WrittenRecord]
+    position: str
+    duplicate: bool = False
+
+
+class MessagePage(Struct, kw_only=True):
+    """One page of a conversation; `next` is the `after` of the following page, if there is one."""
+
+    messages: list[Message]
+    position: str
+    next: int | None = None
+
+
+class VersionedMessage(Struct, kw_only=True):
+    """One message and the version an edit of it may be based on."""
+
+    message: Message
+    version: str
+
+
+class Document(Struct, kw_only=True):
+    """One document of a session and the version a change of it may be based on."""
+
+    name: DocumentName
+    value: Any
+    version: str
+
+
+class Operation(Struct, kw_only=True):
+    """One change of a session, as the log keeps it and events announce it."""
+
+    op: str
+    session_id: str
+    position: str
+    at: Timestamp
+    origin: str
+    id: str
+    body: Any
+
+
+class OperationPage(Struct, kw_only=True):
+    """A stretch of the log. `reset` names why the asked position is no longer part of it."""
+
+    operations: list[Operation]
+    position: str
+    reset: str | None = None
+
+
+class Live(Struct, kw_only=True):
+    """Something passing, such as text being typed: announced to who listens now, never stored."""
+
+    session_id: str
+    origin: str
+    body: Any
+
+
+class PositionReply(Struct, kw_only=True):
+    """Where a session's log ends now."""
+
+    session_id: str
+    position: str

@@ -1,0 +1,341 @@
+"""Messages and their parts: append, page, edit, remove."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sessiond.codec import json
+from sessiond.errors import AlreadyExists, InvalidInput, NotFound, TooLarge
+from sessiond.model import (
+    Message,
+    NewMessage,
+    Part,
+    RecordId,
+    VersionedMessage,
+    Written,
+    WrittenRecord,
+)
+from sessiond.service.clock import moment
+from sessiond.service.identity import derived_id, new_id
+from sessiond.service.writing import (
+    PLAIN,
+    Request,
+    Surroundings,
+    attempt,
+    check_expected,
+    commit,
+    idempotency_key,
+    now,
+    written_before,
+)
+from sessiond.store.committer import Committed, Draft
+from sessiond.store.log import PAGE
+from sessiond.sync.documents import merge_patch
+from sessiond.sync.entry import Entry
+from sessiond.sync.parts import (
+    assemble,
+    check_part,
+    check_parts,
+    derived_content,
+    derived_tool_calls,
+)
+from sessiond.sync.position import Position
+from sessiond.sync.replica import Conversation
+
+_EDITABLE = frozenset({"role", "content", "tool_calls", "metadata"})
+_MESSAGE = msgspec.json.Decoder(Message)
+
+
+class Messages:
+    """Writes and reads the messages of sessions.
+
+    Args:
+        around: the store, time and randomness.
+        group_limit: messages in one atomic group, at most.
+    """
+
+    def __init__(self, around: Surroundings, *, group_limit: int = 64) -> None:
+        self._around = around
+        self._group_limit = group_limit
+
+    async def append(
+        self, session_id: str, given: list[NewMessage], request: Request = PLAIN
+    ) -> Written:
+        """Append messages as one group: all at consecutive offsets, or none.
+
+        A retry, by message ids or by idempotency key, returns what the first try wrote.
+
+        Raises:
+            AlreadyExists: a message id is taken by another message.
+            InvalidInput, TooLarge, NotFound, SessionDeleted, StoreUnavailable.
+        """
+        if len(given) > self._group_limit:
+            raise TooLarge(
+                f"{len(given)} messages in one group; the limit is {self._group_limit}",
+                hint="split them, or raise api.max_group_operations",
+            )
+        messages = [
+            self._complete(session_id, new, request, index) for index, new in enumerate(given)
+        ]
+        at = now(self._around)
+        group = [
+            Draft("message.append", message.id, at, json.encode(message), client=request.client)
+            for message in messages
+        ]
+        try:
+            committed = await commit(self._around, session_id, group)
+        except AlreadyExists:
+            committed = await self._appended_before(session_id, given, messages)
+        return _written([message.id for message in messages], committed)
+
+    async def page(self, session_id: str, after: int = 0, limit: int = PAGE) -> bytes:
+        """Return messages first written after an offset, as `model.MessagePage` in JSON.
+
+        Raises:
+            NotFound, SessionDeleted, StoreDamaged, StoreUnavailable.
+        """
+        found = await self._appended(session_id, after, limit + 1)
+        end = await self._around.store.end(session_id)
+        if end.amendments:  # what was appended is not what is there now
+            found = await self._amended(session_id, after, limit + 1)
+        more = len(found) > limit
+        del found[limit:]
+        rest = {"position": str(end.position), "next": found[-1][0] if more else None}
+        bodies = b",".join(body for _, body in found)
+        return b'{"messages":[%b],%b' % (bodies, json.encode(rest)[1:])
+
+    async def read(self, session_id: str, message_id: str) -> VersionedMessage:
+        """Return one message with its parts, and the version an edit may be based on.
+
+        Raises:
+            NotFound: there is no such message, or no more.
+        """
+        entry = await self._entry(session_id, message_id)
+        changed = await self._changed_parts(session_id, message_id)
+        body = assemble(entry.json, changed) if changed else entry.json
+        return VersionedMessage(message=_MESSAGE.decode(body), version=str(entry.position))
+
+    async def edit(
+        self, session_id: str, message_id: str, patch: Any, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Apply a JSON Merge Patch (RFC 7396) to a message; its parts are edited one by one.
+
+        Raises:
+            InvalidInput: the patch touches other fields, or makes it no message.
+            VersionMismatch: the expected version is not the current one.
+            NotFound, SessionDeleted, Contended, AlreadyExists (the key): see `writing`.
+        """
+        if not isinstance(patch, dict) or not patch.keys() <= _EDITABLE:
+            raise InvalidInput(
+                "an edit is a JSON object of the fields to change",
+                hint=f"these can change: {', '.join(sorted(_EDITABLE))}; parts on their own",
+            )
+        key = idempotency_key(request, json.encode(["edit", message_id, patch]))
+
+        async def once() -> WrittenRecord:
+            if before := await written_before(self._around, session_id, key):
+                return WrittenRecord(id=message_id, version=str(before))
+            entry = await self._entry(session_id, message_id)
+            check_expected(request.expected, str(entry.position))
+            draft = Draft(
+                "message.edit",
+                message_id,
+                now(self._around),
+                json.encode(_edited(entry, patch)),
+                expected=str(entry.position),
+                key=key,
+                client=request.client,
+            )
+            committed = await commit(self._around, session_id, [draft])
+            return WrittenRecord(id=message_id, version=str(committed.positions[0]))
+
+        return await attempt(self._around, request, once)
+
+    async def remove(
+        self, session_id: str, message_id: str, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Remove a message and its parts from the conversation; the log keeps what it was.
+
+        Raises:
+            NotFound, SessionDeleted, VersionMismatch, AlreadyExists (the key).
+        """
+        return await self._write_record(session_id, "message.remove", message_id, b"{}", request)
+
+    async def put_part(
+        self, session_id: str, message_id: str, part_id: str, part: Part, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Write a part of a message: a new one, or the part of that id anew.
+
+        Raises:
+            InvalidInput: the part has no type, or another id.
+            NotFound: there is no such message, or the part was removed.
+            SessionDeleted, VersionMismatch, AlreadyExists (the key).
+        """
+        if part.setdefault("id", part_id) != part_id:
+            raise InvalidInput(f"the part says its id is {part['id']!r}, the address {part_id!r}")
+        check_part(part)
+        name = f"{message_id}/{part_id}"
+        return await self._write_record(session_id, "part.put", name, json.encode(part), request)
+
+    async def remove_part(
+        self, session_id: str, message_id: str, part_id: str, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Remove one part of a message.
+
+        Raises:
+            NotFound, SessionDeleted, VersionMismatch, AlreadyExists (the key).
+        """
+        name = f"{message_id}/{part_id}"
+        versions = await self._around.store.part_versions(session_id, message_id)
+        if part_id not in versions:  # it may have come inside the message
+            entry = await self._entry(session_id, message_id)
+            embedded = _MESSAGE.decode(entry.json).parts or []
+            if part_id not in [part["id"] for part in embedded]:
+                raise NotFound(f"message {message_id!r} has no part {part_id!r}")
+        return await self._write_record(session_id, "part.remove", name, b"{}", request)
+
+    async def _write_record(
+        self, session_id: str, op: str, name: str, body: bytes, request: Request
+    ) -> WrittenRecord:
+        key = idempotency_key(request, b"%b %b %b" % (op.encode(), name.encode(), body))
+
+        async def once() -> WrittenRecord:
+            if before := await written_before(self._around, session_id, key):
+                return WrittenRecord(id=name, version=str(before))
+            draft = Draft(
+                op,
+                name,
+                now(self._around),
+                body,
+                expected=request.expected,
+                key=key,
+                client=request.client,
+            )
+            committed = await commit(self._around, session_id, [draft])
+            return WrittenRecord(id=name, version=str(committed.positions[0]))
+
+        return await attempt(self._around, request, once)
+
+    def _complete(self, session_id: str, new: NewMessage, request: Request, index: int) -> Message:
+        """Return the message with what its writer left out."""
+        check_parts(new)
+        ms = self._around.clock()
+        if new.id:
+            message_id: RecordId = new.id
+        elif request.key:
+            message_id = derived_id("msg", session_id, request.key, str(index))
+        else:
+            message_id = new_id("msg", ms, self._around.entropy)
+        return Message(
+            id=message_id,
+            timestamp=new.timestamp or moment(ms),
+            role=new.role,
+            content=derived_content(new.parts) if new.parts else new.content or "",
+            tool_calls=derived_tool_calls(new.parts) if new.parts else new.tool_calls or [],
+            metadata=new.metadata,
+            parts=new.parts,
+        )
+
+    async def _appended_before(
+        self, session_id: str, given: list[NewMessage], messages: list[Message]
+    ) -> Committed:
+        """Return where these very messages were appended before.
+
+        Raises:
+            AlreadyExists: at least one of the ids is taken by another message.
+        """
+        store = self._around.store
+        versions = await store.message_versions(session_id, [message.id for message in messages])
+        offsets = [version.first for version in versions if version]
+        entries = await store.log.entries_at(session_id, offsets)
+        positions = []
+        for new, message, entry in zip(given, messages, entries, strict=False):
+            if entry is None or not _is_append_of(entry, new, message):
+                raise AlreadyExists(
+                    f"message id {message.id!r} is taken by another message",
+                    hint="an id, or Idempotency-Key, stands for one message for ever",
+                )
+            positions.append(entry.position)
+        if len(positions) != len(messages):
+            raise AlreadyExists(
+                "some messages of this group were appended before, some were not",
+                hint="retry a group exactly as it was, or use new ids",
+            )
+        return Committed(positions, "", duplicate=True)
+
+    async def _appended(self, session_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+        found: list[tuple[int, bytes]] = []
+        async for page in self._around.store.log.pages(session_id, Position("", after)):
+            found += [
+                (entry.offset, entry.json) for entry in page.entries if entry.op == "message.append"
+            ]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def _amended(self, session_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+        conversation = Conversation()
+        async for page in self._around.store.log.pages(session_id):
+            for entry in page.entries:
+                conversation.apply(entry.op, entry.id, entry.offset, entry.json)
+        return conversation.messages_after(after, limit)
+
+    async def _entry(self, session_id: str, message_id: str) -> Entry:
+        """Return the operation that last wrote a message."""
+        store = self._around.store
+        (version,) = await store.message_versions(session_id, [message_id])
+        entry = None
+        if version and not version.removed:
+            (entry,) = await store.log.entries_at(session_id, [version.last])
+        if entry is None:
+            await store.end(session_id)  # is there a session at all?
+            raise NotFound(f"session {session_id!r} has no message {message_id!r}")
+        return entry
+
+    async def _changed_parts(self, session_id: str, message_id: str) -> dict[str, bytes | None]:
+        store = self._around.store
+        versions = await store.part_versions(session_id, message_id)
+        entries = await store.log.entries_at(
+            session_id, [version.last for version in versions.values()]
+        )
+        return {
+            part_id: entry.json if entry and entry.op == "part.put" else None
+            for part_id, entry in zip(versions, entries, strict=True)
+        }
+
+
+def _edited(entry: Entry, patch: dict[str, Any]) -> Message:
+    before = _MESSAGE.decode(entry.json)
+    if before.parts and patch.keys() & {"content", "tool_calls"}:
+        raise InvalidInput(
+            "content and tool_calls of this message follow from its parts",
+            hint="change its parts instead",
+        )
+    try:
+        return msgspec.convert(merge_patch(msgspec.to_builtins(before), patch), Message)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the edit does not leave a message: {error}") from error
+
+
+def _is_append_of(entry: Entry, new: NewMessage, message: Message) -> bool:
+    """Tell whether an entry is the append of this message; a time we filled in may differ."""
+    if entry.op != "message.append":
+        return False
+    before = _MESSAGE.decode(entry.json)
+    if not new.timestamp:
+        before.timestamp = message.timestamp
+    return before == message
+
+
+def _written(ids: list[str], committed: Committed) -> Written:
+    versions = [str(position) for position in committed.positions]
+    return Written(
+        records=[
+            WrittenRecord(id=name, version=version)
+            for name, version in zip(ids, versions, strict=True)
+        ],
+        position=versions[-1],
+        duplicate=committed.duplicate,
+    )

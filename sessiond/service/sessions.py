@@ -1,0 +1,237 @@
+"""Sessions as a whole: create, load, list, delete; their log, and what passes by live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sessiond.codec import json
+from sessiond.errors import AlreadyExists, StoreDamaged, StoreUnavailable
+from sessiond.model import (
+    DOCUMENTS,
+    Live,
+    Metadata,
+    NewSession,
+    SessionPage,
+    SessionSummary,
+)
+from sessiond.service.documents import document_value, encode_creation, metadata_of
+from sessiond.service.identity import derived_id, new_id
+from sessiond.service.writing import (
+    PLAIN,
+    Request,
+    Surroundings,
+    commit,
+    now,
+)
+from sessiond.store.committer import Draft
+from sessiond.store.log import PAGE
+from sessiond.store.sessions import Snapshot
+from sessiond.sync.entry import operation_json
+from sessiond.sync.position import Position
+from sessiond.sync.replica import Conversation
+
+_LOAD_ATTEMPTS = 5
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which sessions a listing shows; None for any."""
+
+    workspace: str | None = None
+    status: str | None = None
+    user_id: str | None = None
+    environment: str | None = None
+
+    def matches(self, metadata: Metadata) -> bool:
+        """Tell whether a session belongs to the listing."""
+        return all(
+            wanted is None or getattr(metadata, name) == wanted
+            for name, wanted in msgspec.structs.asdict(self).items()
+        )
+
+
+class Sessions:
+    """Creates, loads, lists and deletes sessions.
+
+    Args:
+        around: the store, time and randomness.
+        workspace: where a session belongs whose creator does not say.
+    """
+
+    def __init__(self, around: Surroundings, *, workspace: str) -> None:
+        self._around = around
+        self._workspace = workspace
+
+    async def create(self, new: NewSession, request: Request = PLAIN) -> bytes:
+        """Create a session and return it, as `model.Session` in JSON.
+
+        Creating the same session again, by id or by idempotency key, returns what is there.
+
+        Raises:
+            AlreadyExists: the id is taken by another session.
+            SessionDeleted: the id belonged to a session that was deleted.
+        """
+        session_id = new.session_id or self._new_session_id(request)
+        workspace = new.workspace or self._workspace
+        new = msgspec.structs.replace(new, session_id=session_id, workspace=workspace)
+        at = now(self._around)
+        draft = Draft(
+            "session.create",
+            session_id,
+            at,
+            json.encode(new),
+            client=request.client,
+            changes=encode_creation(new, at),
+        )
+        await self._around.store.announce_creation(session_id, workspace, self._around.clock())
+        try:
+            await commit(self._around, session_id, [draft])
+        except AlreadyExists:
+            await self._check_same_creation(session_id, draft)
+        return await self.load(session_id)
+
+    async def load(self, session_id: str) -> bytes:
+        """Return a whole session at one position, as `model.Session` in JSON.
+
+        Raises:
+            NotFound, SessionDeleted, StoreDamaged, StoreUnavailable.
+        """
+        for _ in range(_LOAD_ATTEMPTS):
+            snapshot = await self._around.store.snapshot(session_id)
+            messages = await self._conversation_at(session_id, snapshot)
+            if messages is not None:
+                return _session_json(snapshot, messages)
+        raise StoreUnavailable(
+            f"the history of session {session_id!r} kept changing while it was read",
+            hint="try again in a moment",
+        )
+
+    async def list_page(
+        self, wanted: Filter, cursor: str | None = None, limit: int = 50
+    ) -> SessionPage:
+        """Return sessions, most recently active first.
+
+        Raises:
+            InvalidInput: the cursor is not one that a listing gave.
+        """
+        found: list[SessionSummary] = []
+        while len(found) < limit:
+            page = await self._around.store.list_page(wanted.workspace, cursor, limit)
+            for listed in page.sessions:
+                summary = _summary(listed.snapshot) if listed.snapshot else None
+                if summary and wanted.matches(summary.metadata):
+                    found.append(summary)
+                cursor = listed.cursor
+                if len(found) == limit:
+                    break
+            else:
+                if page.last:
+                    return SessionPage(sessions=found)
+                continue
+        return SessionPage(sessions=found, cursor=cursor)
+
+    async def delete(self, session_id: str, request: Request = PLAIN) -> Position:
+        """Delete a session; a tombstone stays, so that its id is never used again.
+
+        Raises:
+            NotFound, SessionDeleted: there is none, or no more.
+            VersionMismatch: the session has moved on from the expected position.
+        """
+        draft = Draft(
+            "session.delete",
+            session_id,
+            now(self._around),
+            b"{}",
+            expected=request.expected,
+            client=request.client,
+        )
+        return (await commit(self._around, session_id, [draft])).positions[0]
+
+    async def position(self, session_id: str) -> Position:
+        """Return where the session's log ends."""
+        return (await self._around.store.end(session_id)).position
+
+    async def operations(self, session_id: str, after: Position, limit: int = PAGE) -> bytes:
+        """Return a stretch of the log, as `model.OperationPage` in JSON.
+
+        Raises:
+            NotFound: there is no such session.
+        """
+        page = await self._around.store.log.page(session_id, after, limit)
+        if not page.entries:
+            await self._around.store.end(session_id)  # is there a session at all?
+        operations = b",".join(operation_json(session_id, entry) for entry in page.entries)
+        rest = json.encode({"position": str(page.position), "reset": page.reset})
+        return b'{"operations":[%b],%b' % (operations, rest[1:])
+
+    async def send_live(self, session_id: str, body: Any, request: Request = PLAIN) -> None:
+        """Announce something passing, such as text being typed, to whoever listens now.
+
+        Raises:
+            NotFound, SessionDeleted: there is no such session, or no more.
+        """
+        store = self._around.store
+        workspace = await store.workspace_of(session_id)
+        origin = f"{request.client}@{store.writer}" if request.client else store.writer
+        live = Live(session_id=session_id, origin=origin, body=body)
+        await store.publish(session_id, workspace, json.encode({"live": live}))
+
+    def _new_session_id(self, request: Request) -> str:
+        if request.key:
+            return derived_id("ses", request.key)
+        return new_id("ses", self._around.clock(), self._around.entropy)
+
+    async def _check_same_creation(self, session_id: str, draft: Draft) -> None:
+        (first,) = await self._around.store.log.entries_at(session_id, [1])
+        if first is None or first.json != draft.json:
+            raise AlreadyExists(
+                f"session {session_id!r} exists already, with other content",
+                hint="load it, or choose another id",
+            )
+
+    async def _conversation_at(self, session_id: str, snapshot: Snapshot) -> list[bytes] | None:
+        """Return the messages at a snapshot's position; None when the log is another by now."""
+        conversation = Conversation()
+        end = Position("", 0)
+        bodies: list[bytes] = []
+        async for page in self._around.store.log.pages(session_id, until=snapshot.position.offset):
+            if page.reset:
+                return None
+            end = page.position
+            if snapshot.amendments:
+                for entry in page.entries:
+                    conversation.apply(entry.op, entry.id, entry.offset, entry.json)
+            else:
+                bodies += [entry.json for entry in page.entries if entry.op == "message.append"]
+        if end != snapshot.position:
+            return None
+        return conversation.messages() if snapshot.amendments else bodies
+
+
+def _session_json(snapshot: Snapshot, messages: list[bytes]) -> bytes:
+    documents: dict[str, bytes] = {
+        name: json.encode(document_value(snapshot, name)) for name in DOCUMENTS
+    }
+    counts = b'"total_messages":%d,"context_window_used":0' % len(messages)
+    conversation = b'{"messages":[%b],%b}' % (b",".join(messages), counts)
+    members = {
+        "metadata": documents["metadata"],
+        "conversation": conversation,
+        "context": documents["context"],
+        "preferences": documents["preferences"],
+        "position": json.encode(str(snapshot.position)),
+    }
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), members[name]) for name in members)
+
+
+def _summary(snapshot: Snapshot) -> SessionSummary | None:
+    try:
+        metadata = metadata_of(snapshot)
+    except StoreDamaged:  # one damaged session must not hide the others
+        return None
+    return SessionSummary(
+        metadata=metadata,
+        total_messages=snapshot.total_messages,
+        position=str(snapshot.position),
+    )

@@ -1,0 +1,124 @@
+"""What every write shares: how a retry is recognised, and how a race is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from random import uniform
+from typing import TypeVar
+
+from msgspec import Struct, field
+
+from sessiond.errors import AlreadyExists, Contended, VersionMismatch
+from sessiond.service.clock import Clock, system_clock, timestamp
+from sessiond.service.identity import Entropy, content_digest
+from sessiond.store.committer import Committed, Draft, IdempotencyKey, KeyUsed
+from sessiond.store.sessions import SessionStore
+from sessiond.sync.position import Position
+
+Outcome = TypeVar("Outcome")
+
+_ATTEMPTS = 32
+_LONGEST_PAUSE_SECONDS = 0.05
+
+
+class Request(Struct, frozen=True):
+    """What a caller says beside the content of a write.
+
+    Args:
+        key: an idempotency key: the same key with the same content is the same write.
+        expected: the version that the change is based on; empty for whatever is current.
+        client: who asks, when the daemon writes for somebody else.
+    """
+
+    key: str = ""
+    expected: str = ""
+    client: str = ""
+
+
+PLAIN = Request()
+
+
+class Surroundings(Struct, frozen=True):
+    """What the services stand on: the store, time and randomness."""
+
+    store: SessionStore
+    clock: Clock = system_clock
+    entropy: Entropy = secrets.token_bytes
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+
+
+async def commit(around: Surroundings, session_id: str, group: list[Draft]) -> Committed:
+    """Write a group of operations."""
+    return await around.store.commit(session_id, group, around.clock())
+
+
+def now(around: Surroundings) -> str:
+    """Return the time as the log writes it."""
+    return timestamp(around.clock())
+
+
+def idempotency_key(request: Request, content: bytes) -> IdempotencyKey | None:
+    """Return what makes a write that has no id of its own recognisable."""
+    if not request.key:
+        return None
+    return IdempotencyKey(f"key:{request.key}", content_digest(content))
+
+
+async def written_before(
+    around: Surroundings, session_id: str, key: IdempotencyKey | None
+) -> Position | None:
+    """Return where the write of this key went, if it was made before.
+
+    Raises:
+        AlreadyExists: the key was used for another content.
+    """
+    used = await around.store.used_key(session_id, key.name) if key else None
+    if key is None or used is None:
+        return None
+    digest, offset = used
+    if digest != key.digest:
+        raise AlreadyExists(
+            "this Idempotency-Key was used for a different request",
+            hint="use a new key for every new write",
+        )
+    return Position("", offset)
+
+
+async def attempt(
+    around: Surroundings, request: Request, change: Callable[[], Awaitable[Outcome]]
+) -> Outcome:
+    """Run a read-change-write until it meets no other writer, a bounded number of times.
+
+    Raises:
+        VersionMismatch: the caller named a version, and it is not the current one.
+        Contended: no version was named, and other writers kept being faster.
+    """
+    for tries in range(_ATTEMPTS):
+        try:
+            return await change()
+        except KeyUsed:
+            continue  # a twin of this request was faster: the next try finds what it wrote
+        except VersionMismatch:
+            if request.expected:
+                raise
+            longest = min(_LONGEST_PAUSE_SECONDS, 0.001 * 2**tries)
+            await around.sleep(uniform(0, longest))  # noqa: S311 - spreads retries, hides nothing
+    raise Contended(
+        f"{_ATTEMPTS} tries met other writers each time",
+        hint="try again in a moment",
+    )
+
+
+def check_expected(expected: str, current: str) -> None:
+    """Compare a version that a caller named, `epoch:offset` or an offset alone.
+
+    Raises:
+        VersionMismatch: it is not the current one.
+    """
+    if expected and expected not in (current, current.partition(":")[2]):
+        raise VersionMismatch(
+            f"the current version is {current}, not {expected}",
+            hint="read it again, apply the change to what you find, and send the new version",
+        )

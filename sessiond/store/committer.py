@@ -1,0 +1,292 @@
+"""Group commit: what waits for the same session goes to Redis in one script call.
+
+An idle session's write leaves at once; while it is under way, later writes of this process to
+that session gather and leave together, in the order they came. One call per session is under
+way at any time, so this writer's order is the log's order, and a call whose reply was lost is
+sent again unchanged: the script recognises what it already applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct, field
+from redis.exceptions import RedisError
+
+from sessiond.errors import (
+    AlreadyExists,
+    InvalidInput,
+    NotFound,
+    SequenceReused,
+    SessionDeleted,
+    SessiondError,
+    StoreDamaged,
+    StoreUnavailable,
+    Superseded,
+    VersionMismatch,
+)
+from sessiond.store.connection import UNAVAILABLE, translate
+from sessiond.store.keys import Keys
+from sessiond.store.scripts import Execute, commit_script
+from sessiond.sync.position import Position, entry_hash
+
+Sleep = Callable[[float], Awaitable[None]]
+Now = Callable[[], float]
+
+_FIRST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 0.5
+_BATCH_BYTES = 4 * 1024 * 1024
+_WAITING_BYTES = 64 * 1024 * 1024
+
+
+class FieldChange(Struct, frozen=True):
+    """One field of a document hash; an empty value unsets it."""
+
+    document: str
+    field: str
+    value: str | bytes
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """What makes an operation without an id of its own idempotent, and a digest of its content."""
+
+    name: str
+    digest: str
+
+
+class Draft(Struct, frozen=True):
+    """An operation that is to be written; the committer adds sequence and origin.
+
+    `expected` is the version a change is based on, `client` who asked for it if not the writer.
+    """
+
+    op: str
+    id: str
+    at: str
+    json: bytes
+    expected: str = ""
+    key: IdempotencyKey | None = None
+    client: str = ""
+    changes: tuple[FieldChange, ...] = ()
+
+
+class KeyUsed(SessiondError):
+    """The idempotency key was used before: the caller looks up what became of it."""
+
+
+class Committed(Struct, frozen=True):
+    """Where a group went. `duplicate`: it had been applied before."""
+
+    positions: list[Position]
+    workspace: str
+    duplicate: bool = False
+
+
+class _Waiting(Struct):
+    group: list[Draft]
+    size: int
+    outcome: asyncio.Future[Committed]
+
+
+class _Lane(Struct):
+    queue: deque[_Waiting] = field(default_factory=deque)
+    flusher: asyncio.Task[None] | None = None
+
+
+class Committer:
+    """Writes groups of operations into sessions' logs.
+
+    Args:
+        execute: sends a command to Redis.
+        keys: names of the keys.
+        writer: who writes, unique for this life of this process: `<instance>.<incarnation>`.
+        batch_operations: operations sent in one call, at most.
+        retry_seconds: how long an unanswered call is repeated before its callers are told.
+        now: a monotonic clock, in seconds.
+        sleep: how to pause between tries.
+    """
+
+    def __init__(
+        self,
+        execute: Execute,
+        keys: Keys,
+        *,
+        writer: str,
+        batch_operations: int = 128,
+        retry_seconds: float = 5.0,
+        now: Now | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.writer = writer
+        self._execute = execute
+        self._keys = keys
+        self._batch_operations = batch_operations
+        self._retry_seconds = retry_seconds
+        self._now = now or asyncio.get_running_loop().time
+        self._sleep = sleep
+        self._sequence = 0
+        self._lanes: dict[str, _Lane] = {}
+        self._waiting_bytes = 0
+
+    async def commit(self, session_id: str, group: list[Draft]) -> Committed:
+        """Write a group, whole or not at all, at consecutive offsets.
+
+        A caller that is cancelled stops waiting; what it handed over is still written.
+
+        Raises:
+            SessiondError: what the script refused (see lua/commit.lua), or StoreUnavailable.
+        """
+        size = sum(len(draft.json) for draft in group)
+        if self._waiting_bytes + size > _WAITING_BYTES:
+            raise StoreUnavailable(
+                f"{self._waiting_bytes} bytes already wait to be written",
+                hint="Redis is slower than the writers; try again in a moment",
+            )
+        waiting = _Waiting(group, size, asyncio.get_running_loop().create_future())
+        self._waiting_bytes += size
+        lane = self._lanes.get(session_id)
+        if lane is None:
+            lane = self._lanes[session_id] = _Lane()
+            lane.flusher = asyncio.create_task(self._flush(session_id, lane))
+        lane.queue.append(waiting)
+        return await waiting.outcome
+
+    async def drain(self) -> None:
+        """Return when everything handed over has been decided."""
+        while self._lanes:
+            await asyncio.wait([lane.flusher for lane in self._lanes.values() if lane.flusher])
+
+    async def _flush(self, session_id: str, lane: _Lane) -> None:
+        while lane.queue:
+            batch = self._next_batch(lane.queue)
+            try:
+                reply = await self._send(session_id, batch)
+                _settle(batch, reply)
+            except Exception as error:  # noqa: BLE001 - whatever happens, the callers must hear of it
+                _refuse(batch, error)
+            self._waiting_bytes -= sum(waiting.size for waiting in batch)
+        del self._lanes[session_id]
+
+    def _next_batch(self, queue: deque[_Waiting]) -> list[_Waiting]:
+        batch = [queue.popleft()]
+        operations, size = len(batch[0].group), batch[0].size
+        while queue:
+            operations += len(queue[0].group)
+            size += queue[0].size
+            if operations > self._batch_operations or size > _BATCH_BYTES:
+                break
+            batch.append(queue.popleft())
+        return batch
+
+    async def _send(self, session_id: str, batch: list[_Waiting]) -> list[Any]:
+        keys = self._keys.log(session_id)
+        groups = [waiting.group for waiting in batch]
+        script = commit_script(frozenset(draft.op for group in groups for draft in group))
+        arguments = self._encode(session_id, groups)
+        deadline = self._now() + self._retry_seconds
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                reply: list[Any] = await script.run(self._execute, keys, arguments)
+            except UNAVAILABLE as error:
+                if self._now() + pause > deadline:
+                    raise translate(error) from error
+                await self._sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            except RedisError as error:
+                raise translate(error) from error
+            else:
+                return reply
+
+    def _encode(self, session_id: str, groups: list[list[Draft]]) -> list[Any]:
+        """Return the script's arguments, every operation with the next sequence of this writer."""
+        arguments: list[Any] = [
+            session_id,
+            self._keys.events(session_id),
+            self._keys.workspace_events_pattern,
+            self.writer,
+            self._sequence + 1,
+            len(groups),
+        ]
+        for group in groups:
+            arguments.append(len(group))
+            for draft in group:
+                self._sequence += 1
+                by = f"{draft.client}@" if draft.client else ""
+                origin = f"{by}{self.writer}:{self._sequence}"
+                content = entry_hash(draft.op, draft.at, origin, draft.id, draft.json)
+                options = _options(draft)
+                arguments += (draft.op, draft.id, draft.at, content, draft.json, origin)
+                arguments.append(len(options) // 3)
+                arguments += options
+        return arguments
+
+
+def _options(draft: Draft) -> list[str | bytes]:
+    options: list[str | bytes] = []
+    if draft.expected:
+        options += ("expected", draft.expected, "")
+    if draft.key:
+        options += ("key", draft.key.name, draft.key.digest)
+    for change in draft.changes:
+        options += (change.document, change.field, change.value)
+    return options
+
+
+def _refuse(batch: list[_Waiting], error: Exception) -> None:
+    if not isinstance(error, SessiondError):
+        error = StoreDamaged(f"unexpected answer of the commit script: {error!r}")
+    for waiting in batch:
+        if not waiting.outcome.done():
+            waiting.outcome.set_exception(error)
+
+
+def _settle(batch: list[_Waiting], reply: list[Any]) -> None:
+    workspace, cursor = reply[0].decode(), 1
+    for waiting in batch:
+        verdict, first = reply[cursor : cursor + 2]
+        outcome: Committed | SessiondError
+        if verdict == b"error":
+            outcome = _refusal(first.decode(), reply[cursor + 2].decode())
+            cursor += 3
+        else:
+            end = cursor + 2 + len(waiting.group)
+            epochs = enumerate(reply[cursor + 2 : end], start=first)
+            positions = [Position(epoch.decode(), offset) for offset, epoch in epochs]
+            outcome = Committed(positions, workspace, duplicate=verdict == b"duplicate")
+            cursor = end
+        if waiting.outcome.done():  # its caller went away
+            continue
+        if isinstance(outcome, SessiondError):
+            waiting.outcome.set_exception(outcome)
+        else:
+            waiting.outcome.set_result(outcome)
+
+
+_REFUSALS: dict[str, Callable[[str], SessiondError]] = {
+    "not-found": lambda detail: NotFound(
+        f"{detail!r} is not there", hint="it was never written, or was removed"
+    ),
+    "session-deleted": lambda detail: SessionDeleted(
+        f"session {detail!r} was deleted", hint="create a new one; ids are not used again"
+    ),
+    "version-mismatch": lambda detail: VersionMismatch(
+        f"the current version is {detail}",
+        hint="read it again, apply the change to what you find, and send the new version",
+    ),
+    "already-exists": AlreadyExists,
+    "key-used": KeyUsed,
+    "sequence-reused": lambda detail: SequenceReused(f"{detail} was used for another operation"),
+    "superseded": lambda detail: Superseded(f"{detail} came after a later operation"),
+    "invalid-input": InvalidInput,
+}
+
+
+def _refusal(code: str, detail: str) -> SessiondError:
+    """Return the error for a group that the script refused."""
+    if code not in _REFUSALS:
+        return StoreDamaged(f"the commit script answered {code}: {detail}")
+    return _REFUSALS[code](detail)

@@ -1,0 +1,156 @@
+"""Connections to Redis, by the rules that measurements forced.
+
+- No retries inside the client: a reply lost after the write would be written again. Only our
+  idempotent commit retries.
+- A blocking pool: the default one raises as soon as it is exhausted.
+- Pub/sub on a connection of its own without a read timeout.
+- Stream replies stay as the server sent them: dictionaries per entry cost more than the parse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from hiredis import pack_command
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from sessiond.errors import ConfigurationError, SessiondError, StoreDamaged, StoreUnavailable
+
+_RAW_REPLIES = ("XRANGE", "XREVRANGE")
+UNAVAILABLE = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
+"""What may pass by itself: worth another try of something idempotent."""
+
+
+def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Redis:
+    """Return a client for commands; it connects on first use."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout_seconds,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+    return keep_raw(Redis.from_pool(pool))
+
+
+def connect_subscriber(url: str, *, timeout_seconds: float) -> Redis:
+    """Return a client for pub/sub: it may wait for a message as long as it takes."""
+    return Redis.from_url(
+        url,
+        socket_timeout=None,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+
+
+def keep_raw(client: Redis) -> Redis:
+    """Make stream reads of this client return entries as flat lists."""
+    for command in _RAW_REPLIES:
+        client.response_callbacks.pop(command, None)
+    return client
+
+
+def translate(error: RedisError) -> SessiondError:
+    """Say what an error of the client means here."""
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return ConfigurationError(
+            f"Redis refuses this user: {error}",
+            hint="check the user and password in redis.url and the rights in redis-acl.conf",
+        )
+    if isinstance(error, OutOfMemoryError):
+        return StoreUnavailable(
+            "Redis is out of memory and takes no writes",
+            hint="raise its maxmemory or remove sessions; reading goes on",
+        )
+    if isinstance(error, UNAVAILABLE):
+        return StoreUnavailable(
+            f"Redis does not answer: {error}",
+            hint="the write may or may not have happened; retrying it with the same id is safe",
+        )
+    return StoreDamaged(f"Redis answered with an error: {error}", hint="see `sessiond redis keys`")
+
+
+class DirectConnections:
+    """A few connections without a pool's bookkeeping: one command in flight on each.
+
+    The commit path spends more time in the pool and in packing arguments than on the wire;
+    here a command costs about half. Callers beyond `size` wait their turn.
+
+    Args:
+        client: whose address and credentials are used.
+        size: connections at most.
+        timeout_seconds: how long one answer may take.
+    """
+
+    def __init__(self, client: Redis, *, size: int, timeout_seconds: float) -> None:
+        self._pool = client.connection_pool
+        self._timeout_seconds = timeout_seconds
+        self._idle: list[AbstractConnection] = []
+        self._free = asyncio.Semaphore(size)
+
+    async def execute(self, *arguments: Any) -> Any:
+        """Send one command and return its answer.
+
+        Raises:
+            redis.exceptions.RedisError: as the server or the connection gave it. The command may
+                or may not have been executed when it is a ConnectionError or TimeoutError.
+        """
+        async with self._free:
+            connection = self._idle.pop() if self._idle else self._new()
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    await connection.connect()
+                    await connection.send_packed_command(
+                        pack_command(arguments), check_health=False
+                    )
+                    answer = await connection.read_response()
+            except ResponseError:
+                self._idle.append(connection)
+                raise
+            except TimeoutError as error:
+                await connection.disconnect(nowait=True)
+                raise RedisTimeoutError(f"no answer within {self._timeout_seconds:g} s") from error
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._idle.append(connection)
+            return answer
+
+    async def close(self) -> None:
+        """Close the connections."""
+        while self._idle:
+            await self._idle.pop().disconnect()
+
+    def _new(self) -> AbstractConnection:
+        options = dict(self._pool.connection_kwargs) | {"socket_timeout": None}
+        return self._pool.connection_class(**options)
+
+
+async def answered(command: Awaitable[Any]) -> Any:
+    """Await a command: its reply as the client gives it, its errors as ours."""
+    try:
+        return await command
+    except RedisError as error:
+        raise translate(error) from error

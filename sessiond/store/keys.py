@@ -1,0 +1,156 @@
+"""Every key and channel of sessiond in Redis: the one place where their names are built.
+
+All keys of a session carry the hash tag `{<session id>}`, so that one script can touch them
+all, in a Redis Cluster too. `TABLE` is what `sessiond redis keys` prints and the README shows.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class KeyKind(Struct, frozen=True):
+    """One family of keys. `pattern` holds `<id>` or `<workspace>` where the name goes."""
+
+    pattern: str
+    type: str
+    lifetime: str
+    meaning: str
+
+
+def _session(suffix: str) -> str:
+    return "sessiond:{<id>}:" + suffix
+
+
+TABLE: dict[str, KeyKind] = {
+    "metadata": KeyKind(
+        _session("metadata"),
+        "hash",
+        "kept as a tombstone after delete",
+        "plain fields; epoch and version are the position of the last operation",
+    ),
+    "context": KeyKind(
+        _session("context"), "hash", "the session's", "field → JSON; _version of the last change"
+    ),
+    "preferences": KeyKind(
+        _session("preferences"),
+        "hash",
+        "the session's",
+        "field → JSON; _version of the last change",
+    ),
+    "messages": KeyKind(
+        _session("messages"),
+        "hash",
+        "the session's",
+        "message id → offset of its append, then of its last change, if any",
+    ),
+    "parts": KeyKind(
+        _session("parts"),
+        "hash",
+        "the session's",
+        "message id/part id → offset of its first put, then of its last change, if any",
+    ),
+    "conversation": KeyKind(
+        _session("conversation"),
+        "stream",
+        "the session's",
+        "the log: <offset>-0 → op, at, origin, id, epoch, json",
+    ),
+    "applied": KeyKind(
+        _session("applied"),
+        "hash",
+        "the session's, the 2,048 newest",
+        "writer → its last sequence, offset and hash; key:<Idempotency-Key> → digest and offset",
+    ),
+    "events": KeyKind(
+        _session("events"),
+        "channel",
+        "",
+        "wake-ups: which operations were added, up to which position; and live deltas",
+    ),
+    "workspace_events": KeyKind(
+        "sessiond:workspace:<workspace>:events", "channel", "", "the same, of all its sessions"
+    ),
+    "workspace": KeyKind(
+        "sessiond:workspace:<workspace>",
+        "zset",
+        "rebuildable",
+        "session id → last activity (ms): the sessions of one workspace",
+    ),
+    "sessions": KeyKind(
+        "sessiond:sessions",
+        "zset",
+        "rebuildable",
+        "session id → last activity (ms): all sessions",
+    ),
+    "instances": KeyKind(
+        "sessiond:instances",
+        "zset",
+        "rebuildable",
+        "daemon → its last heartbeat (ms)",
+    ),
+}
+
+_LOG_KINDS = (
+    "metadata",
+    "conversation",
+    "messages",
+    "parts",
+    "applied",
+    "context",
+    "preferences",
+)
+
+
+class Keys:
+    """Names of keys and channels below one namespace (`redis.namespace`, "sessiond" by default)."""
+
+    def __init__(self, namespace: str = "sessiond") -> None:
+        self.namespace = namespace
+        self.sessions = self._name("sessions")
+        self.instances = self._name("instances")
+        self.workspace_events_pattern = self._name("workspace_events", "%s")
+
+    def _name(self, kind: str, value: str = "") -> str:
+        rest = TABLE[kind].pattern.removeprefix("sessiond")
+        return self.namespace + rest.replace("<id>", value).replace("<workspace>", value)
+
+    def metadata(self, session_id: str) -> str:
+        """Hash of the session's plain fields."""
+        return self._name("metadata", session_id)
+
+    def conversation(self, session_id: str) -> str:
+        """Stream: the session's log."""
+        return self._name("conversation", session_id)
+
+    def messages(self, session_id: str) -> str:
+        """Hash: index of the message records."""
+        return self._name("messages", session_id)
+
+    def parts(self, session_id: str) -> str:
+        """Hash: index of the part records."""
+        return self._name("parts", session_id)
+
+    def applied(self, session_id: str) -> str:
+        """Hash: what each writer last wrote."""
+        return self._name("applied", session_id)
+
+    def document(self, session_id: str, name: str) -> str:
+        """Hash of one document: `metadata`, `context` or `preferences`."""
+        return self._name(name, session_id)
+
+    def log(self, session_id: str) -> list[str]:
+        """Return the keys that the commit script declares, in its order."""
+        return [self._name(kind, session_id) for kind in _LOG_KINDS]
+
+    def events(self, session_id: str) -> str:
+        """Channel of one session."""
+        return self._name("events", session_id)
+
+    def workspace(self, workspace: str) -> str:
+        """Sorted set: the sessions of one workspace."""
+        return self._name("workspace", workspace)
+
+    def workspace_events(self, workspace: str) -> str:
+        """Channel of all sessions of one workspace."""
+        return self._name("workspace_events", workspace)

@@ -1,0 +1,20 @@
+-- session.delete: everything of the session goes, but for a tombstone in its metadata and this
+-- operation as the log's only entry, so that readers learn of it and its id is never used again.
+--   errors: version-mismatch with the session's position
+
+verbs['session.delete'] = {
+  check = function(operation)
+    local expected = option(operation, 'expected')
+    if expected and expected ~= position() and expected ~= tostring(session.version) then
+      return 'version-mismatch', position()
+    end
+  end,
+  write = function(operation)
+    redis.call('DEL', unpack(KEYS))
+    redis.call('HSET', METADATA, 'session_id', ARGV[operation + ID], 'status', 'deleted',
+      'workspace', session.workspace, 'deleted_at', ARGV[operation + AT],
+      'deleted_by', ARGV[operation + ORIGIN])
+    session.status = 'deleted'
+    session.total_messages, session.amendments = 0, 0
+  end,
+}

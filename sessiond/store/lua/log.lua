@@ -1,0 +1,116 @@
+-- log.lua: what the verbs of the commit script share. A prelude, not a script of its own.
+--
+-- KEYS  1 metadata      hash    plain fields; status, epoch and version decide here
+--       2 conversation  stream  the log: <offset>-0 -> op at origin id epoch json
+--       3 messages      hash    message id -> "first [last [removed]]" offsets
+--       4 parts         hash    message id/part id -> the same
+--       5 applied       hash    writer -> "sequence offset"; key:<key> -> "digest offset"
+--       6 context       hash    field -> JSON; _version
+--       7 preferences   hash    field -> JSON; _version
+
+local METADATA, CONVERSATION, MESSAGES, PARTS, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local DOCUMENTS = { metadata = KEYS[1], context = KEYS[6], preferences = KEYS[7] }
+
+-- An operation is known by the place of its first argument: ARGV[operation + ID] is its id.
+-- Tables of them would cost as much time as the writes.
+local OP, ID, AT, HASH, JSON, ORIGIN, OPTIONS = 0, 1, 2, 3, 4, 5, 6
+
+-- What each operation does: op name -> { check =, write = }.
+--   check(operation, appended) -> nil, or an error code and a detail; reads only.
+--                                 appended: message ids of the same group, if it has several
+--   write(operation) -> changes everything but the log entry itself; the session's epoch and
+--                       version are already those after the operation
+local verbs = {}
+
+-- The session as it stands while this script runs. The epoch (sync/position.py) is kept as its
+-- two numbers.
+local head = redis.call('HMGET', METADATA,
+  'status', 'epoch', 'version', 'workspace', 'total_messages', 'amendments', 'last_activity')
+local session = {
+  status = head[1],
+  lane_one = tonumber(string.sub(head[2] or '0', 1, 7), 16),
+  lane_two = tonumber(string.sub(head[2] or '00000000', 8), 16),
+  version = tonumber(head[3] or 0),
+  workspace = head[4],
+  total_messages = tonumber(head[5] or 0),
+  amendments = tonumber(head[6] or 0),
+  last_activity = head[7] or '',
+}
+
+-- Step to the next operation: the same fold as sync/position.py, exact in doubles. hash is seven
+-- bytes: the first three go into one lane, the last four into the other.
+local function advance(hash)
+  local h1, h2, h3, h4, h5, h6, h7 = string.byte(hash, 1, 7)
+  session.lane_one = (session.lane_one * 45678917 + (h1 * 256 + h2) * 256 + h3 + 1) % 67108859
+  session.lane_two = (session.lane_two * 52345711
+    + ((h4 * 256 + h5) * 256 + h6) * 256 + h7 + 1) % 67108837
+  session.version = session.version + 1
+end
+
+local function epoch()
+  return string.format('%07x%07x', session.lane_one, session.lane_two)
+end
+
+local function position()
+  return string.format('%s:%d', epoch(), session.version)
+end
+
+local function entry_at(offset)
+  local id = string.format('%d-0', offset)
+  local found = redis.call('XRANGE', CONVERSATION, id, id)[1]
+  if not found then return nil end
+  local fields = {}
+  for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
+  return fields
+end
+
+-- Calls visit(name, one, two) for each option of an operation.
+local function each_option(operation, visit)
+  local first = operation + OPTIONS + 1
+  for i = first, first + 3 * tonumber(ARGV[operation + OPTIONS]) - 1, 3 do
+    visit(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  end
+end
+
+local function option(operation, wanted)
+  if ARGV[operation + OPTIONS] == '0' then return nil end
+  local value, second
+  each_option(operation, function(name, one, two)
+    if name == wanted then value, second = one, two end
+  end)
+  return value, second
+end
+
+local function set_fields(operation)
+  each_option(operation, function(document, field, value)
+    local key = DOCUMENTS[document]
+    if not key then return end
+    if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
+  end)
+end
+
+-- A record's index value: "first [last [removed]]".
+local function read_index(key, id)
+  local value = redis.call('HGET', key, id)
+  if not value then return nil end
+  local first, last, removed = string.match(value, '^(%d+) ?(%d*) ?(%a*)$')
+  if last == '' then last = first end
+  return { first = first, last = last, removed = removed ~= '' }
+end
+
+local function write_index(key, id, removed)
+  local record = read_index(key, id)
+  local first = record and record.first or string.format('%d', session.version)
+  redis.call('HSET', key, id,
+    string.format(removed and '%s %d removed' or '%s %d', first, session.version))
+  session.amendments = session.amendments + 1
+end
+
+-- An expected version is "epoch:offset", or an offset alone when a person typed it.
+local function check_expected(operation, record)
+  local expected = option(operation, 'expected')
+  if not expected or expected == record.last then return nil end
+  local entry = entry_at(tonumber(record.last))
+  local current = (entry and entry.epoch .. ':' or '') .. record.last
+  if expected ~= current then return 'version-mismatch', current end
+end

@@ -1,0 +1,64 @@
+"""The Lua scripts: loaded once, run by digest, sent again when the server forgot them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+Execute = Callable[..., Awaitable[Any]]
+_FILES = {
+    "session.create": "create",
+    "message.append": "append",
+    "message.edit": "edit",
+    "message.remove": "remove",
+    "part.put": "put_part",
+    "part.remove": "remove_part",
+    "document.change": "change",
+    "session.delete": "delete",
+}
+OPERATIONS = frozenset(_FILES)
+"""Every operation that a log can hold."""
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+class Script:
+    """One script. Content-addressed, so different versions of sessiond can share a server."""
+
+    def __init__(self, *sources: str) -> None:
+        self.text = "\n".join(sources)
+        self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(
+        self, execute: Execute, keys: Sequence[str], arguments: Sequence[Any] = ()
+    ) -> Any:
+        """Run it atomically on the server; `execute` sends a command.
+
+        Raises:
+            redis.exceptions.RedisError: as the connection or the script raised it.
+        """
+        try:
+            return await execute("EVALSHA", self.digest, len(keys), *keys, *arguments)
+        except NoScriptError:  # a new server, a failover, SCRIPT FLUSH: EVAL loads it again
+            return await execute("EVAL", self.text, len(keys), *keys, *arguments)
+
+
+SNAPSHOT = Script(_read("snapshot"))
+
+
+@cache
+def commit_script(operations: frozenset[str]) -> Script:
+    """Return the commit script for a call with these operations.
+
+    Only the verbs it needs are part of it: setting up all of them would cost a single append
+    a third more time in the server.
+    """
+    verbs = (_read(_FILES[op]) for op in sorted(operations))
+    return Script(_read("log"), *verbs, _read("commit"))

@@ -1,0 +1,342 @@
+"""The store of sessions in Redis: writes through the committer, reads, indexes, announcements."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from sessiond.errors import InvalidInput, NotFound, SessionDeleted, SessiondError, StoreDamaged
+from sessiond.store.committer import Committed, Committer, Draft
+from sessiond.store.connection import answered
+from sessiond.store.keys import Keys
+from sessiond.store.log import LogReader
+from sessiond.store.scripts import SNAPSHOT
+from sessiond.sync.position import Position
+
+_INDEX_PAUSE_SECONDS = 1.0
+_SCORE = re.compile(r"\d{1,15}", re.ASCII)
+
+
+class Snapshot(Struct, frozen=True):
+    """A session's documents at one position; field values are undecoded.
+
+    `amendments` counts the edits, removals and part changes so far: at zero, the conversation
+    is exactly the log's appended messages.
+    """
+
+    metadata: dict[str, str]
+    context: dict[str, bytes]
+    preferences: dict[str, bytes]
+    versions: dict[str, str]
+    position: Position
+    total_messages: int
+    amendments: int
+
+
+class End(Struct, frozen=True):
+    """Where a log ends, and whether it amended any message so far (see Snapshot)."""
+
+    position: Position
+    amendments: int
+
+
+class RecordVersion(Struct, frozen=True):
+    """Where a record was first written and last changed."""
+
+    first: int
+    last: int
+    removed: bool = False
+
+
+class Listed(Struct, frozen=True):
+    """An entry of a listing, and the cursor that continues after it.
+
+    Without a snapshot the entry is gone, never came to be, or is damaged.
+    """
+
+    snapshot: Snapshot | None
+    cursor: str
+
+
+class ListPage(Struct, frozen=True):
+    """A stretch of an index. `last`: nothing follows."""
+
+    sessions: list[Listed]
+    last: bool
+
+
+class SessionStore:
+    """Sessions in one Redis.
+
+    Args:
+        redis: client for commands.
+        keys: names of the keys.
+        committer: writes the logs.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, committer: Committer) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._committer = committer
+        self._touched: dict[str, tuple[str, int]] = {}
+        self._indexer: asyncio.Task[None] | None = None
+        self.log = LogReader(redis, keys)
+
+    @property
+    def writer(self) -> str:
+        """Who writes here: `<instance>.<incarnation>`."""
+        return self._committer.writer
+
+    async def commit(self, session_id: str, group: list[Draft], now_ms: int) -> Committed:
+        """Write a group of operations (see Committer.commit) and note the session's activity."""
+        committed = await self._committer.commit(session_id, group)
+        if group[-1].op == "session.delete":
+            self._touched.pop(session_id, None)
+            await self._forget(session_id, committed.workspace)
+        else:
+            self._touch(session_id, committed.workspace, now_ms)
+        return committed
+
+    async def announce_creation(self, session_id: str, workspace: str, now_ms: int) -> None:
+        """Enter a session in the indexes before it exists, so that no crash can hide it.
+
+        An index entry without a session is harmless: listings pass over it.
+        """
+        await self._index({session_id: (workspace, now_ms)})
+
+    async def snapshot(self, session_id: str) -> Snapshot:
+        """Return the documents and the position, all of one moment.
+
+        Raises:
+            NotFound, SessionDeleted: there is none, or no more.
+        """
+        keys = self._keys
+        reply = await answered(
+            SNAPSHOT.run(
+                self._redis.execute_command,
+                [
+                    keys.metadata(session_id),
+                    keys.document(session_id, "context"),
+                    keys.document(session_id, "preferences"),
+                ],
+            )
+        )
+        metadata, context, preferences = (_pairs(fields) for fields in reply)
+        return _snapshot(session_id, metadata, context, preferences)
+
+    async def end(self, session_id: str) -> End:
+        """Return where the log ends.
+
+        Raises:
+            NotFound, SessionDeleted: there is no log, or no more.
+        """
+        fields = ["status", "epoch", "version", "amendments"]
+        key = self._keys.metadata(session_id)
+        status, epoch, version, amendments = await answered(self._redis.hmget(key, fields))
+        _check_alive(session_id, status)
+        return End(Position(epoch.decode(), int(version)), int(amendments))
+
+    async def message_versions(
+        self, session_id: str, message_ids: list[str]
+    ) -> list[RecordVersion | None]:
+        """Return where messages were written; None for one that never was."""
+        key = self._keys.messages(session_id)
+        values = await answered(self._redis.hmget(key, message_ids))
+        return [None if value is None else _record_version(value) for value in values]
+
+    async def part_versions(self, session_id: str, message_id: str) -> dict[str, RecordVersion]:
+        """Return where the parts of a message were written, by part id, oldest first."""
+        key = self._keys.parts(session_id)
+        found: dict[str, RecordVersion] = {}
+        cursor = 0
+        while True:
+            cursor, fields = await answered(
+                self._redis.hscan(key, cursor, match=f"{message_id}/*", count=1000)
+            )
+            for name, value in fields.items():
+                found[name.decode().partition("/")[2]] = _record_version(value)
+            if cursor == 0:
+                break
+        return dict(sorted(found.items(), key=lambda item: item[1].first))
+
+    async def used_key(self, session_id: str, key: str) -> tuple[str, int] | None:
+        """Return content digest and offset of the operation that an idempotency key stands for."""
+        value = await answered(self._redis.hget(self._keys.applied(session_id), key))
+        if value is None:
+            return None
+        digest, offset = value.decode().split()
+        return digest, int(offset)
+
+    async def list_page(self, workspace: str | None, cursor: str | None, limit: int) -> ListPage:
+        """Return sessions with their metadata, most recently active first.
+
+        Raises:
+            InvalidInput: the cursor is not one that a listing gave.
+        """
+        index = self._keys.workspace(workspace) if workspace else self._keys.sessions
+        ids = await self._index_page(index, cursor, limit)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session_id, _ in ids:
+                pipeline.hgetall(self._keys.metadata(session_id))
+            replies = await answered(pipeline.execute())
+        listed = []
+        for (session_id, score), fields in zip(ids, replies, strict=True):
+            try:
+                snapshot = _snapshot(session_id, fields, {}, {})
+            except SessiondError:  # it must not hide the others
+                snapshot = None
+            listed.append(Listed(snapshot, f"{score}.{session_id}"))
+        return ListPage(listed, last=len(ids) < limit)
+
+    async def workspace_of(self, session_id: str) -> str:
+        """Return the workspace that a session belongs to.
+
+        Raises:
+            NotFound, SessionDeleted: there is no such session, or no more.
+        """
+        key = self._keys.metadata(session_id)
+        status, workspace = await answered(self._redis.hmget(key, ["status", "workspace"]))
+        _check_alive(session_id, status)
+        return str(workspace.decode())
+
+    async def publish(self, session_id: str, workspace: str, message: bytes) -> None:
+        """Announce something that is not stored to whoever listens now."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.publish(self._keys.events(session_id), message)
+            pipeline.publish(self._keys.workspace_events(workspace), message)
+            await answered(pipeline.execute())
+
+    async def beat(self, instance: str, now_ms: int, lifetime_ms: int) -> None:
+        """Enter this daemon among the living, and drop those silent for `lifetime_ms`."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zadd(self._keys.instances, {instance: now_ms})
+            pipeline.zremrangebyscore(self._keys.instances, "-inf", now_ms - lifetime_ms)
+            await answered(pipeline.execute())
+
+    async def leave(self, instance: str) -> None:
+        """Take this daemon off the list of the living."""
+        await answered(self._redis.zrem(self._keys.instances, instance))
+
+    async def instances(self) -> dict[str, int]:
+        """Return the living daemons and when each was last heard of, in ms since 1970."""
+        pairs = await answered(self._redis.zrange(self._keys.instances, 0, -1, withscores=True))
+        return {name.decode(): int(score) for name, score in pairs}
+
+    async def close(self) -> None:
+        """Write what is still to be written."""
+        await self._committer.drain()
+        if self._indexer:
+            self._indexer.cancel()
+        touched, self._touched = self._touched, {}
+        if touched:
+            await self._index(touched)
+
+    def _touch(self, session_id: str, workspace: str, now_ms: int) -> None:
+        self._touched[session_id] = (workspace, now_ms)
+        if self._indexer is None or self._indexer.done():
+            self._indexer = asyncio.create_task(self._index_touched())
+
+    async def _index_touched(self) -> None:
+        while self._touched:
+            await asyncio.sleep(_INDEX_PAUSE_SECONDS)
+            touched, self._touched = self._touched, {}
+            try:
+                await self._index(touched)
+            except SessiondError:  # derived data: the next activity writes it again
+                self._touched = touched | self._touched
+
+    async def _index(self, touched: dict[str, tuple[str, int]]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session_id, (workspace, now_ms) in touched.items():
+                for index in (self._keys.sessions, self._keys.workspace(workspace)):
+                    pipeline.zadd(index, {session_id: now_ms}, gt=True)
+            await answered(pipeline.execute())
+
+    async def _forget(self, session_id: str, workspace: str) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for index in (self._keys.sessions, self._keys.workspace(workspace)):
+                pipeline.zrem(index, session_id)
+            await answered(pipeline.execute())
+
+    async def _index_page(
+        self, index: str, cursor: str | None, limit: int
+    ) -> list[tuple[str, int]]:
+        highest, after_id = _parse_cursor(cursor)
+        found: list[tuple[str, int]] = []
+        skip = 0
+        while len(found) < limit:
+            pairs = await answered(
+                self._redis.zrevrangebyscore(
+                    index, highest, "-inf", start=skip, num=limit, withscores=True
+                )
+            )
+            skip += len(pairs)
+            for member, score in pairs:
+                session_id = member.decode()
+                if after_id is None or int(score) < int(highest) or session_id < after_id:
+                    found.append((session_id, int(score)))
+            if len(pairs) < limit:
+                break
+        return found[:limit]
+
+
+def _parse_cursor(cursor: str | None) -> tuple[str, str | None]:
+    if cursor is None:
+        return "+inf", None
+    score, _, session_id = cursor.partition(".")
+    if not (_SCORE.fullmatch(score) and session_id):
+        raise InvalidInput(
+            f"{cursor[:80]!r} is not a cursor", hint="use `cursor` of the page before, unchanged"
+        )
+    return score, session_id
+
+
+def _pairs(flat: Any) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _check_alive(session_id: str, status: bytes | None) -> None:
+    if status is None:
+        raise NotFound(f"there is no session {session_id!r}", hint="`sessiond sessions` lists them")
+    if status == b"deleted":
+        raise SessionDeleted(
+            f"session {session_id!r} was deleted", hint="create a new one; ids are not used again"
+        )
+
+
+def _snapshot(
+    session_id: str,
+    metadata: dict[bytes, bytes],
+    context: dict[bytes, bytes],
+    preferences: dict[bytes, bytes],
+) -> Snapshot:
+    _check_alive(session_id, metadata.get(b"status"))
+    versions = {
+        name: fields.pop(b"_version", b"").decode()
+        for name, fields in (
+            ("metadata", metadata),
+            ("context", context),
+            ("preferences", preferences),
+        )
+    }
+    try:
+        return Snapshot(
+            metadata={name.decode(): value.decode() for name, value in metadata.items()},
+            context={name.decode(): value for name, value in context.items()},
+            preferences={name.decode(): value for name, value in preferences.items()},
+            versions=versions,
+            position=Position(metadata[b"epoch"].decode(), int(metadata[b"version"])),
+            total_messages=int(metadata[b"total_messages"]),
+            amendments=int(metadata[b"amendments"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise StoreDamaged(f"the metadata of session {session_id!r} is incomplete") from error
+
+
+def _record_version(value: bytes) -> RecordVersion:
+    first, *rest = value.decode().split()
+    return RecordVersion(int(first), int(rest[0]) if rest else int(first), removed=len(rest) > 1)

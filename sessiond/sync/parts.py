@@ -1,0 +1,92 @@
+"""Messages made of parts: what of the specification's fields follows from them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from sessiond.codec import json
+from sessiond.errors import InvalidInput
+from sessiond.model import Message, NewMessage, Part
+
+_MESSAGE = msgspec.json.Decoder(Message)
+_PART = msgspec.json.Decoder(Part)
+
+
+def derived_content(parts: Iterable[Part]) -> str:
+    """Return the text of a message: its text parts, joined by a line break."""
+    texts = (part.get("text") for part in parts if part.get("type") == "text")
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def derived_tool_calls(parts: Iterable[Part]) -> list[Any]:
+    """Return the names of the tools that a message called, in order."""
+    return [part["tool"] for part in parts if part.get("type") == "tool" and "tool" in part]
+
+
+def with_parts(message: Message, parts: list[Part]) -> Message:
+    """Return the message with these parts, and with what is derived from them."""
+    return Message(
+        id=message.id,
+        timestamp=message.timestamp,
+        role=message.role,
+        content=derived_content(parts),
+        tool_calls=derived_tool_calls(parts),
+        metadata=message.metadata,
+        parts=parts,
+    )
+
+
+def assemble(body: bytes, changed: Mapping[str, bytes | None]) -> bytes:
+    """Return a message's JSON with its parts as they are now.
+
+    Args:
+        body: the message as last written, perhaps with parts of its own.
+        changed: part id → the part as put since, or None for a removed one, oldest first.
+    """
+    message = _MESSAGE.decode(body)
+    parts = {part["id"]: part for part in message.parts} if message.parts else {}
+    for part_id, part in changed.items():
+        if part is None:
+            parts.pop(part_id, None)
+        else:
+            parts[part_id] = _PART.decode(part)
+    return json.encode(with_parts(message, list(parts.values())))
+
+
+def check_parts(new: NewMessage) -> None:
+    """Check the parts a writer gave with a message.
+
+    Raises:
+        InvalidInput: a part lacks `id` or `type`, an id stands twice, or `content` or
+            `tool_calls` is given beside parts and says something else.
+    """
+    if new.parts is UNSET:
+        return
+    for part in new.parts:
+        check_part(part)
+    ids = [part["id"] for part in new.parts]
+    if len(set(ids)) != len(ids):
+        raise InvalidInput("two parts of the message have the same id")
+    derived = (derived_content(new.parts), derived_tool_calls(new.parts))
+    given = (new.content, new.tool_calls)
+    for name, value, expected in zip(("content", "tool_calls"), given, derived, strict=True):
+        if value not in (UNSET, expected):
+            raise InvalidInput(
+                f"`{name}` differs from what follows from `parts`",
+                hint=f"leave `{name}` out; it is derived from the parts",
+            )
+
+
+def check_part(part: Part) -> None:
+    """Check that a part has a type and an id that can be part of a record's name.
+
+    Raises:
+        InvalidInput: it has not.
+    """
+    for name in ("id", "type"):
+        if not isinstance(part.get(name), str) or not part[name]:
+            raise InvalidInput(f"every part needs a text `{name}`")

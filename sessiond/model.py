@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
-RecordId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")]
-WorkspaceKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")]
+SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$(?!\n)")]
+RecordId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$(?!\n)")]
+WorkspaceKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$(?!\n)")]
 ShortText = Annotated[str, Meta(max_length=1024)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 
@@ -106,13 +106,14 @@ class Cache(Struct, kw_only=True):
 
 
 class Session(Struct, kw_only=True):
-    """A whole session at one position of its log."""
+    """A whole session at one position of its log; `versions` are those of its documents."""
 
     metadata: Metadata
     conversation: Conversation
     context: Context
     preferences: Preferences
     position: str
+    versions: dict[DocumentName, str]
 
 
 class SessionSummary(Struct, kw_only=True):
@@ -215,8 +216,30 @@ class Live(Struct, kw_only=True):
     body: Any
 
 
+class Reset(Struct, kw_only=True):
+    """A reader's position is not part of the log any more: what it holds is to be dropped.
+
+    The log follows from its beginning. `reason`: `history-changed`, `trimmed` or `missing`.
+    """
+
+    session_id: str
+    reason: str
+
+
 class PositionReply(Struct, kw_only=True):
     """Where a session's log ends now."""
 
     session_id: str
     position: str
+
+
+class Problem(Struct, kw_only=True):
+    """An error as a problem document (RFC 9457). `code` is stable and ends `type`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str | UnsetType = UNSET
+    retryable: bool = False

@@ -51,6 +51,14 @@ class Filter(msgspec.Struct, frozen=True):
         )
 
 
+class Created(msgspec.Struct, frozen=True):
+    """A session that was created, now or before; `json` is a `model.Session`."""
+
+    session_id: str
+    json: bytes
+    duplicate: bool
+
+
 class Sessions:
     """Creates, loads, lists and deletes sessions.
 
@@ -63,8 +71,8 @@ class Sessions:
         self._around = around
         self._workspace = workspace
 
-    async def create(self, new: NewSession, request: Request = PLAIN) -> bytes:
-        """Create a session and return it, as `model.Session` in JSON.
+    async def create(self, new: NewSession, request: Request = PLAIN) -> Created:
+        """Create a session.
 
         Creating the same session again, by id or by idempotency key, returns what is there.
 
@@ -86,10 +94,12 @@ class Sessions:
         )
         await self._around.store.announce_creation(session_id, workspace, self._around.clock())
         try:
-            await commit(self._around, session_id, [draft])
+            committed = await commit(self._around, session_id, [draft])
+            duplicate = committed.duplicate
         except AlreadyExists:
             await self._check_same_creation(session_id, draft)
-        return await self.load(session_id)
+            duplicate = True
+        return Created(session_id, await self.load(session_id), duplicate=duplicate)
 
     async def load(self, session_id: str) -> bytes:
         """Return a whole session at one position, as `model.Session` in JSON.
@@ -221,6 +231,7 @@ def _session_json(snapshot: Snapshot, messages: list[bytes]) -> bytes:
         "context": documents["context"],
         "preferences": documents["preferences"],
         "position": json.encode(str(snapshot.position)),
+        "versions": json.encode(snapshot.versions),
     }
     return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), members[name]) for name in members)
 

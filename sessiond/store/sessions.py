@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +17,9 @@ from sessiond.store.keys import Keys
 from sessiond.store.log import LogReader
 from sessiond.store.scripts import SNAPSHOT
 from sessiond.sync.position import Position
+
+OnCommit = Callable[[str, list[Draft], Committed], None]
+"""Told of every write, for detailed logging."""
 
 _INDEX_PAUSE_SECONDS = 1.0
 _SCORE = re.compile(r"\d{1,15}", re.ASCII)
@@ -85,6 +89,7 @@ class SessionStore:
         self._touched: dict[str, tuple[str, int]] = {}
         self._indexer: asyncio.Task[None] | None = None
         self.log = LogReader(redis, keys)
+        self.on_commit: OnCommit | None = None
 
     @property
     def writer(self) -> str:
@@ -94,6 +99,8 @@ class SessionStore:
     async def commit(self, session_id: str, group: list[Draft], now_ms: int) -> Committed:
         """Write a group of operations (see Committer.commit) and note the session's activity."""
         committed = await self._committer.commit(session_id, group)
+        if self.on_commit:
+            self.on_commit(session_id, group, committed)
         if group[-1].op == "session.delete":
             self._touched.pop(session_id, None)
             await self._forget(session_id, committed.workspace)
@@ -203,6 +210,20 @@ class SessionStore:
         _check_alive(session_id, status)
         return str(workspace.decode())
 
+    async def positions(self, workspace: str) -> dict[str, Position]:
+        """Return where the log of each session of a workspace ends."""
+        members = await answered(self._redis.zrange(self._keys.workspace(workspace), 0, -1))
+        ids = [member.decode() for member in members]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session_id in ids:
+                pipeline.hmget(self._keys.metadata(session_id), ["status", "epoch", "version"])
+            ends = await answered(pipeline.execute())
+        return {
+            session_id: Position(epoch.decode(), int(version))
+            for session_id, (status, epoch, version) in zip(ids, ends, strict=True)
+            if status not in (None, b"deleted") and epoch and version
+        }
+
     async def publish(self, session_id: str, workspace: str, message: bytes) -> None:
         """Announce something that is not stored to whoever listens now."""
         async with self._redis.pipeline(transaction=False) as pipeline:
@@ -220,6 +241,10 @@ class SessionStore:
     async def leave(self, instance: str) -> None:
         """Take this daemon off the list of the living."""
         await answered(self._redis.zrem(self._keys.instances, instance))
+
+    async def count(self) -> int:
+        """Return how many sessions the index knows."""
+        return int(await answered(self._redis.zcard(self._keys.sessions)))
 
     async def instances(self) -> dict[str, int]:
         """Return the living daemons and when each was last heard of, in ms since 1970."""

@@ -28,13 +28,18 @@ def derived_tool_calls(parts: Iterable[Part]) -> list[Any]:
 
 
 def with_parts(message: Message, parts: list[Part]) -> Message:
-    """Return the message with these parts, and with what is derived from them."""
+    """Return the message with these parts, and with what is derived from them.
+
+    What a message said before it had any parts stays in front.
+    """
+    own_content = message.content if message.parts is UNSET else ""
+    own_calls = message.tool_calls if message.parts is UNSET else []
     return Message(
         id=message.id,
         timestamp=message.timestamp,
         role=message.role,
-        content=derived_content(parts),
-        tool_calls=derived_tool_calls(parts),
+        content="\n".join(filter(None, (own_content, derived_content(parts)))),
+        tool_calls=[*own_calls, *derived_tool_calls(parts)],
         metadata=message.metadata,
         parts=parts,
     )

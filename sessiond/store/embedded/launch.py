@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sessiond.errors import EmbeddedServerFailed
-from sessiond.store.binaries import last_used_binary
-from sessiond.store.folders import PRIVATE_FILE, Holder, write_holder, write_private
-from sessiond.store.server_config import (
+from sessiond.folders import PRIVATE_FILE, Holder, write_holder, write_private
+from sessiond.store.embedded.binaries import last_used_binary
+from sessiond.store.embedded.configuration import (
     CONFIGURATION_FILE,
     LOG_FILE,
     configuration,
     server_environment,
 )
-from sessiond.store.server_process import ServerProcess
+from sessiond.store.embedded.process import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sessiond.store.server_config import ServerOptions
+    from sessiond.store.embedded.configuration import ServerOptions
 
 _LINES_SHOWN = 6
 _BYTES_READ = 8192

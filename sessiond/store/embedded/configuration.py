@@ -12,13 +12,13 @@ from urllib.parse import quote
 import msgspec
 
 from sessiond.errors import ConfigurationError
-from sessiond.store.folders import read_private, write_private
+from sessiond.folders import read_private, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from sessiond.store.binaries import Binary
+    from sessiond.store.embedded.binaries import Binary
 
 SOCKET_PATH_LIMIT = 103
 """Bytes in the path of a Unix socket: 104 with the final zero on macOS and BSD, 108 on Linux."""

@@ -1,0 +1,101 @@
+"""Who may speak to the local API: one middleware before every route, events and health included.
+
+A loopback port without these checks can be reached from any web page (DNS rebinding), and a
+Unix socket by a process of another user. Sources: CVE-2025-49596, CVE-2024-28224,
+CVE-2025-66416, CVE-2026-22812.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import socket
+import struct
+import sys
+from hashlib import sha256
+
+from aiohttp import web
+
+from sessiond.errors import Forbidden, Unauthenticated, UnsupportedMediaType
+
+_PEER_CREDENTIALS = struct.Struct("3i")
+_SOCKET_HOSTS = frozenset({"localhost", "sessiond"})
+
+
+class Guard:
+    """Checks host, origin, identity and content type of a request.
+
+    Args:
+        token: the bearer token that TCP connections must present.
+        port: the TCP port of the API, if it has one.
+        allowed_hosts: further values of the Host header.
+        allowed_origins: values of the Origin header that are let through.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        port: int | None,
+        allowed_hosts: list[str],
+        allowed_origins: list[str],
+    ) -> None:
+        self._token_digest = sha256(token.encode()).digest()
+        self._tcp_hosts = set(allowed_hosts)
+        if port:
+            self._tcp_hosts |= {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        self._socket_hosts = _SOCKET_HOSTS | set(allowed_hosts)
+        self._origins = frozenset(allowed_origins)
+        self._user = os.getuid()
+
+    def check(self, request: web.Request) -> None:
+        """Let a request through, or say why not.
+
+        Raises:
+            Forbidden: wrong host, an origin that is not listed, or another user.
+            Unauthenticated: no token on TCP, or a wrong one.
+            UnsupportedMediaType: a body that is not JSON.
+        """
+        headers = request.headers
+        origin = headers.get("Origin")
+        if origin is not None and origin not in self._origins:
+            raise Forbidden(
+                "requests from web pages are refused",
+                hint="list the page's origin in api.allowed_origins if you mean it",
+            )
+        peer = request.transport.get_extra_info("socket") if request.transport else None
+        if peer is not None and peer.family == socket.AF_UNIX:
+            self._check_host(headers.get("Host"), self._socket_hosts)
+            self._check_user(peer)
+        else:
+            self._check_host(headers.get("Host"), self._tcp_hosts)
+            self._check_token(headers.get("Authorization"))
+        if request.body_exists and request.content_type != "application/json":
+            raise UnsupportedMediaType(
+                "bodies are JSON", hint="send the header Content-Type: application/json"
+            )
+
+    def _check_host(self, host: str | None, allowed: frozenset[str] | set[str]) -> None:
+        if host is None or host.lower() not in allowed:
+            raise Forbidden(
+                f"this address is not known as {(host or '')[:80]!r}",
+                hint="use localhost in the URL, or list the name in api.allowed_hosts",
+            )
+
+    def _check_user(self, peer: socket.socket) -> None:
+        if sys.platform != "linux":  # pragma: no cover - there the folder's 0700 must do
+            return
+        raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        _, user, _ = _PEER_CREDENTIALS.unpack(raw)
+        if user not in (self._user, 0):
+            raise Forbidden("the socket belongs to another user")
+
+    def _check_token(self, authorization: str | None) -> None:
+        scheme, _, token = (authorization or "").partition(" ")
+        digest = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(digest, self._token_digest):
+            raise Unauthenticated(
+                "this address needs a bearer token",
+                hint="send Authorization: Bearer <content of the token file>; "
+                "`sessiond status` names the file",
+            )

@@ -1,0 +1,221 @@
+"""The routes' handlers: a request in, one call of a service, an answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from sessiond.api import requests as read
+from sessiond.api.sse import EventStreams
+from sessiond.codec import json
+from sessiond.errors import InvalidInput
+from sessiond.model import (
+    NewMessage,
+    NewMessages,
+    NewSession,
+    Part,
+    PositionReply,
+    WrittenRecord,
+)
+from sessiond.service.documents import Documents
+from sessiond.service.feeds import Feeds
+from sessiond.service.messages import Messages
+from sessiond.service.sessions import Filter, Sessions
+from sessiond.sync.position import START, parse_position
+
+_NEW_SESSION = msgspec.json.Decoder(NewSession)
+_NEW_MESSAGE = msgspec.json.Decoder(NewMessage)
+_NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
+_PART = msgspec.json.Decoder(Part)
+_MOST_PER_PAGE = 10_000
+
+
+class Services(Struct, frozen=True):
+    """What the routes call."""
+
+    sessions: Sessions
+    messages: Messages
+    documents: Documents
+    feeds: Feeds
+    streams: EventStreams
+
+
+def answer(
+    body: Any, *, status: int = 200, version: str = "", headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return a JSON answer; `body` is a Struct, or JSON already. `version` becomes the ETag."""
+    data = body if isinstance(body, bytes) else json.encode(body)
+    response = web.Response(body=data, status=status, content_type="application/json")
+    if version:
+        response.headers["ETag"] = f'"{version}"'
+    if headers:
+        response.headers.update(headers)
+    return response
+
+
+class Handlers:
+    """One method per route."""
+
+    def __init__(self, services: Services) -> None:
+        self._sessions = services.sessions
+        self._messages = services.messages
+        self._documents = services.documents
+        self._feeds = services.feeds
+        self._streams = services.streams
+
+    async def create_session(self, request: web.Request) -> web.Response:
+        """POST /v1/sessions."""
+        new = await read.body(request, _NEW_SESSION)
+        created = await self._sessions.create(new, read.write_request(request))
+        return answer(
+            created.json,
+            status=200 if created.duplicate else 201,
+            headers={"Location": f"/v1/sessions/{created.session_id}"},
+        )
+
+    async def list_sessions(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions."""
+        filters = ("workspace", "status", "user_id", "environment")
+        read.check_query(request, *filters, "cursor", "limit")
+        wanted = Filter(**{name: request.query.get(name) for name in filters})
+        limit = read.number(request, "limit", 50, 1, 500)
+        page = await self._sessions.list_page(wanted, request.query.get("cursor"), limit)
+        return answer(page)
+
+    async def load_session(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}."""
+        return answer(await self._sessions.load(read.session_id(request)))
+
+    async def delete_session(self, request: web.Request) -> web.Response:
+        """DELETE /v1/sessions/{session_id}."""
+        session_id = read.session_id(request)
+        position = await self._sessions.delete(session_id, read.write_request(request))
+        return answer(PositionReply(session_id=session_id, position=str(position)))
+
+    async def position(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/position."""
+        session_id = read.session_id(request)
+        position = str(await self._sessions.position(session_id))
+        reply = PositionReply(session_id=session_id, position=position)
+        return answer(reply, version=position)
+
+    async def operations(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/operations."""
+        read.check_query(request, "after", "limit")
+        after = parse_position(request.query.get("after", "0"))
+        limit = read.number(request, "limit", 500, 1, 1000)
+        session_id = read.session_id(request)
+        return answer(await self._sessions.operations(session_id, after, limit))
+
+    async def append_messages(self, request: web.Request) -> web.Response:
+        """POST /v1/sessions/{session_id}/messages."""
+        session_id = read.session_id(request)
+        data = await request.read()
+        given = _decode_messages(data)
+        written = await self._messages.append(session_id, given, read.write_request(request))
+        return answer(written, status=200 if written.duplicate else 201)
+
+    async def page_messages(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/messages."""
+        read.check_query(request, "after", "limit")
+        after = read.number(request, "after", 0, 0, 10**15 - 1)
+        limit = read.number(request, "limit", 100, 1, _MOST_PER_PAGE)
+        return answer(await self._messages.page(read.session_id(request), after, limit))
+
+    async def read_message(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/messages/{message_id}."""
+        found = await self._messages.read(read.session_id(request), read.message_id(request))
+        return answer(found.message, version=found.version)
+
+    async def edit_message(self, request: web.Request) -> web.Response:
+        """PATCH /v1/sessions/{session_id}/messages/{message_id}."""
+        patch = await read.any_body(request)
+        where = read.session_id(request), read.message_id(request)
+        return _record(await self._messages.edit(*where, patch, read.write_request(request)))
+
+    async def remove_message(self, request: web.Request) -> web.Response:
+        """DELETE /v1/sessions/{session_id}/messages/{message_id}."""
+        where = read.session_id(request), read.message_id(request)
+        return _record(await self._messages.remove(*where, read.write_request(request)))
+
+    async def put_part(self, request: web.Request) -> web.Response:
+        """PUT /v1/sessions/{session_id}/messages/{message_id}/parts/{part_id}."""
+        part = await read.body(request, _PART)
+        where = read.session_id(request), read.message_id(request), read.part_id(request)
+        return _record(await self._messages.put_part(*where, part, read.write_request(request)))
+
+    async def remove_part(self, request: web.Request) -> web.Response:
+        """DELETE /v1/sessions/{session_id}/messages/{message_id}/parts/{part_id}."""
+        where = read.session_id(request), read.message_id(request), read.part_id(request)
+        return _record(await self._messages.remove_part(*where, read.write_request(request)))
+
+    async def read_document(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/{document}."""
+        name = read.document_name(request)
+        document = await self._documents.read(read.session_id(request), name)
+        return answer(document.value, version=document.version)
+
+    async def change_document(self, request: web.Request) -> web.Response:
+        """PATCH and PUT /v1/sessions/{session_id}/{document}."""
+        name = read.document_name(request)
+        patch = await read.any_body(request)
+        document = await self._documents.change(
+            read.session_id(request),
+            name,
+            patch,
+            read.write_request(request),
+            replace=request.method == "PUT",
+        )
+        return answer(document.value, version=document.version)
+
+    async def send_live(self, request: web.Request) -> web.Response:
+        """POST /v1/sessions/{session_id}/live."""
+        body = await read.any_body(request)
+        session_id = read.session_id(request)
+        await self._sessions.send_live(session_id, body, read.write_request(request))
+        return web.Response(status=202)
+
+    async def session_events(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/sessions/{session_id}/events."""
+        read.check_query(request, "after")
+        text = request.headers.get("Last-Event-ID") or request.query.get("after")
+        session_id = read.session_id(request)
+        if text is None:
+            after = await self._sessions.position(session_id)
+        else:
+            after = parse_position(text) if text else START
+        async with self._feeds.session(session_id, after) as events:
+            return await self._streams.send(request, events)
+
+    async def workspace_events(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/workspaces/{workspace}/events."""
+        read.check_query(request)
+        last_id = request.headers.get("Last-Event-ID", "")
+        async with self._feeds.workspace(read.workspace(request), last_id) as events:
+            return await self._streams.send(request, events)
+
+
+def _decode_messages(data: bytes) -> list[NewMessage]:
+    """Return the messages of a body: one message, or `{"messages": […]}` for an atomic group.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if not data:
+        raise InvalidInput("the body is empty", hint="send a message, or a group of them")
+    if data.startswith(b'{"messages"'):
+        return json.decode(data, _NEW_MESSAGES).messages
+    try:
+        return [json.decode(data, _NEW_MESSAGE)]
+    except InvalidInput:
+        if b'"messages"' not in data:
+            raise
+        return json.decode(data, _NEW_MESSAGES).messages
+
+
+def _record(written: WrittenRecord) -> web.Response:
+    return answer(written, version=written.version)

@@ -1,0 +1,220 @@
+"""The table of routes: what is served, by whom, and what the OpenAPI document says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from msgspec import Struct
+
+from sessiond.api.handlers import Handlers
+from sessiond.api.system import System
+from sessiond.model import (
+    Message,
+    MessagePage,
+    NewMessage,
+    NewMessages,
+    NewSession,
+    Operation,
+    OperationPage,
+    Part,
+    PositionReply,
+    Session,
+    SessionPage,
+    Written,
+    WrittenRecord,
+)
+from sessiond.service.status import Health, KeyContent, Status
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+WRITE = ("Idempotency-Key", "Sessiond-Client")
+CHANGE = ("If-Match", *WRITE)
+EVENT_STREAM = "text/event-stream"
+
+
+class Route(Struct, frozen=True):
+    """One route. `query` and `headers` are the optional parameters it knows.
+
+    `body` is a type, or a tuple of types of which one is sent.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: Any = None
+    body: Any = None
+    status: int = 200
+    query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    media_type: str = "application/json"
+
+
+def routes(handlers: Handlers, system: System) -> list[Route]:
+    """Return all routes, the busiest first: aiohttp tries them in this order."""
+    session = "/v1/sessions/{session_id}"
+    message = session + "/messages/{message_id}"
+    part = message + "/parts/{part_id}"
+    page = ("after", "limit")
+    listing = ("workspace", "status", "user_id", "environment", "cursor", "limit")
+    return [
+        Route(
+            "POST",
+            session + "/messages",
+            handlers.append_messages,
+            "Append a message, or an atomic group of messages",
+            Written,
+            (NewMessage, NewMessages),
+            status=201,
+            headers=WRITE,
+        ),
+        Route(
+            "GET",
+            session + "/messages",
+            handlers.page_messages,
+            "Page through the conversation",
+            MessagePage,
+            query=page,
+        ),
+        Route(
+            "GET",
+            session + "/events",
+            handlers.session_events,
+            "Follow a session: what happened after a position, then what happens",
+            Operation,
+            query=("after",),
+            headers=("Last-Event-ID",),
+            media_type=EVENT_STREAM,
+        ),
+        Route("GET", session + "/position", handlers.position, "Where the log ends", PositionReply),
+        Route(
+            "GET",
+            session + "/operations",
+            handlers.operations,
+            "A stretch of the log",
+            OperationPage,
+            query=page,
+        ),
+        Route(
+            "POST",
+            session + "/live",
+            handlers.send_live,
+            "Announce something passing, such as typing; it is not stored",
+            None,
+            Any,
+            status=202,
+            headers=("Sessiond-Client",),
+        ),
+        Route("GET", message, handlers.read_message, "Read a message", Message),
+        Route(
+            "PATCH",
+            message,
+            handlers.edit_message,
+            "Edit a message with a JSON Merge Patch",
+            WrittenRecord,
+            dict[str, Any],
+            headers=CHANGE,
+        ),
+        Route(
+            "DELETE",
+            message,
+            handlers.remove_message,
+            "Remove a message from the conversation",
+            WrittenRecord,
+            headers=CHANGE,
+        ),
+        Route(
+            "PUT",
+            part,
+            handlers.put_part,
+            "Write a part of a message",
+            WrittenRecord,
+            Part,
+            headers=CHANGE,
+        ),
+        Route("DELETE", part, handlers.remove_part, "Remove a part", WrittenRecord, headers=CHANGE),
+        Route("GET", session, handlers.load_session, "Load a whole session", Session),
+        Route(
+            "DELETE",
+            session,
+            handlers.delete_session,
+            "Delete a session; a tombstone stays",
+            PositionReply,
+            headers=CHANGE,
+        ),
+        Route(
+            "GET",
+            session + "/{document}",
+            handlers.read_document,
+            "Read a document: metadata, context or preferences",
+            dict[str, Any],
+        ),
+        Route(
+            "PATCH",
+            session + "/{document}",
+            handlers.change_document,
+            "Change a document with a JSON Merge Patch",
+            dict[str, Any],
+            dict[str, Any],
+            headers=CHANGE,
+        ),
+        Route(
+            "PUT",
+            session + "/{document}",
+            handlers.change_document,
+            "Replace a document",
+            dict[str, Any],
+            dict[str, Any],
+            headers=CHANGE,
+        ),
+        Route(
+            "POST",
+            "/v1/sessions",
+            handlers.create_session,
+            "Create a session",
+            Session,
+            NewSession,
+            status=201,
+            headers=WRITE,
+        ),
+        Route(
+            "GET",
+            "/v1/sessions",
+            handlers.list_sessions,
+            "List sessions, most recently active first",
+            SessionPage,
+            query=listing,
+        ),
+        Route(
+            "GET",
+            "/v1/workspaces/{workspace}/events",
+            handlers.workspace_events,
+            "Follow all sessions of a workspace",
+            Operation,
+            headers=("Last-Event-ID",),
+            media_type=EVENT_STREAM,
+        ),
+        Route("GET", "/v1/health", system.health, "The daemon runs", Health),
+        Route("GET", "/v1/ready", system.ready, "The daemon and its Redis can work", Health),
+        Route("GET", "/v1/status", system.status, "What the daemon does", Status),
+        Route("GET", "/v1/config", system.read_config, "The options in force", dict[str, str]),
+        Route(
+            "PATCH",
+            "/v1/config",
+            system.change_config,
+            "Change options of the running daemon",
+            dict[str, str],
+            dict[str, str],
+        ),
+        Route(
+            "GET",
+            "/v1/redis",
+            system.read_key,
+            "What one key in Redis holds, decoded",
+            KeyContent,
+            query=("key", "limit"),
+        ),
+        Route("GET", "/openapi.json", system.openapi, "This document", dict[str, Any]),
+    ]

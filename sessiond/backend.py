@@ -1,0 +1,133 @@
+"""What a SessionManager stands on: the same calls through a daemon or directly on Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from sessiond.model import (
+    Document,
+    DocumentName,
+    MessagePage,
+    NewMessage,
+    NewSession,
+    OperationPage,
+    Part,
+    Session,
+    SessionPage,
+    VersionedMessage,
+    Written,
+    WrittenRecord,
+)
+
+
+class RawEvent(Struct, frozen=True):
+    """An event before it is decoded: an operation's name, `live`, `reset` or `positions`."""
+
+    name: str
+    id: str
+    data: bytes
+
+
+RawEvents = AbstractAsyncContextManager[AsyncIterator[RawEvent]]
+
+
+class Backend(Protocol):
+    """Sessions, whoever keeps them. All calls raise the errors of `sessiond.errors`.
+
+    `key` is an idempotency key: the same call with the same key is done once. `expected` is the
+    version that a change is based on; without it, whatever is current.
+    """
+
+    async def create(self, new: NewSession, *, key: str = "") -> Session:
+        """Create a session."""
+
+    async def load(self, session_id: str) -> Session:
+        """Return a whole session."""
+
+    async def list_sessions(
+        self, *, cursor: str | None = None, limit: int = 50, **filters: str
+    ) -> SessionPage:
+        """Return sessions, the most recently active first."""
+
+    async def delete(self, session_id: str, *, expected: str = "") -> str:
+        """Delete a session and return the position of that."""
+
+    async def append(
+        self, session_id: str, messages: list[NewMessage], *, key: str = ""
+    ) -> Written:
+        """Append messages as one atomic group."""
+
+    async def page(self, session_id: str, *, after: int = 0, limit: int = 100) -> MessagePage:
+        """Return messages first written after an offset."""
+
+    async def message(self, session_id: str, message_id: str) -> VersionedMessage:
+        """Return one message."""
+
+    async def edit(
+        self, session_id: str, message_id: str, patch: Any, *, expected: str = "", key: str = ""
+    ) -> WrittenRecord:
+        """Apply a merge patch to a message."""
+
+    async def remove(
+        self, session_id: str, message_id: str, *, expected: str = "", key: str = ""
+    ) -> WrittenRecord:
+        """Remove a message."""
+
+    async def put_part(
+        self,
+        session_id: str,
+        message_id: str,
+        part_id: str,
+        part: Part,
+        *,
+        expected: str = "",
+        key: str = "",
+    ) -> WrittenRecord:
+        """Write a part of a message."""
+
+    async def remove_part(
+        self,
+        session_id: str,
+        message_id: str,
+        part_id: str,
+        *,
+        expected: str = "",
+        key: str = "",
+    ) -> WrittenRecord:
+        """Remove a part of a message."""
+
+    async def document(self, session_id: str, name: DocumentName) -> Document:
+        """Return a document."""
+
+    async def change_document(
+        self,
+        session_id: str,
+        name: DocumentName,
+        patch: Any,
+        *,
+        replace: bool = False,
+        expected: str = "",
+        key: str = "",
+    ) -> Document:
+        """Apply a merge patch to a document, or replace it."""
+
+    async def position(self, session_id: str) -> str:
+        """Return where the session's log ends."""
+
+    async def operations(
+        self, session_id: str, *, after: str = "0", limit: int = 500
+    ) -> OperationPage:
+        """Return a stretch of the log."""
+
+    async def send_live(self, session_id: str, body: Any) -> None:
+        """Announce something passing."""
+
+    def events(self, session_id: str, after: str | None = None) -> RawEvents:
+        """Watch a session after a position; None for from now on."""
+
+    async def close(self) -> None:
+        """Let go of connections."""

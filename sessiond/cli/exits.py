@@ -1,0 +1,43 @@
+"""Exit codes: the one table. The README shows it."""
+
+from __future__ import annotations
+
+from sessiond import errors
+
+OK = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+_CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
+    errors.InvalidInput: (3, "invalid input"),
+    errors.ConfigurationError: (4, "configuration, or another daemon holds the folder"),
+    errors.EmbeddedServerFailed: (5, "the embedded Redis server failed"),
+    errors.StoreUnavailable: (6, "Redis does not answer"),
+    errors.DaemonUnreachable: (7, "no daemon answers"),
+    errors.NotFound: (8, "not found, or deleted"),
+    errors.SessionDeleted: (8, "not found, or deleted"),
+    errors.VersionMismatch: (9, "conflict: a version or an id is taken"),
+    errors.AlreadyExists: (9, "conflict: a version or an id is taken"),
+    errors.Unauthenticated: (10, "refused: token or permission"),
+    errors.Forbidden: (10, "refused: token or permission"),
+}
+
+
+def exit_code(error: errors.SessiondError) -> int:
+    """Return the exit code of an error: that of its nearest class in the table, else 1."""
+    for kind in type(error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind][0]
+    return FAILED
+
+
+def table() -> list[tuple[int, str]]:
+    """Return every exit code and its meaning, in order."""
+    fixed = [
+        (OK, "done"),
+        (FAILED, "an unexpected error"),
+        (USAGE, "wrong use of the command line"),
+        (INTERRUPTED, "interrupted with Ctrl-C"),
+    ]
+    return sorted({*fixed, *_CODES.values()})

@@ -1,0 +1,43 @@
+"""`sessiond redis keys` and `redis cat`: what lies in Redis."""
+
+from __future__ import annotations
+
+import argparse
+
+from sessiond.cli.connecting import add_connection_options, add_json_option, with_client
+from sessiond.cli.terminal import paint, print_json, print_table
+from sessiond.client import DaemonClient
+from sessiond.service.status import KeyContent
+from sessiond.store.keys import TABLE
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands."""
+    group = commands.add_parser("redis", help="look into Redis: keys and what they hold")
+    parts = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    keys = parts.add_parser("keys", help="explain every key and channel")
+    add_json_option(keys)
+    keys.set_defaults(command=_keys)
+    cat = parts.add_parser("cat", help="print what a key holds, decoded")
+    cat.add_argument("key")
+    cat.add_argument("--limit", type=int, default=100, help="items at most (default 100)")
+    add_connection_options(cat)
+    cat.set_defaults(command=_cat)
+
+
+def _keys(options: argparse.Namespace) -> None:
+    if options.json:
+        print_json(list(TABLE.values()))
+        return
+    rows = [(kind.pattern, kind.type, kind.meaning) for kind in TABLE.values()]
+    print_table(("KEY", "TYPE", "WHAT"), rows)
+
+
+def _cat(options: argparse.Namespace) -> None:
+    async def fetch(client: DaemonClient) -> KeyContent:
+        query = {"key": options.key, "limit": options.limit}
+        return (await client.call("GET", "/v1/redis", KeyContent, query=query))[0]
+
+    found = with_client(options, fetch)
+    print(paint(f"# {found.type}, {found.items} items", "dim"))
+    print_json(found.content)

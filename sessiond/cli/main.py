@@ -1,0 +1,51 @@
+"""Where the command line begins and ends: arguments in, an exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sessiond import __version__
+from sessiond.cli import configuration, demo, inspect_redis, run, sessions, status
+from sessiond.cli.exits import INTERRUPTED, OK, exit_code
+from sessiond.cli.terminal import paint
+from sessiond.errors import SessiondError
+
+_COMMANDS = (run, status, sessions, inspect_redis, configuration, demo)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    root = argparse.ArgumentParser(
+        prog="sessiond",
+        description="One conversation, many opencodes: sessions in Redis, in step everywhere.",
+        epilog="`sessiond demo` shows two daemons sharing a conversation.",
+    )
+    root.add_argument("--version", action="version", version=f"sessiond {__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.register(commands)
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see `cli.exits`)."""
+    options = parser().parse_args(arguments)
+    try:
+        code = options.command(options)
+    except SessiondError as error:
+        print(f"{paint('error:', 'red', sys.stderr)} {error.detail}", file=sys.stderr)
+        if error.hint:
+            print(f"{paint('hint:', 'yellow', sys.stderr)}  {error.hint}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `sessiond show … | head`
+        sys.stderr.close()
+        return OK
+    return int(code or OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

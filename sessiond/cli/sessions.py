@@ -1,0 +1,144 @@
+"""`sessiond sessions`, `show` and `tail`: sessions, for people."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from sessiond.backend import RawEvent
+from sessiond.cli.connecting import add_connection_options, add_json_option, with_client
+from sessiond.cli.terminal import paint, plain, print_json, print_table
+from sessiond.client import DaemonClient
+from sessiond.model import Message, Operation, Session, SessionSummary
+
+_OPERATION = msgspec.json.Decoder(Operation)
+_LONGEST_LINE = 160
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands."""
+    listing = commands.add_parser("sessions", help="list sessions, the most recent first")
+    for name in ("workspace", "status", "user-id"):
+        listing.add_argument(f"--{name}", help=f"only sessions of this {name}")
+    listing.add_argument("--limit", type=int, default=50, help="how many at most (default 50)")
+    listing.set_defaults(command=_sessions)
+    show = commands.add_parser("show", help="show a session and its conversation")
+    show.set_defaults(command=_show)
+    tail = commands.add_parser("tail", help="follow a session live; resumes when interrupted")
+    tail.add_argument("--after", metavar="POSITION", help="begin after this position (0: all)")
+    tail.set_defaults(command=_tail)
+    for parser in (listing, show, tail):
+        add_connection_options(parser)
+        add_json_option(parser)
+    for parser in (show, tail):
+        parser.add_argument("id", help="the session's id")
+
+
+def _sessions(options: argparse.Namespace) -> None:
+    filters = {
+        name: getattr(options, name)
+        for name in ("workspace", "status", "user_id")
+        if getattr(options, name)
+    }
+
+    async def fetch(client: DaemonClient) -> list[SessionSummary]:
+        found: list[SessionSummary] = []
+        cursor = None
+        while len(found) < options.limit:
+            limit = min(500, options.limit - len(found))
+            page = await client.list_sessions(cursor=cursor, limit=limit, **filters)
+            found += page.sessions
+            cursor = page.cursor
+            if cursor is None:
+                break
+        return found
+
+    found = with_client(options, fetch)
+    if options.json:
+        print_json(found)
+        return
+    rows = [
+        (
+            summary.metadata.session_id,
+            summary.metadata.status,
+            str(summary.total_messages),
+            _moment(summary.metadata.last_activity),
+            summary.metadata.workspace or "",
+            plain(summary.metadata.title or ""),
+        )
+        for summary in found
+    ]
+    print_table(("SESSION", "STATUS", "MESSAGES", "LAST ACTIVITY", "WORKSPACE", "TITLE"), rows)
+
+
+def _show(options: argparse.Namespace) -> None:
+    async def fetch(client: DaemonClient) -> Session:
+        return await client.load(options.id)
+
+    session = with_client(options, fetch)
+    if options.json:
+        print_json(session)
+        return
+    metadata = msgspec.to_builtins(session.metadata)
+    for name, value in {**metadata, "position": session.position}.items():
+        print(f"{paint(name.ljust(14), 'dim')} {plain(str(value))}")
+    for message in session.conversation.messages:
+        print()
+        print(_heading(message))
+        print("\n".join(_body(message)))
+
+
+def _tail(options: argparse.Namespace) -> None:
+    async def follow(client: DaemonClient) -> None:
+        async with client.events(options.id, options.after) as events:
+            async for event in events:
+                print(event.data.decode() if options.json else _line(event), flush=True)
+                if event.name == "session.delete":
+                    return
+
+    try:
+        with_client(options, follow)
+    except asyncio.CancelledError:  # Ctrl-C while waiting
+        raise KeyboardInterrupt from None
+
+
+def _line(event: RawEvent) -> str:
+    if event.name in ("live", "reset"):
+        return paint(f"{event.name}  {plain(event.data.decode())[:_LONGEST_LINE]}", "dim")
+    operation = _OPERATION.decode(event.data)
+    time = _moment(operation.at)
+    what = paint(f"{operation.op:16}", "cyan")
+    text = plain(_summary(operation)).replace("\n", " ")
+    return f"{operation.position.partition(':')[2]:>6}  {time}  {what} {text[:_LONGEST_LINE]}"
+
+
+def _summary(operation: Operation) -> str:
+    body = operation.body if isinstance(operation.body, dict) else {}
+    by = operation.origin.rpartition(":")[0]
+    match operation.op:
+        case "message.append" | "message.edit":
+            return f"{body.get('role')}: {body.get('content')}  [{by}]"
+        case "part.put":
+            return f"{body.get('type')}: {body.get('text') or body.get('tool') or ''}  [{by}]"
+        case _:
+            return f"{operation.id}  [{by}]"
+
+
+def _heading(message: Message) -> str:
+    colour = {"user": "green", "assistant": "blue"}.get(message.role, "yellow")
+    return f"{paint(message.role, colour)} {paint(_moment(message.timestamp), 'dim')} {message.id}"
+
+
+def _body(message: Message) -> Iterable[str]:
+    if message.content:
+        yield plain(message.content)
+    for call in message.tool_calls:
+        yield paint(f"  tool: {plain(str(call))}", "yellow")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,50 @@
+"""`sessiond status`: is the daemon well, and what does it do."""
+
+from __future__ import annotations
+
+import argparse
+
+from sessiond.cli.connecting import add_connection_options, add_json_option, with_client
+from sessiond.cli.terminal import paint, print_json
+from sessiond.client import DaemonClient
+from sessiond.service.status import Status
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("status", help="show the daemon, its server and its sessions")
+    add_connection_options(parser)
+    add_json_option(parser)
+    parser.set_defaults(command=_status)
+
+
+def _status(options: argparse.Namespace) -> None:
+    async def fetch(client: DaemonClient) -> Status:
+        return (await client.call("GET", "/v1/status", Status))[0]
+
+    status = with_client(options, fetch)
+    if options.json:
+        print_json(status)
+        return
+    server = status.server
+    others = [
+        f"{instance.name} ({instance.seen_seconds_ago:g} s ago)"
+        for instance in status.instances
+        if instance.name != status.instance
+    ]
+    bus = paint("connected", "green") if status.bus_connected else paint("reconnecting", "red")
+    lines = {
+        "daemon": f"sessiond {status.version}, pid {status.pid}, up {status.uptime_seconds:g} s",
+        "instance": status.instance,
+        "socket": status.socket,
+        "address": f"{status.address} (token in {status.token_file})" if status.address else "",
+        "server": f"{server.version}, {'embedded' if server.owned else 'configured'}, "
+        f"{server.ping_ms:g} ms away",
+        "look inside": server.redis_cli,
+        "sessions": str(status.sessions),
+        "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
+        "others": ", ".join(others),
+    }
+    for name, text in lines.items():
+        if text:
+            print(f"{paint(name.ljust(12), 'dim')} {text}")

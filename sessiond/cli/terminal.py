@@ -1,0 +1,38 @@
+"""Printing for people: colours on a terminal only, tables, and JSON for programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+_CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36", "dim": "2"}
+
+
+def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """Return the text in a colour, if the stream is a terminal and NO_COLOR is not set."""
+    stream = stream or sys.stdout
+    if not stream.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns that fit their content."""
+    widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
+    for index, row in enumerate([headings, *rows]):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(paint(line.rstrip(), "dim") if index == 0 else line.rstrip())
+
+
+def plain(text: str) -> str:
+    """Return text from elsewhere without the control characters that could move a terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)

@@ -1,0 +1,330 @@
+"""A client of the local API, for Python programs and for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from sessiond.backend import RawEvent
+from sessiond.codec import json
+from sessiond.errors import BY_CODE, DaemonUnreachable, SessiondError
+from sessiond.model import (
+    Document,
+    DocumentName,
+    Message,
+    MessagePage,
+    NewMessage,
+    NewMessages,
+    NewSession,
+    OperationPage,
+    Part,
+    PositionReply,
+    Problem,
+    Session,
+    SessionPage,
+    VersionedMessage,
+    Written,
+    WrittenRecord,
+)
+
+Answer = TypeVar("Answer")
+
+Query = Mapping[str, str | int]
+
+_PROBLEM = msgspec.json.Decoder(Problem)
+_RETRY_SECONDS = 0.2
+_LONGEST_RETRY_SECONDS = 5.0
+_SILENCE_SECONDS = 60.0
+
+
+class DaemonClient:
+    """The calls of `backend.Backend`, through a daemon.
+
+    Args:
+        socket: path of the daemon's Unix socket; or
+        address: `http://127.0.0.1:PORT` of its loopback port, with
+        token: the content of its token file.
+        name: how the daemon is to name this client in the origin of what it writes.
+    """
+
+    def __init__(
+        self, *, socket: str = "", address: str = "", token: str = "", name: str = ""
+    ) -> None:
+        self._where = socket or address
+        self._base = address.rstrip("/") if address else "http://localhost"
+        connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector()
+        headers = {"Sessiond-Client": name} if name else {}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = aiohttp.ClientSession(
+            connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(total=60)
+        )
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        kind: type[Answer] | Any,
+        *,
+        body: Any = None,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Answer, str]:
+        """Send one request and return its decoded answer and its version (ETag).
+
+        Raises:
+            DaemonUnreachable: nobody answers there.
+            SessiondError: what the daemon answered.
+        """
+        data = None if body is None else json.encode(body)
+        wanted = dict(headers or {})
+        if data is not None:
+            wanted["Content-Type"] = "application/json"
+        try:
+            async with self._http.request(
+                method, self._base + path, data=data, params=query, headers=wanted
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+        if response.status >= 400:  # noqa: PLR2004 - where errors begin
+            raise rebuilt(content, response.status)
+        version = response.headers.get("ETag", "").strip('"')
+        answer = msgspec.json.decode(content, type=kind) if content else None
+        return answer, version  # type: ignore[return-value]
+
+    async def create(self, new: NewSession, *, key: str = "") -> Session:
+        """Create a session."""
+        headers = _headers(key=key)
+        return (await self.call("POST", "/v1/sessions", Session, body=new, headers=headers))[0]
+
+    async def load(self, session_id: str) -> Session:
+        """Return a whole session."""
+        return (await self.call("GET", f"/v1/sessions/{session_id}", Session))[0]
+
+    async def list_sessions(
+        self, *, cursor: str | None = None, limit: int = 50, **filters: str
+    ) -> SessionPage:
+        """Return sessions, the most recently active first."""
+        query: dict[str, str | int] = {**filters, "limit": limit}
+        if cursor:
+            query["cursor"] = cursor
+        return (await self.call("GET", "/v1/sessions", SessionPage, query=query))[0]
+
+    async def delete(self, session_id: str, *, expected: str = "") -> str:
+        """Delete a session and return the position of that."""
+        path, headers = f"/v1/sessions/{session_id}", _headers(expected=expected)
+        reply: PositionReply = (await self.call("DELETE", path, PositionReply, headers=headers))[0]
+        return reply.position
+
+    async def append(
+        self, session_id: str, messages: list[NewMessage], *, key: str = ""
+    ) -> Written:
+        """Append messages as one atomic group."""
+        path = f"/v1/sessions/{session_id}/messages"
+        body = NewMessages(messages=messages)
+        return (await self.call("POST", path, Written, body=body, headers=_headers(key=key)))[0]
+
+    async def page(self, session_id: str, *, after: int = 0, limit: int = 100) -> MessagePage:
+        """Return messages first written after an offset."""
+        path = f"/v1/sessions/{session_id}/messages"
+        query = {"after": after, "limit": limit}
+        return (await self.call("GET", path, MessagePage, query=query))[0]
+
+    async def message(self, session_id: str, message_id: str) -> VersionedMessage:
+        """Return one message."""
+        found: Message
+        found, version = await self.call("GET", _message(session_id, message_id), Message)
+        return VersionedMessage(message=found, version=version)
+
+    async def edit(
+        self, session_id: str, message_id: str, patch: Any, *, expected: str = "", key: str = ""
+    ) -> WrittenRecord:
+        """Apply a merge patch to a message."""
+        path = _message(session_id, message_id)
+        return await self._write("PATCH", path, patch, expected, key)
+
+    async def remove(
+        self, session_id: str, message_id: str, *, expected: str = "", key: str = ""
+    ) -> WrittenRecord:
+        """Remove a message."""
+        return await self._write("DELETE", _message(session_id, message_id), None, expected, key)
+
+    async def put_part(
+        self,
+        session_id: str,
+        message_id: str,
+        part_id: str,
+        part: Part,
+        *,
+        expected: str = "",
+        key: str = "",
+    ) -> WrittenRecord:
+        """Write a part of a message."""
+        path = f"{_message(session_id, message_id)}/parts/{part_id}"
+        return await self._write("PUT", path, part, expected, key)
+
+    async def remove_part(
+        self,
+        session_id: str,
+        message_id: str,
+        part_id: str,
+        *,
+        expected: str = "",
+        key: str = "",
+    ) -> WrittenRecord:
+        """Remove a part of a message."""
+        path = f"{_message(session_id, message_id)}/parts/{part_id}"
+        return await self._write("DELETE", path, None, expected, key)
+
+    async def document(self, session_id: str, name: DocumentName) -> Document:
+        """Return a document."""
+        value: Any
+        value, version = await self.call("GET", f"/v1/sessions/{session_id}/{name}", Any)
+        return Document(name=name, value=value, version=version)
+
+    async def change_document(
+        self,
+        session_id: str,
+        name: DocumentName,
+        patch: Any,
+        *,
+        replace: bool = False,
+        expected: str = "",
+        key: str = "",
+    ) -> Document:
+        """Apply a merge patch to a document, or replace it."""
+        value: Any
+        value, version = await self.call(
+            "PUT" if replace else "PATCH",
+            f"/v1/sessions/{session_id}/{name}",
+            Any,
+            body=patch,
+            headers=_headers(key=key, expected=expected),
+        )
+        return Document(name=name, value=value, version=version)
+
+    async def position(self, session_id: str) -> str:
+        """Return where the session's log ends."""
+        path = f"/v1/sessions/{session_id}/position"
+        reply: PositionReply = (await self.call("GET", path, PositionReply))[0]
+        return reply.position
+
+    async def operations(
+        self, session_id: str, *, after: str = "0", limit: int = 500
+    ) -> OperationPage:
+        """Return a stretch of the log."""
+        path = f"/v1/sessions/{session_id}/operations"
+        query: Query = {"after": after, "limit": limit}
+        return (await self.call("GET", path, OperationPage, query=query))[0]
+
+    async def send_live(self, session_id: str, body: Any) -> None:
+        """Announce something passing."""
+        await self.call("POST", f"/v1/sessions/{session_id}/live", None, body=body)
+
+    @asynccontextmanager
+    async def events(
+        self, session_id: str, after: str | None = None
+    ) -> AsyncIterator[AsyncIterator[RawEvent]]:
+        """Watch a session after a position; None for from now on.
+
+        A lost connection is opened again and resumes where it was; what came twice is dropped
+        by the daemon, by position.
+        """
+        position = after or await self.position(session_id)
+        await self.position(session_id)  # a session that is not there is an error now, not later
+        events = self.stream(f"/v1/sessions/{session_id}/events", position)
+        try:
+            yield events
+        finally:
+            await events.aclose()
+
+    async def stream(self, path: str, last_id: str) -> Any:
+        """Yield the events of a stream for ever, reconnecting.
+
+        Raises:
+            SessiondError: what the daemon answered, if that is not temporary.
+        """
+        pause = _RETRY_SECONDS
+        while True:
+            try:
+                async for event in self._stream_once(path, last_id):
+                    pause = _RETRY_SECONDS
+                    last_id = event.id or last_id
+                    yield event
+            except SessiondError as error:
+                if not error.temporary:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._http.close()
+
+    async def _stream_once(self, path: str, last_id: str) -> AsyncIterator[RawEvent]:
+        headers = {"Accept": "text/event-stream"}
+        if last_id:
+            headers["Last-Event-ID"] = last_id
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
+        try:
+            async with self._http.get(
+                self._base + path, headers=headers, timeout=timeout
+            ) as response:
+                if response.status != 200:  # noqa: PLR2004 - a stream, or a problem
+                    raise rebuilt(await response.read(), response.status)
+                buffer = b""
+                async for chunk in response.content.iter_any():
+                    *frames, buffer = (buffer + chunk).split(b"\n\n")
+                    for frame in frames:
+                        event = parse_frame(frame)
+                        if event:
+                            yield event
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+
+    async def _write(
+        self, method: str, path: str, body: Any, expected: str, key: str
+    ) -> WrittenRecord:
+        headers = _headers(key=key, expected=expected)
+        return (await self.call(method, path, WrittenRecord, body=body, headers=headers))[0]
+
+    def _unreachable(self, error: BaseException) -> DaemonUnreachable:
+        return DaemonUnreachable(
+            f"no daemon answers at {self._where} ({error})",
+            hint="start one with `sessiond run`, or name its address with --socket",
+        )
+
+
+def parse_frame(frame: bytes) -> RawEvent | None:
+    """Return the event of one frame of an event stream; None for a comment."""
+    fields = dict(line.split(b": ", 1) for line in frame.split(b"\n") if b": " in line[1:])
+    if b"data" not in fields:
+        return None
+    return RawEvent(
+        fields.get(b"event", b"").decode(), fields.get(b"id", b"").decode(), fields[b"data"]
+    )
+
+
+def rebuilt(content: bytes, status: int) -> SessiondError:
+    """Return the error that a problem document tells of."""
+    try:
+        problem = _PROBLEM.decode(content)
+    except msgspec.MsgspecError:
+        return SessiondError(f"the daemon answered {status} without a problem document")
+    kind = BY_CODE.get(problem.code, SessiondError)
+    return kind(problem.detail, hint=problem.hint or "")
+
+
+def _message(session_id: str, message_id: str) -> str:
+    return f"/v1/sessions/{session_id}/messages/{message_id}"
+
+
+def _headers(*, key: str = "", expected: str = "") -> dict[str, str]:
+    headers = {"Idempotency-Key": key, "If-Match": f'"{expected}"' if expected else ""}
+    return {name: value for name, value in headers.items() if value}

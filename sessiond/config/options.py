@@ -1,0 +1,245 @@
+"""Every option of sessiond: its name, type, limits, default and meaning.
+
+This is the only place where an option is declared. The table of options, the names of the
+environment variables and the error messages are derived from here; `config/sessions.yaml`
+is tested against it. The first four sections come from the specification.
+
+A Struct built by hand is not checked: use `sessiond.config.load`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sessiond.config.refusals import HIDDEN
+
+_Name = r"[A-Za-z0-9][A-Za-z0-9_.-]"
+_AtLeastOne = Meta(ge=1)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: frozen, and a key it does not know is an error."""
+
+
+class PersistenceOptions(Section, frozen=True):
+    """Where sessions are kept."""
+
+    enabled: Annotated[
+        bool, Meta(description="Keep sessions. Accepted; sessions are always kept in Redis.")
+    ] = True
+    backend: Annotated[
+        Literal["file", "redis"],
+        Meta(description="Preferred store. Accepted; sessions live in Redis whatever it says."),
+    ] = "file"
+    directory: Annotated[
+        str, Meta(description="Folder of the JSON files. Accepted; no file is written there yet.")
+    ] = "./.opencode/sessions"
+    format: Annotated[
+        Literal["json"], Meta(description="Format of the session files. Accepted; not used yet.")
+    ] = "json"
+
+
+class RetentionOptions(Section, frozen=True):
+    """How long sessions are kept."""
+
+    max_sessions: Annotated[
+        int,
+        _AtLeastOne,
+        Meta(description="Sessions kept. Accepted; nothing is removed automatically yet."),
+    ] = 50
+    max_age_days: Annotated[
+        int,
+        _AtLeastOne,
+        Meta(description="Age in days. Accepted; nothing is removed automatically yet."),
+    ] = 30
+    cleanup_interval_hours: Annotated[
+        int,
+        _AtLeastOne,
+        Meta(
+            description="Hours between clean-ups. Accepted; nothing is removed automatically yet."
+        ),
+    ] = 24
+
+
+class PerformanceOptions(Section, frozen=True):
+    """Caching and compression."""
+
+    context_window_size: Annotated[
+        int, _AtLeastOne, Meta(description="Context window in tokens. Accepted; not used yet.")
+    ] = 10_000
+    compression_enabled: Annotated[
+        bool, Meta(description="Compress old messages. Accepted; not used yet.")
+    ] = True
+    cache_ttl_seconds: Annotated[
+        int, _AtLeastOne, Meta(description="Life of a cache entry in seconds. Not used yet.")
+    ] = 3600
+
+
+class SecurityOptions(Section, frozen=True):
+    """Encryption, access and audit."""
+
+    encrypt_sessions: Annotated[
+        bool, Meta(description="Encrypt sessions. Not available yet: true refuses to start.")
+    ] = False
+    access_control: Annotated[
+        bool,
+        Meta(description="Accepted; the local API always checks the user id or the token."),
+    ] = True
+    audit_logging: Annotated[
+        bool, Meta(description="Accepted; no audit stream is written yet.")
+    ] = True
+
+
+class EmbeddedOptions(Section, frozen=True):
+    """The Redis server that sessiond starts itself when `redis.url` is empty."""
+
+    directory: Annotated[
+        str, Meta(description="Data folder. Empty: $XDG_DATA_HOME/sessiond/redis.")
+    ] = ""
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="TCP port on 127.0.0.1. 0: Unix socket only.")
+    ] = 0
+    appendfsync: Annotated[
+        Literal["everysec", "always"],
+        Meta(description="When writes reach the disk: every second, or before each answer."),
+    ] = "everysec"
+    binary: Annotated[
+        str, Meta(description="Path of a redis-server or valkey-server. Empty: find one.")
+    ] = ""
+
+
+class RedisOptions(Section, frozen=True):
+    """Which Redis, and how patiently."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="redis://, rediss:// or unix:// address. Empty: the embedded server.",
+            extra={"secret": True},  # may hold a password
+        ),
+    ] = ""
+    namespace: Annotated[
+        str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z", description="First word of every key.")
+    ] = "sessiond"
+    timeout_seconds: Annotated[
+        float, Meta(ge=0.1, le=60, description="Seconds to wait for an answer of Redis.")
+    ] = 5.0
+    max_connections: Annotated[
+        int, Meta(ge=2, le=1024, description="Connections to Redis at most.")
+    ] = 64
+    embedded: EmbeddedOptions = msgspec.field(default_factory=EmbeddedOptions)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        shown = msgspec.structs.replace(self, url=HIDDEN) if self.url else self
+        return [(name, getattr(shown, name)) for name in self.__struct_fields__]
+
+    def __repr__(self) -> str:
+        """Hide the address: a password in it must not reach a log or a traceback."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"RedisOptions({fields})"
+
+
+class SyncOptions(Section, frozen=True):
+    """How instances are kept in step."""
+
+    instance: Annotated[
+        str,
+        Meta(
+            pattern=rf"^({_Name}{{0,63}})?\Z",
+            description="Name of this machine among the others. Empty: the host name.",
+        ),
+    ] = ""
+    workspace: Annotated[
+        str,
+        Meta(
+            pattern=rf"^{_Name}{{0,127}}\Z",
+            description="Workspace of sessions that do not name one.",
+        ),
+    ] = "default"
+    batch_operations: Annotated[
+        int, Meta(ge=1, le=1024, description="Operations sent to Redis together at most.")
+    ] = 128
+    heartbeat_seconds: Annotated[
+        float, Meta(ge=0.1, le=300, description="Seconds between signs of life.")
+    ] = 15.0
+    subscriber_buffer_bytes: Annotated[
+        int,
+        Meta(
+            ge=65_536,
+            le=67_108_864,
+            description="Bytes held for a slow reader of events before it is reset.",
+        ),
+    ] = 8_388_608
+    retry_seconds: Annotated[
+        float,
+        Meta(ge=0, le=60, description="Seconds a write is retried when Redis does not answer."),
+    ] = 5.0
+
+
+_ListEntry = Annotated[str, Meta(min_length=1)]
+
+
+class ApiOptions(Section, frozen=True):
+    """The local HTTP API."""
+
+    socket: Annotated[
+        str, Meta(description="Path of the Unix socket. Empty: in the runtime folder.")
+    ] = ""
+    host: Annotated[
+        str, Meta(description="Loopback address to listen on as well. Empty: no TCP.")
+    ] = ""
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="TCP port, when host is set. 0: a free one.")
+    ] = 0
+    token_file: Annotated[
+        str, Meta(description="Path of the bearer token's file. Empty: beside the socket.")
+    ] = ""
+    allowed_hosts: Annotated[
+        list[_ListEntry],
+        Meta(description="Host headers accepted beside the API's own address, exactly."),
+    ] = []
+    allowed_origins: Annotated[
+        list[_ListEntry],
+        Meta(description="Origins of web pages that may call the API, exactly."),
+    ] = []
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, le=16_777_216, description="Bytes of a request's body at most.")
+    ] = 1_048_576
+    max_group_operations: Annotated[
+        int, Meta(ge=1, le=1024, description="Operations in one request at most.")
+    ] = 64
+
+
+class DebugOptions(Section, frozen=True):
+    """What the daemon tells about itself."""
+
+    sessions: Annotated[
+        bool, Meta(description="Log every session's operations in detail; never their bodies.")
+    ] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least level logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description="Format of log lines. auto: console on a terminal, else json."),
+    ] = "auto"
+
+
+class Configuration(Section, frozen=True):
+    """All options of a daemon."""
+
+    persistence: PersistenceOptions = msgspec.field(default_factory=PersistenceOptions)
+    retention: RetentionOptions = msgspec.field(default_factory=RetentionOptions)
+    performance: PerformanceOptions = msgspec.field(default_factory=PerformanceOptions)
+    security: SecurityOptions = msgspec.field(default_factory=SecurityOptions)
+    redis: RedisOptions = msgspec.field(default_factory=RedisOptions)
+    sync: SyncOptions = msgspec.field(default_factory=SyncOptions)
+    api: ApiOptions = msgspec.field(default_factory=ApiOptions)
+    debug: DebugOptions = msgspec.field(default_factory=DebugOptions)
+
+
+RUNTIME_OPTIONS: frozenset[str] = frozenset({"debug.sessions", "debug.log_level"})
+"""Dotted names of the options that may change while the daemon runs."""

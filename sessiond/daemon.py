@@ -1,0 +1,308 @@
+"""The daemon: the one place where everything is put together, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from sessiond import __version__, config, sockets
+from sessiond.api.guard import Guard
+from sessiond.api.handlers import Handlers, Services
+from sessiond.api.routes import routes
+from sessiond.api.schema import openapi
+from sessiond.api.server import ApiServer, application
+from sessiond.api.sse import EventStreams
+from sessiond.api.system import System
+from sessiond.config import Configuration
+from sessiond.core import Core, ServerFacts, check_server
+from sessiond.errors import ConfigurationError, SessiondError
+from sessiond.logs import Logs
+from sessiond.paths import api_socket, data_folder, runtime_folder
+from sessiond.service.clock import system_clock
+from sessiond.service.status import Health, InstanceStatus, KeyContent, ServerStatus, Status
+from sessiond.store.committer import Committed, Draft
+from sessiond.store.embedded.server import (
+    EmbeddedServer,
+    ServerOptions,
+    find_binary,
+    last_used_binary,
+)
+from sessiond.store.inspection import read_key
+
+_BEAT_SECONDS = 5.0
+_LIFETIME_MS = 20_000
+_GRACE_SECONDS = 10.0
+_WAIT_FOR_REDIS_SECONDS = 5.0
+
+
+class Daemon:
+    """One sidecar, from `start` to `stop`."""
+
+    def __init__(self, configuration: Configuration, environ: Mapping[str, str]) -> None:
+        self.configuration = configuration
+        self.socket_path = api_socket(configuration.api.socket, environ)
+        self.address: str | None = None
+        self._environ = environ
+        self._logs = Logs(configuration.debug)
+        self._log = self._logs.logger
+        self._instance = configuration.sync.instance or _host_name()
+        self._began = time.monotonic()
+        self._embedded: EmbeddedServer | None = None
+        self._core: Core | None = None
+        self._facts = ServerFacts("", "", limited=False)
+        self._server: ApiServer | None = None
+        self._streams = EventStreams(configuration.sync.heartbeat_seconds)
+        self._beating: asyncio.Task[None] | None = None
+        self._token_file = (
+            Path(configuration.api.token_file).expanduser()
+            if configuration.api.token_file
+            else self.socket_path.with_name("api.token")
+        )
+
+    async def run(self) -> None:
+        """Start, work until SIGTERM or SIGINT, and stop."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for wanted in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(wanted, stopped.set)
+        try:
+            await self.start()
+            _notify("READY=1")
+            await stopped.wait()
+            _notify("STOPPING=1")
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Start the embedded server if there is to be one, then serve.
+
+        Raises:
+            ConfigurationError, FolderHeld, EmbeddedServerFailed, StoreUnavailable.
+        """
+        url = self.configuration.redis.url or await self._start_embedded()
+        self._core = Core(url, self.configuration, instance=self._instance)
+        self._facts = await self._reach(self._core)
+        check_server(self._facts)
+        self._trace_sessions()
+        listening = self._bind()
+        self._server = self._api(self._core, listening)
+        await self._server.start(listening)
+        await self._beat_once()
+        self._beating = asyncio.create_task(self._beat())
+        self._log.info(
+            "daemon.started",
+            instance=self._instance,
+            socket=str(self.socket_path),
+            address=self.address,
+            server=self._facts.version,
+            duration_ms=round((time.monotonic() - self._began) * 1000),
+        )
+
+    async def stop(self) -> None:
+        """Finish what was accepted, then stop everything that was started."""
+        if self._beating:
+            self._beating.cancel()
+        if self._server:
+            self._streams.close()
+            await self._server.stop(_GRACE_SECONDS)
+        if self._core:
+            with contextlib.suppress(SessiondError):
+                await self._core.store.leave(self._instance)
+            with contextlib.suppress(SessiondError):
+                await self._core.close()
+        if self._embedded:
+            await self._embedded.stop()
+        if self._server:
+            self.socket_path.unlink(missing_ok=True)
+            self._log.info("daemon.stopped", instance=self._instance)
+
+    async def health(self) -> Health:
+        """Tell whether the daemon and its Redis can work."""
+        try:
+            await self._running.facts()
+        except SessiondError as error:
+            return Health(status=error.code, version=__version__, ready=False)
+        return Health(status="ok", version=__version__, ready=True)
+
+    async def status(self) -> Status:
+        """Tell what the daemon does."""
+        core = self._running
+        began = time.perf_counter()
+        self._facts = await core.facts()
+        ping_ms = round((time.perf_counter() - began) * 1000, 2)
+        now = system_clock()
+        instances = await core.store.instances()
+        return Status(
+            version=__version__,
+            instance=self._instance,
+            pid=os.getpid(),
+            uptime_seconds=round(time.monotonic() - self._began, 1),
+            socket=str(self.socket_path),
+            address=self.address,
+            token_file=str(self._token_file) if self.address else None,
+            server=self._server_status(ping_ms),
+            sessions=await core.store.count(),
+            subscribers=core.feeds.subscribers,
+            lag=core.feeds.lag,
+            bus_connected=core.bus.connected,
+            instances=[
+                InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
+                for name, seen in sorted(instances.items())
+            ],
+        )
+
+    def options(self) -> dict[str, str]:
+        """Return the options in force, secrets hidden."""
+        return {
+            row.key: config.displayed(self.configuration, row.key) for row in config.option_table()
+        }
+
+    def change_options(self, changes: dict[str, str]) -> dict[str, str]:
+        """Change options of the running daemon, all or none, and return all."""
+        changed = self.configuration
+        for name, text in changes.items():
+            changed = config.with_value(changed, name, text)
+            if name not in config.RUNTIME_OPTIONS:
+                raise ConfigurationError(
+                    f"{name} cannot change while the daemon runs",
+                    hint=f"set it in sessions.yaml and restart; "
+                    f"these can: {', '.join(sorted(config.RUNTIME_OPTIONS))}",
+                )
+        self.configuration = changed
+        self._logs.level = changed.debug.log_level
+        self._trace_sessions()
+        return self.options()
+
+    async def read_key(self, key: str, limit: int) -> KeyContent:
+        """Return what a key of ours holds."""
+        core = self._running
+        kind, items, content = await read_key(core.redis, core.keys, key, limit)
+        return KeyContent(key=key, type=kind, items=items, content=content)
+
+    @property
+    def _running(self) -> Core:
+        if self._core is None:
+            raise RuntimeError("the daemon was not started")
+        return self._core
+
+    def _bind(self) -> list[socket.socket]:
+        bound = [sockets.bind_unix(self.socket_path)]
+        api = self.configuration.api
+        if api.host:
+            bound.append(sockets.bind_tcp(api.host, api.port))
+            host = f"[{api.host}]" if ":" in api.host else api.host
+            self.address = f"http://{host}:{bound[-1].getsockname()[1]}"
+        return bound
+
+    def _api(self, core: Core, listening: list[socket.socket]) -> ApiServer:
+        api = self.configuration.api
+        guard = Guard(
+            token=sockets.token(self._token_file) if api.host else "",
+            port=listening[-1].getsockname()[1] if api.host else None,
+            allowed_hosts=api.allowed_hosts,
+            allowed_origins=api.allowed_origins,
+        )
+        services = Services(core.sessions, core.messages, core.documents, core.feeds, self._streams)
+        system = System(self)
+        table = routes(Handlers(services), system)
+        system.openapi_document = openapi(table)
+        return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
+
+    async def _start_embedded(self) -> str:
+        options = embedded_options(self.configuration, self._environ)
+        self._embedded = EmbeddedServer(options, self._log)
+        await self._embedded.start()
+        return self._embedded.url
+
+    async def _reach(self, core: Core) -> ServerFacts:
+        deadline = time.monotonic() + _WAIT_FOR_REDIS_SECONDS
+        while True:
+            try:
+                return await core.facts()
+            except SessiondError as error:
+                if not error.temporary or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+
+    def _server_status(self, ping_ms: float) -> ServerStatus:
+        embedded = self._embedded
+        url = embedded.url if embedded else self.configuration.redis.url
+        shown = config.shown_address(url)
+        return ServerStatus(
+            url=shown,
+            owned=embedded is not None,
+            version=self._facts.version,
+            ping_ms=ping_ms,
+            redis_cli=embedded.cli_command if embedded else f"redis-cli -u {shown}",
+        )
+
+    def _trace_sessions(self) -> None:
+        on = self.configuration.debug.sessions
+        self._running.store.on_commit = self._log_commit if on else None
+
+    def _log_commit(self, session_id: str, group: list[Draft], committed: Committed) -> None:
+        for draft, position in zip(group, committed.positions, strict=True):
+            self._log.info(
+                f"session.{draft.op.replace('.', '_')}",
+                session_id=session_id,
+                id=draft.id,
+                position=str(position),
+                bytes=len(draft.json),
+                client=draft.client or None,
+                workspace=committed.workspace,
+                duplicate=committed.duplicate,
+            )
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            with contextlib.suppress(SessiondError):  # away: readiness tells it
+                await self._beat_once()
+
+    async def _beat_once(self) -> None:
+        await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)
+
+
+def embedded_options(configuration: Configuration, environ: Mapping[str, str]) -> ServerOptions:
+    """Return where and how the embedded server is to run.
+
+    Raises:
+        EmbeddedServerFailed: no usable server program was found.
+    """
+    embedded = configuration.redis.embedded
+    if embedded.directory:
+        folder = Path(embedded.directory).expanduser()
+    else:
+        folder = data_folder(environ) / "redis"
+    last_used = last_used_binary(folder)
+    return ServerOptions(
+        directory=folder,
+        socket=runtime_folder(environ) / "redis.sock",
+        port=embedded.port,
+        appendfsync=embedded.appendfsync,
+        binary=find_binary(embedded.binary, environ, last_used=last_used),
+    )
+
+
+def _host_name() -> str:
+    """Return this machine's name, as far as it can be part of an origin."""
+    name = "".join(
+        c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in socket.gethostname()
+    )
+    return name.lstrip("-_.")[:64] or "host"
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, if it started us and waits to hear (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier, contextlib.suppress(OSError):
+        notifier.connect("\0" + address[1:] if address.startswith("@") else address)
+        notifier.sendall(state.encode())

@@ -1,0 +1,62 @@
+"""What a daemon tells of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class Health(Struct, kw_only=True):
+    """A daemon that answers; `ready` when its Redis does too."""
+
+    status: str
+    version: str
+    ready: bool
+
+
+class ServerStatus(Struct, kw_only=True):
+    """The Redis behind a daemon. `owned`: the daemon started it; `ping_ms`: one round trip."""
+
+    url: str
+    owned: bool
+    version: str
+    ping_ms: float
+    redis_cli: str
+
+
+class InstanceStatus(Struct, kw_only=True):
+    """A daemon that shares this Redis, and how long ago it was last heard of."""
+
+    name: str
+    seen_seconds_ago: float
+
+
+class Status(Struct, kw_only=True):
+    """A daemon, its server, and what passes through it.
+
+    `lag`: announcements heard but not yet handed on to subscribers.
+    """
+
+    version: str
+    instance: str
+    pid: int
+    uptime_seconds: float
+    socket: str
+    address: str | None
+    token_file: str | None
+    server: ServerStatus
+    sessions: int
+    subscribers: int
+    lag: int
+    bus_connected: bool
+    instances: list[InstanceStatus]
+
+
+class KeyContent(Struct, kw_only=True):
+    """What a key in Redis holds: JSON inside it decoded, at most `limit` of its items."""
+
+    key: str
+    type: str
+    items: int
+    content: Any

@@ -95,7 +95,7 @@ class DaemonClient:
         if response.status >= 400:  # noqa: PLR2004 - where errors begin
             raise rebuilt(content, response.status)
         version = response.headers.get("ETag", "").strip('"')
-        answer = msgspec.json.decode(content, type=kind) if content else None
+        answer = msgspec.json.decode(content, type=kind) if content and kind else None
         return answer, version  # type: ignore[return-value]
 
     async def create(self, new: NewSession, *, key: str = "") -> Session:

@@ -12,7 +12,6 @@ from sessiond.model import (
     Message,
     NewMessage,
     Part,
-    RecordId,
     VersionedMessage,
     Written,
     WrittenRecord,
@@ -34,13 +33,7 @@ from sessiond.store.committer import Committed, Draft
 from sessiond.store.log import PAGE
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.entry import Entry
-from sessiond.sync.parts import (
-    assemble,
-    check_part,
-    check_parts,
-    derived_content,
-    derived_tool_calls,
-)
+from sessiond.sync.parts import assemble, check_part, completed
 from sessiond.sync.position import Position
 from sessiond.sync.replica import Conversation
 
@@ -220,23 +213,12 @@ class Messages:
 
     def _complete(self, session_id: str, new: NewMessage, request: Request, index: int) -> Message:
         """Return the message with what its writer left out."""
-        check_parts(new)
         ms = self._around.clock()
-        if new.id:
-            message_id: RecordId = new.id
-        elif request.key:
+        if request.key:
             message_id = derived_id("msg", session_id, request.key, str(index))
         else:
             message_id = new_id("msg", ms, self._around.entropy)
-        return Message(
-            id=message_id,
-            timestamp=new.timestamp or moment(ms),
-            role=new.role,
-            content=derived_content(new.parts) if new.parts else new.content or "",
-            tool_calls=derived_tool_calls(new.parts) if new.parts else new.tool_calls or [],
-            metadata=new.metadata,
-            parts=new.parts,
-        )
+        return completed(new, message_id, moment(ms))
 
     async def _appended_before(
         self, session_id: str, given: list[NewMessage], messages: list[Message]

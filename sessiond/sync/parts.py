@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from sessiond.model import Message, NewMessage, Part
 
 _MESSAGE = msgspec.json.Decoder(Message)
 _PART = msgspec.json.Decoder(Part)
+_OWN = "own-"
 
 
 def derived_content(parts: Iterable[Part]) -> str:
@@ -27,22 +29,56 @@ def derived_tool_calls(parts: Iterable[Part]) -> list[Any]:
     return [part["tool"] for part in parts if part.get("type") == "tool" and "tool" in part]
 
 
-def with_parts(message: Message, parts: list[Part]) -> Message:
-    """Return the message with these parts, and with what is derived from them.
+def completed(new: NewMessage, message_id: str, timestamp: datetime) -> Message:
+    """Return the message that a writer gave, with what it left out.
 
-    What a message said before it had any parts stays in front.
+    Raises:
+        InvalidInput: see check_parts.
     """
-    own_content = message.content if message.parts is UNSET else ""
-    own_calls = message.tool_calls if message.parts is UNSET else []
+    check_parts(new)
+    return Message(
+        id=new.id or message_id,
+        timestamp=new.timestamp or timestamp,
+        role=new.role,
+        content=derived_content(new.parts) if new.parts else new.content or "",
+        tool_calls=derived_tool_calls(new.parts) if new.parts else new.tool_calls or [],
+        metadata=new.metadata,
+        parts=new.parts,
+    )
+
+
+def parts_of(message: Message) -> list[Part]:
+    """Return a message's parts; what one without parts says itself counts as its first."""
+    if message.parts is not UNSET:
+        return message.parts
+    parts: list[Part] = []
+    if message.content:
+        parts.append({"id": f"{_OWN}content", "type": "text", "text": message.content})
+    for index, call in enumerate(message.tool_calls):
+        parts.append({"id": f"{_OWN}call-{index}", "type": "tool", "tool": call})
+    return parts
+
+
+def with_parts(message: Message, parts: list[Part]) -> Message:
+    """Return the message with these parts, and with what is derived from them."""
     return Message(
         id=message.id,
         timestamp=message.timestamp,
         role=message.role,
-        content="\n".join(filter(None, (own_content, derived_content(parts)))),
-        tool_calls=[*own_calls, *derived_tool_calls(parts)],
+        content=derived_content(parts),
+        tool_calls=derived_tool_calls(parts),
         metadata=message.metadata,
         parts=parts,
     )
+
+
+def edited(before: Message, body: Message) -> Message:
+    """Return a message whose body was written anew; parts written on their own stay."""
+    if before.parts is UNSET:
+        return body
+    own = parts_of(body) if body.parts is UNSET else []
+    others = [part for part in before.parts if not part["id"].startswith(_OWN)]
+    return with_parts(body, own + others)
 
 
 def assemble(body: bytes, changed: Mapping[str, bytes | None]) -> bytes:
@@ -53,7 +89,7 @@ def assemble(body: bytes, changed: Mapping[str, bytes | None]) -> bytes:
         changed: part id → the part as put since, or None for a removed one, oldest first.
     """
     message = _MESSAGE.decode(body)
-    parts = {part["id"]: part for part in message.parts} if message.parts else {}
+    parts = {part["id"]: part for part in parts_of(message)}
     for part_id, part in changed.items():
         if part is None:
             parts.pop(part_id, None)

@@ -1,0 +1,406 @@
+"""The Python API: `SessionManager` and the sessions it gives.
+
+```python
+async with SessionManager.connect() as manager:
+    session = await manager.create(user_id="user123", preferences={"theme": "dark"})
+    await session.add_message(role="user", content="Help me analyze this codebase")
+    session.context.active_files.append("README.md")
+    await session.save()
+    async for event in session.subscribe():
+        ...
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket as sockets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+from msgspec import UNSET
+
+from sessiond import model
+from sessiond.backend import Backend, RawEvent
+from sessiond.client import DaemonClient
+from sessiond.config import Configuration, RedisOptions, SyncOptions
+from sessiond.core import Core
+from sessiond.direct import DirectBackend
+from sessiond.errors import InvalidInput, SessiondError
+from sessiond.model import (
+    Context,
+    Live,
+    Message,
+    Metadata,
+    NewMessage,
+    NewSession,
+    Operation,
+    Part,
+    Preferences,
+    Reset,
+    SessionPage,
+    WrittenRecord,
+)
+from sessiond.paths import api_socket
+from sessiond.service.clock import moment, system_clock
+from sessiond.service.identity import new_id
+from sessiond.sync.parts import check_part, completed
+from sessiond.sync.view import SessionView
+
+Outcome = TypeVar("Outcome")
+Event = Operation | Live | Reset
+
+_TRIES = 5
+_FIRST_PAUSE_SECONDS = 0.1
+_PAGE = 500
+_OPERATION = msgspec.json.Decoder(Operation)
+_LIVE = msgspec.json.Decoder(Live)
+_RESET = msgspec.json.Decoder(Reset)
+
+
+class SessionManager:
+    """Creates, loads, lists and deletes sessions, through the local daemon or directly on Redis.
+
+    Both ways behave the same. Through a daemon is the usual one; directly suits programs that
+    run where no daemon does.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        socket: str = "",
+        address: str = "",
+        token: str = "",
+        name: str = "",
+        environ: Mapping[str, str] = os.environ,
+    ) -> SessionManager:
+        """Use a daemon: the local one by default.
+
+        Args:
+            socket: the daemon's Unix socket; or
+            address: `http://127.0.0.1:PORT`, with
+            token: the content of the daemon's token file.
+            name: how this program is to be named in the origin of what it writes.
+            environ: where the default socket is looked up.
+        """
+        if not socket and not address:
+            socket = str(api_socket(environ.get("SESSIOND_API_SOCKET", ""), environ))
+        return cls(DaemonClient(socket=socket, address=address, token=token, name=name))
+
+    @classmethod
+    def on_redis(
+        cls, url: str, *, name: str = "", workspace: str = "default", namespace: str = "sessiond"
+    ) -> SessionManager:
+        """Use a Redis directly; must be called where an event loop runs.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://`.
+            name: under which this program writes; its host's name by default.
+            workspace: where sessions belong that do not say.
+            namespace: the first word of all keys.
+        """
+        configuration = Configuration(
+            redis=RedisOptions(url=url, namespace=namespace), sync=SyncOptions(workspace=workspace)
+        )
+        instance = name or sockets.gethostname().replace(":", "-") or "program"
+        return cls(DirectBackend(Core(url, configuration, instance=instance)))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of connections; what was accepted is written first."""
+        await self._backend.close()
+
+    async def create(
+        self,
+        *,
+        user_id: str | None = None,
+        preferences: Preferences | None = None,
+        context: Context | None = None,
+        session_id: str | None = None,
+        title: str | None = None,
+        workspace: str | None = None,
+        environment: str = "development",
+        user_agent: str = "",
+    ) -> Session:
+        """Create a session.
+
+        Raises:
+            AlreadyExists: the id is taken.
+            SessionDeleted: the id belonged to a session that was deleted.
+            InvalidInput, DaemonUnreachable, StoreUnavailable.
+        """
+        new = NewSession(
+            session_id=session_id or UNSET,
+            user_id=user_id or UNSET,
+            title=title or UNSET,
+            workspace=workspace or UNSET,
+            environment=environment,
+            user_agent=user_agent,
+            context=context or Context(),
+            preferences=preferences or {},
+        )
+        key = _new_key()
+        return Session(self._backend, await _retried(lambda: self._backend.create(new, key=key)))
+
+    async def load(self, session_id: str) -> Session:
+        """Load a session.
+
+        Raises:
+            NotFound, SessionDeleted: there is none, or no more.
+        """
+        return Session(self._backend, await _retried(lambda: self._backend.load(session_id)))
+
+    async def list(
+        self, *, cursor: str | None = None, limit: int = 50, **filters: str
+    ) -> SessionPage:
+        """List sessions, the most recently active first.
+
+        Args:
+            cursor: `cursor` of the page before.
+            limit: sessions on a page, at most 500.
+            filters: any of workspace, status, user_id, environment.
+        """
+        return await _retried(
+            lambda: self._backend.list_sessions(cursor=cursor, limit=limit, **filters)
+        )
+
+    async def delete(self, session_id: str, *, expected: str = "") -> None:
+        """Delete a session; its id is never used again.
+
+        Args:
+            session_id: which.
+            expected: only if the session is still at this position.
+
+        Raises:
+            VersionMismatch: it has moved on.
+            NotFound, SessionDeleted: there is none, or no more.
+        """
+        await self._backend.delete(session_id, expected=expected)
+
+
+class Session:
+    """A session as this program sees it: its state, and ways to change it.
+
+    `context` and `preferences` may be changed in place; `save` sends what changed. The state
+    follows the log while `subscribe` is iterated, and at `refresh`.
+    """
+
+    def __init__(self, backend: Backend, loaded: model.Session) -> None:
+        self._backend = backend
+        self._view = SessionView(loaded)
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._view.metadata.session_id
+
+    @property
+    def metadata(self) -> Metadata:
+        """The specification's metadata."""
+        return self._view.metadata
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation, in the order that is the same for all."""
+        return self._view.messages
+
+    @property
+    def context(self) -> Context:
+        """The working context; change it in place and `save`."""
+        return self._view.context
+
+    @property
+    def preferences(self) -> Preferences:
+        """The preferences; change them in place and `save`."""
+        return self._view.preferences
+
+    @property
+    def position(self) -> str:
+        """The position in the log that this state stands for."""
+        return self._view.position
+
+    async def add_message(self, **fields: Any) -> Message:
+        """Append a message: role, content, tool_calls, metadata, parts, and id or timestamp.
+
+        Raises:
+            InvalidInput: it is not a message.
+            AlreadyExists: the id is taken by another message.
+            SessionDeleted: the session is gone.
+        """
+        return (await self.add_messages([_new_message(fields)]))[0]
+
+    async def add_messages(self, messages: list[NewMessage]) -> list[Message]:
+        """Append messages as one group, at consecutive offsets, or none of them."""
+        now = system_clock()
+        for new in messages:
+            new.id = new.id or new_id("msg", now, secrets.token_bytes)
+            new.timestamp = new.timestamp or moment(now)
+        added = [completed(new, str(new.id), moment(now)) for new in messages]
+        key = _new_key()
+        written = await _retried(lambda: self._backend.append(self.id, messages, key=key))
+        if not self._view.take_written(added, written):
+            await self._catch_up()
+        return added
+
+    async def edit_message(
+        self, message_id: str, *, expected: str = "", **fields: Any
+    ) -> WrittenRecord:
+        """Change fields of a message: role, content, tool_calls, metadata.
+
+        Raises:
+            VersionMismatch: the message is no longer at the expected version.
+            NotFound, InvalidInput, SessionDeleted.
+        """
+        edit = partial(self._backend.edit, self.id, message_id, fields, expected=expected)
+        return await self._write(edit)
+
+    async def remove_message(self, message_id: str, *, expected: str = "") -> WrittenRecord:
+        """Remove a message from the conversation.
+
+        Raises:
+            VersionMismatch, NotFound, SessionDeleted.
+        """
+        remove = partial(self._backend.remove, self.id, message_id, expected=expected)
+        return await self._write(remove)
+
+    async def put_part(self, message_id: str, part: Part, *, expected: str = "") -> WrittenRecord:
+        """Write a part of a message: a new one, or the one with its id anew.
+
+        Raises:
+            InvalidInput: the part has no id or type.
+            VersionMismatch, NotFound, SessionDeleted.
+        """
+        check_part(part)
+        put = partial(self._backend.put_part, self.id, message_id, part["id"], part)
+        return await self._write(partial(put, expected=expected))
+
+    async def remove_part(
+        self, message_id: str, part_id: str, *, expected: str = ""
+    ) -> WrittenRecord:
+        """Remove a part of a message.
+
+        Raises:
+            VersionMismatch, NotFound, SessionDeleted.
+        """
+        remove = partial(self._backend.remove_part, self.id, message_id, part_id)
+        return await self._write(partial(remove, expected=expected))
+
+    async def _write(self, write: Callable[..., Awaitable[WrittenRecord]]) -> WrittenRecord:
+        written = await _retried(partial(write, key=_new_key()))
+        await self._catch_up()
+        return written
+
+    async def _catch_up(self) -> None:
+        """Bring this state to the log's end."""
+        while True:
+            page = await _retried(lambda: self._backend.operations(self.id, after=self.position))
+            if page.reset:
+                await self.refresh()
+                return
+            for operation in page.operations:
+                self._view.apply(operation)
+            if len(page.operations) < _PAGE:
+                return
+
+    async def save(self) -> None:
+        """Send what changed in `context` and `preferences` since they were loaded or saved.
+
+        Raises:
+            VersionMismatch: somebody else changed the document meanwhile. Nothing of it was
+                written and the change is still here: `refresh`, look, and decide.
+        """
+        for name, value, version in self._view.changed_documents():
+            change = partial(
+                self._backend.change_document,
+                self.id,
+                name,
+                value,
+                replace=True,
+                expected=version,
+                key=_new_key(),
+            )
+            self._view.take_document(await _retried(change))
+
+    async def refresh(self) -> None:
+        """Load the session anew; unsaved changes are dropped."""
+        self._view = SessionView(await _retried(lambda: self._backend.load(self.id)))
+
+    async def send_live(self, body: Any) -> None:
+        """Announce something passing, such as typing, to whoever listens now; it is not stored."""
+        await self._backend.send_live(self.id, body)
+
+    async def subscribe(self, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Yield what happens to the session, as it happens, and keep this state up to date.
+
+        It begins after this state's own position, so that nothing is missed in between, and
+        ends when the session is deleted. `Reset` means that the history is another one now:
+        this state was emptied and the log follows from its beginning.
+
+        Args:
+            after: a position to begin after instead.
+        """
+        async with self._backend.events(self.id, after or self.position) as events:
+            async for raw in events:
+                event = _decoded(raw)
+                if event is None:
+                    continue
+                self._view.apply(event)
+                yield event
+                if raw.name == "session.delete":
+                    return
+
+
+def _decoded(raw: RawEvent) -> Event | None:
+    match raw.name:
+        case "live":
+            return _LIVE.decode(raw.data)
+        case "reset":
+            return _RESET.decode(raw.data)
+        case "positions":
+            return None
+        case _:
+            return _OPERATION.decode(raw.data)
+
+
+def _new_message(fields: dict[str, Any]) -> NewMessage:
+    try:
+        return msgspec.convert(fields, NewMessage)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"this is not a message: {error}") from error
+
+
+def _new_key() -> str:
+    return secrets.token_hex(16)
+
+
+async def _retried(call: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """Repeat a call that failed for a passing reason; every call carries its own key."""
+    pause = _FIRST_PAUSE_SECONDS
+    for _ in range(_TRIES - 1):
+        try:
+            return await call()
+        except SessiondError as error:
+            if not error.temporary:
+                raise
+        await asyncio.sleep(pause)
+        pause *= 2
+    return await call()

@@ -95,8 +95,8 @@ def translate(error: RedisError) -> SessiondError:
 class DirectConnections:
     """A few connections without a pool's bookkeeping: one command in flight on each.
 
-    The commit path spends more time in the pool and in packing arguments than on the wire;
-    here a command costs about half. Callers beyond `size` wait their turn.
+    The commit path would spend more time in the pool, its timeouts and the packing of arguments
+    than on the wire. Callers beyond `size` wait their turn.
 
     Args:
         client: whose address and credentials are used.
@@ -109,6 +109,7 @@ class DirectConnections:
         self._timeout_seconds = timeout_seconds
         self._idle: list[AbstractConnection] = []
         self._free = asyncio.Semaphore(size)
+        self._loop = asyncio.get_running_loop()
 
     async def execute(self, *arguments: Any) -> Any:
         """Send one command and return its answer.
@@ -119,22 +120,20 @@ class DirectConnections:
         """
         async with self._free:
             connection = self._idle.pop() if self._idle else self._new()
+            watchdog = self._loop.call_later(self._timeout_seconds, _hang_up, connection)
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                if not connection.is_connected:
                     await connection.connect()
-                    await connection.send_packed_command(
-                        pack_command(arguments), check_health=False
-                    )
-                    answer = await connection.read_response()
+                await connection.send_packed_command(pack_command(arguments), check_health=False)
+                answer = await connection.read_response()
             except ResponseError:
                 self._idle.append(connection)
                 raise
-            except TimeoutError as error:
-                await connection.disconnect(nowait=True)
-                raise RedisTimeoutError(f"no answer within {self._timeout_seconds:g} s") from error
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
+            finally:
+                watchdog.cancel()
             self._idle.append(connection)
             return answer
 
@@ -146,6 +145,11 @@ class DirectConnections:
     def _new(self) -> AbstractConnection:
         options = dict(self._pool.connection_kwargs) | {"socket_timeout": None}
         return self._pool.connection_class(**options)
+
+
+def _hang_up(connection: AbstractConnection) -> None:
+    """End a connection whose answer is overdue: who waits for it gets a ConnectionError."""
+    asyncio.ensure_future(connection.disconnect(nowait=True))
 
 
 async def answered(command: Awaitable[Any]) -> Any:

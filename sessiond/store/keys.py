@@ -101,6 +101,8 @@ _LOG_KINDS = (
     "preferences",
 )
 
+_REMEMBERED = 4096
+
 
 class Keys:
     """Names of keys and channels below one namespace (`redis.namespace`, "sessiond" by default)."""
@@ -109,6 +111,7 @@ class Keys:
         self.namespace = namespace
         self.sessions = self._name("sessions")
         self.instances = self._name("instances")
+        self._logs: dict[str, tuple[str, ...]] = {}
         self.workspace_events_pattern = self._name("workspace_events", "%s")
 
     def _name(self, kind: str, value: str = "") -> str:
@@ -139,9 +142,15 @@ class Keys:
         """Hash of one document: `metadata`, `context` or `preferences`."""
         return self._name(name, session_id)
 
-    def log(self, session_id: str) -> list[str]:
+    def log(self, session_id: str) -> tuple[str, ...]:
         """Return the keys that the commit script declares, in its order."""
-        return [self._name(kind, session_id) for kind in _LOG_KINDS]
+        names = self._logs.get(session_id)
+        if names is None:
+            if len(self._logs) >= _REMEMBERED:
+                self._logs.clear()
+            names = tuple(self._name(kind, session_id) for kind in _LOG_KINDS)
+            self._logs[session_id] = names
+        return names
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

@@ -12,14 +12,14 @@ from redis.exceptions import NoScriptError
 
 Execute = Callable[..., Awaitable[Any]]
 _FILES = {
-    "session.create": "create",
-    "message.append": "append",
-    "message.edit": "edit",
-    "message.remove": "remove",
-    "part.put": "put_part",
-    "part.remove": "remove_part",
-    "document.change": "change",
-    "session.delete": "delete",
+    "session.create": ("documents", "create"),
+    "message.append": ("append",),
+    "message.edit": ("records", "edit"),
+    "message.remove": ("records", "remove"),
+    "part.put": ("records", "put_part"),
+    "part.remove": ("records", "remove_part"),
+    "document.change": ("documents", "change"),
+    "session.delete": ("delete",),
 }
 OPERATIONS = frozenset(_FILES)
 """Every operation that a log can hold."""
@@ -60,5 +60,5 @@ def commit_script(operations: frozenset[str]) -> Script:
     Only the verbs it needs are part of it: setting up all of them would cost a single append
     a third more time in the server.
     """
-    verbs = (_read(_FILES[op]) for op in sorted(operations))
-    return Script(_read("log"), *verbs, _read("commit"))
+    names = dict.fromkeys(name for op in sorted(operations) for name in _FILES[op])
+    return Script(_read("log"), *map(_read, names), _read("commit"))

@@ -3,17 +3,20 @@
 --   errors: already-exists with the offset where that message id was first written
 
 verbs['message.append'] = {
-  check = function(operation, appended)
+  check = function(operation, group)
     local id = ARGV[operation + ID]
-    local known = redis.call('HGET', MESSAGES, id)
+    local known = appended_ids[id] or redis.call('HGET', MESSAGES, id)
     if known then return 'already-exists', string.match(known, '^%d+') end
-    if appended then
-      if appended[id] then return 'invalid-input', 'the group has the message id ' .. id .. ' twice' end
-      appended[id] = true
+    if group then
+      if group[id] then return 'invalid-input', 'the group has the message id ' .. id .. ' twice' end
+      group[id] = true
     end
   end,
   write = function(operation)
-    redis.call('HSET', MESSAGES, ARGV[operation + ID], string.format('%d', session.version))
+    local id, offset = ARGV[operation + ID], string.format('%d', session.version)
+    local size = #appended
+    appended[size + 1], appended[size + 2] = id, offset
+    appended_ids[id] = offset
     session.total_messages = session.total_messages + 1
   end,
 }

@@ -22,7 +22,7 @@
 --
 -- Lua never rolls back: a group is checked wholly before its first write.
 
-local SESSION_ID, CHANNEL, WORKSPACE_CHANNEL, WRITER = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local SESSION_ID, WRITER = ARGV[1], ARGV[4]
 local DEDUPE_WINDOW = 2048  -- writers and keys remembered per session
 local LARGEST_CALL = 1024   -- operations in one call (sync.batch_operations at most)
 
@@ -30,102 +30,89 @@ local known_writer = redis.call('HGET', APPLIED, WRITER)
 local applied_sequence, applied_offset = string.match(known_writer or '0 0', '^(%d+) (%d+)$')
 applied_sequence, applied_offset = tonumber(applied_sequence), tonumber(applied_offset)
 
-local reply = { '' }
+local reply, replied = { '' }, 1
 local first_new = session.version
 local last_written
 local keys_used = false
 
-local function answer(...)
-  for i = 1, select('#', ...) do reply[#reply + 1] = select(i, ...) end
+local function answer(one, two, three)
+  reply[replied + 1], reply[replied + 2], reply[replied + 3] = one, two, three
+  replied = replied + (three and 3 or 2)
+end
+
+-- A sequence at or below the watermark was decided before: answer what became of the group, if
+-- it was applied. What one call wrote are neighbours in the log, so the search is short.
+local function answer_applied(group, sequence)
+  local function find(operation, wanted)
+    local offset = applied_offset
+    for _ = 0, math.min(applied_sequence - wanted, LARGEST_CALL) do
+      local entry = entry_at(offset)
+      if not entry then return nil end
+      if entry.origin == ARGV[operation + ORIGIN] then return entry, offset end
+      offset = offset - 1
+    end
+  end
+  local first, epochs = nil, {}
+  for i = 1, #group do
+    local operation = group[i]
+    local entry, offset = find(operation, sequence + i - 1)
+    if not entry then return false end
+    if entry.json ~= ARGV[operation + JSON] or entry.op ~= ARGV[operation + OP]
+      or entry.id ~= ARGV[operation + ID] then
+      answer('error', 'sequence-reused', ARGV[operation + ORIGIN])
+      return true
+    end
+    first = first or offset
+    epochs[i] = entry.epoch
+  end
+  answer('duplicate', first)
+  for i = 1, #epochs do reply[replied + i] = epochs[i] end
+  replied = replied + #epochs
   return true
 end
 
--- A sequence at or below the watermark was decided before: find what became of it. What one
--- call wrote are neighbours in the log, so the search is short.
-local function find_applied(operation, sequence)
-  local offset = applied_offset
-  for _ = 0, math.min(applied_sequence - sequence, LARGEST_CALL) do
-    local entry = entry_at(offset)
-    if not entry then return nil end
-    if entry.origin == ARGV[operation + ORIGIN] then
-      local same = entry.json == ARGV[operation + JSON] and entry.op == ARGV[operation + OP]
-        and entry.id == ARGV[operation + ID]
-      return same and 'found' or 'reused', offset, entry.epoch
-    end
-    offset = offset - 1
-  end
-end
-
-local function answer_applied(group, sequence)
-  local first, epochs = nil, {}
-  for i, operation in ipairs(group) do
-    local outcome, offset, known_epoch = find_applied(operation, sequence + i - 1)
-    if not outcome then return false end
-    if outcome == 'reused' then return answer('error', 'sequence-reused', ARGV[operation + ORIGIN]) end
-    first = first or offset
-    epochs[i] = known_epoch
-  end
-  return answer('duplicate', first, unpack(epochs))
-end
-
-local function check(operation, appended)
+local function check(operation, group)
   if session.status == 'deleted' then return 'session-deleted', SESSION_ID end
   local op = ARGV[operation + OP]
   if not session.status and op ~= 'session.create' then return 'not-found', SESSION_ID end
-  local key = option(operation, 'key')
-  if key and redis.call('HEXISTS', APPLIED, key) == 1 then return 'key-used', key end
-  return verbs[op].check(operation, appended)
+  if op ~= 'message.append' then
+    store_appended()
+    local key = option(operation, 'key')
+    if key and redis.call('HEXISTS', APPLIED, key) == 1 then return 'key-used', key end
+  end
+  return verbs[op].check(operation, group)
 end
 
 local function write(operation)
-  advance(ARGV[operation + HASH])
-  verbs[ARGV[operation + OP]].write(operation)
+  local op, id, at, hash, json, origin = unpack(ARGV, operation, operation + ORIGIN)
+  advance(hash)
+  verbs[op].write(operation)
   local known_epoch = epoch()
   redis.call('XADD', CONVERSATION, string.format('%d-0', session.version),
-    'op', ARGV[operation + OP], 'at', ARGV[operation + AT], 'origin', ARGV[operation + ORIGIN],
-    'id', ARGV[operation + ID], 'epoch', known_epoch, 'json', ARGV[operation + JSON])
-  reply[#reply + 1] = known_epoch
+    'op', op, 'at', at, 'origin', origin, 'id', id, 'epoch', known_epoch, 'json', json)
+  replied = replied + 1
+  reply[replied] = known_epoch
   local key, digest = option(operation, 'key')
   if key then
     keys_used = true
     redis.call('HSET', APPLIED, key, string.format('%s %d', digest, session.version))
   end
-  if ARGV[operation + AT] > session.last_activity then session.last_activity = ARGV[operation + AT] end
+  if at > session.last_activity then session.last_activity = at end
   last_written = operation
 end
 
 local function commit(group, sequence)
   local late = sequence <= applied_sequence
   if late and answer_applied(group, sequence) then return end
-  local appended = #group > 1 and {} or nil
+  local ids = group[2] and {} or nil
   for i = 1, #group do
-    local code, detail = check(group[i], appended)
+    local code, detail = check(group[i], ids)
     if code then return answer('error', code, detail) end
   end
   if late then return answer('error', 'superseded', ARGV[group[1] + ORIGIN]) end
-  reply[#reply + 1] = 'ok'
-  reply[#reply + 1] = session.version + 1
+  answer('ok', session.version + 1)
   for i = 1, #group do write(group[i]) end
   applied_sequence, applied_offset = sequence + #group - 1, session.version
-end
-
--- Forget the half of the writers and keys whose last operation is the longest ago.
-local function prune_applied()
-  local remembered = redis.call('HGETALL', APPLIED)
-  local ages = {}
-  for i = 1, #remembered, 2 do
-    ages[#ages + 1] = { field = remembered[i], offset = tonumber(string.match(remembered[i + 1], '(%d+)$')) }
-  end
-  table.sort(ages, function(one, other) return one.offset < other.offset end)
-  for i = 1, #ages - DEDUPE_WINDOW / 2 do redis.call('HDEL', APPLIED, ages[i].field) end
-end
-
-local function announce()
-  local publication = string.format(
-    '{"session_id":"%s","position":"%s","operations":%d,"last":"%s %s"}', SESSION_ID, position(),
-    session.version - first_new, ARGV[last_written + OP], ARGV[last_written + ID])
-  redis.call('PUBLISH', CHANNEL, publication)
-  redis.call('PUBLISH', string.format(WORKSPACE_CHANNEL, session.workspace), publication)
 end
 
 local cursor, sequence = 7, tonumber(ARGV[5])
@@ -140,16 +127,30 @@ for _ = 1, tonumber(ARGV[6]) do
   commit(group, sequence)
   sequence = sequence + size
 end
-
-if last_written then
-  redis.call('HSET', METADATA, 'epoch', epoch(), 'version', session.version,
-    'last_activity', session.last_activity, 'total_messages', session.total_messages,
-    'amendments', session.amendments)
-  redis.call('HSET', APPLIED, WRITER, string.format('%d %d', applied_sequence, applied_offset))
-  if (keys_used or not known_writer) and redis.call('HLEN', APPLIED) > DEDUPE_WINDOW then
-    prune_applied()
-  end
-  announce()
-end
 reply[1] = session.workspace or ''
+if not last_written then return reply end
+
+store_appended()
+local end_position = position()
+redis.call('HSET', METADATA, 'epoch', epoch(), 'version', session.version,
+  'last_activity', session.last_activity, 'total_messages', session.total_messages,
+  'amendments', session.amendments)
+redis.call('HSET', APPLIED, WRITER, string.format('%d %d', applied_sequence, applied_offset))
+
+-- Forget the half of the writers and keys whose last operation is the longest ago.
+if (keys_used or not known_writer) and redis.call('HLEN', APPLIED) > DEDUPE_WINDOW then
+  local remembered = redis.call('HGETALL', APPLIED)
+  local ages = {}
+  for i = 1, #remembered, 2 do
+    ages[#ages + 1] = { field = remembered[i], offset = tonumber(string.match(remembered[i + 1], '(%d+)$')) }
+  end
+  table.sort(ages, function(one, other) return one.offset < other.offset end)
+  for i = 1, #ages - DEDUPE_WINDOW / 2 do redis.call('HDEL', APPLIED, ages[i].field) end
+end
+
+local publication = '{"session_id":"' .. SESSION_ID .. '","position":"' .. end_position
+  .. '","operations":' .. session.version - first_new
+  .. ',"last":"' .. ARGV[last_written + OP] .. ' ' .. ARGV[last_written + ID] .. '"}'
+redis.call('PUBLISH', ARGV[2], publication)
+redis.call('PUBLISH', string.format(ARGV[3], session.workspace), publication)
 return reply

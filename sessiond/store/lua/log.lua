@@ -16,8 +16,8 @@ local DOCUMENTS = { metadata = KEYS[1], context = KEYS[6], preferences = KEYS[7]
 local OP, ID, AT, HASH, JSON, ORIGIN, OPTIONS = 0, 1, 2, 3, 4, 5, 6
 
 -- What each operation does: op name -> { check =, write = }.
---   check(operation, appended) -> nil, or an error code and a detail; reads only.
---                                 appended: message ids of the same group, if it has several
+--   check(operation, group) -> nil, or an error code and a detail; writes nothing of its own.
+--                              group: message ids that earlier operations of the group append
 --   write(operation) -> changes everything but the log entry itself; the session's epoch and
 --                       version are already those after the operation
 local verbs = {}
@@ -64,53 +64,22 @@ local function entry_at(offset)
   return fields
 end
 
--- Calls visit(name, one, two) for each option of an operation.
-local function each_option(operation, visit)
+-- The value (and second value) of one option of an operation; nil without it.
+local function option(operation, wanted)
+  local options = ARGV[operation + OPTIONS]
+  if options == '0' then return nil end
   local first = operation + OPTIONS + 1
-  for i = first, first + 3 * tonumber(ARGV[operation + OPTIONS]) - 1, 3 do
-    visit(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  for i = first, first + 3 * tonumber(options) - 1, 3 do
+    if ARGV[i] == wanted then return ARGV[i + 1], ARGV[i + 2] end
   end
 end
 
-local function option(operation, wanted)
-  if ARGV[operation + OPTIONS] == '0' then return nil end
-  local value, second
-  each_option(operation, function(name, one, two)
-    if name == wanted then value, second = one, two end
-  end)
-  return value, second
-end
+-- Messages appended by this call: their index entries are stored by one command, before anything
+-- else reads the index, and at the end of the call.
+local appended, appended_ids = {}, {}
 
-local function set_fields(operation)
-  each_option(operation, function(document, field, value)
-    local key = DOCUMENTS[document]
-    if not key then return end
-    if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
-  end)
-end
-
--- A record's index value: "first [last [removed]]".
-local function read_index(key, id)
-  local value = redis.call('HGET', key, id)
-  if not value then return nil end
-  local first, last, removed = string.match(value, '^(%d+) ?(%d*) ?(%a*)$')
-  if last == '' then last = first end
-  return { first = first, last = last, removed = removed ~= '' }
-end
-
-local function write_index(key, id, removed)
-  local record = read_index(key, id)
-  local first = record and record.first or string.format('%d', session.version)
-  redis.call('HSET', key, id,
-    string.format(removed and '%s %d removed' or '%s %d', first, session.version))
-  session.amendments = session.amendments + 1
-end
-
--- An expected version is "epoch:offset", or an offset alone when a person typed it.
-local function check_expected(operation, record)
-  local expected = option(operation, 'expected')
-  if not expected or expected == record.last then return nil end
-  local entry = entry_at(tonumber(record.last))
-  local current = (entry and entry.epoch .. ':' or '') .. record.last
-  if expected ~= current then return 'version-mismatch', current end
+local function store_appended()
+  if #appended == 0 then return end
+  redis.call('HSET', MESSAGES, unpack(appended))
+  appended, appended_ids = {}, {}
 end

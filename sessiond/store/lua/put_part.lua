@@ -2,11 +2,11 @@
 --   errors: not-found (no such message, or the part was removed), version-mismatch
 
 verbs['part.put'] = {
-  check = function(operation, appended)
+  check = function(operation, group)
     local id = ARGV[operation + ID]
     local message_id = string.match(id, '^[^/]+')
     local message = read_index(MESSAGES, message_id)
-    if message and message.removed or not message and not (appended and appended[message_id]) then
+    if message and message.removed or not message and not (group and group[message_id]) then
       return 'not-found', message_id
     end
     local part = read_index(PARTS, id)

@@ -1,0 +1,31 @@
+"""Measure everything and print one table: `python -m tests.bench [store|daemon …]`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from tests.bench import daemons, store
+from tests.bench.machinery import Figure
+
+_GROUPS = {"store": store.figures, "daemon": daemons.figures}
+
+
+def main(chosen: list[str]) -> None:
+    """Measure the chosen groups, or all."""
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.machine()}\n")
+    print("| what | measured | target | |\n|---|---|---|---|")
+    for name, measure in _GROUPS.items():
+        if not chosen or name in chosen:
+            for found in measure():
+                print(_row(found), flush=True)
+
+
+def _row(found: Figure) -> str:
+    mark = {None: "", True: "✓", False: "✗"}[found.reached]
+    return f"| {found.name} | {found.measured} | {found.target} | {mark} |"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

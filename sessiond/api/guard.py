@@ -7,6 +7,7 @@ CVE-2025-66416, CVE-2026-22812.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 import socket
@@ -15,11 +16,30 @@ import sys
 from hashlib import sha256
 
 from aiohttp import web
+from msgspec import Struct
 
 from sessiond.errors import Forbidden, Unauthenticated, UnsupportedMediaType
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 _SOCKET_HOSTS = frozenset({"localhost", "sessiond"})
+
+
+class Peer(Struct, frozen=True):
+    """Who is at the other end of a connection; `user` is None where the system does not tell."""
+
+    is_local: bool
+    user: int | None = None
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> Peer:
+    """Return who is at the other end; asked once for each connection."""
+    bound = transport.get_extra_info("socket") if transport else None
+    if bound is None or bound.family != socket.AF_UNIX:
+        return Peer(is_local=False)
+    if sys.platform != "linux":  # pragma: no cover - there the folder's 0700 must do
+        return Peer(is_local=True)
+    raw = bound.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    return Peer(is_local=True, user=_PEER_CREDENTIALS.unpack(raw)[1])
 
 
 class Guard:
@@ -48,7 +68,7 @@ class Guard:
         self._origins = frozenset(allowed_origins)
         self._user = os.getuid()
 
-    def check(self, request: web.Request) -> None:
+    def check(self, request: web.Request, peer: Peer) -> None:
         """Let a request through, or say why not.
 
         Raises:
@@ -63,10 +83,10 @@ class Guard:
                 "requests from web pages are refused",
                 hint="list the page's origin in api.allowed_origins if you mean it",
             )
-        peer = request.transport.get_extra_info("socket") if request.transport else None
-        if peer is not None and peer.family == socket.AF_UNIX:
+        if peer.is_local:
             self._check_host(headers.get("Host"), self._socket_hosts)
-            self._check_user(peer)
+            if peer.user not in (None, self._user, 0):
+                raise Forbidden("the socket belongs to another user")
         else:
             self._check_host(headers.get("Host"), self._tcp_hosts)
             self._check_token(headers.get("Authorization"))
@@ -81,14 +101,6 @@ class Guard:
                 f"this address is not known as {(host or '')[:80]!r}",
                 hint="use localhost in the URL, or list the name in api.allowed_hosts",
             )
-
-    def _check_user(self, peer: socket.socket) -> None:
-        if sys.platform != "linux":  # pragma: no cover - there the folder's 0700 must do
-            return
-        raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-        _, user, _ = _PEER_CREDENTIALS.unpack(raw)
-        if user not in (self._user, 0):
-            raise Forbidden("the socket belongs to another user")
 
     def _check_token(self, authorization: str | None) -> None:
         scheme, _, token = (authorization or "").partition(" ")

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from sessiond import errors
-from sessiond.api.guard import Guard
+from sessiond.api.guard import Guard, Peer, peer_of
 from sessiond.api.problems import CONTENT_TYPE, problem_body, status_of
 from sessiond.api.routes import Route
 
@@ -40,7 +40,7 @@ def application(routes: list[Route], guard: Guard, *, max_body_bytes: int) -> we
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            guard.check(request)
+            guard.check(request, _peer(request))
             return await handler(request)
         except errors.SessiondError as error:
             return problem_response(error)
@@ -58,6 +58,11 @@ def application(routes: list[Route], guard: Guard, *, max_body_bytes: int) -> we
     for route in routes:
         app.router.add_route(route.method, route.path, route.handler)
     return app
+
+
+def _peer(request: web.Request) -> Peer:
+    protocol = request.protocol
+    return protocol.peer if isinstance(protocol, _Protocol) else peer_of(request.transport)
 
 
 def _route(request: web.Request) -> str:
@@ -86,6 +91,13 @@ def _from_http(
 
 class _Protocol(web.RequestHandler):
     """HTTP, with a problem document also for what is not HTTP at all."""
+
+    peer = Peer(is_local=False)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note who is at the other end."""
+        super().connection_made(transport)
+        self.peer = peer_of(transport)
 
     def handle_error(
         self,

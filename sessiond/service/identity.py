@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from base64 import b32hexencode
 from collections.abc import Callable
 from hashlib import blake2b
 
 Entropy = Callable[[int], bytes]
 """Returns that many random bytes."""
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no letters that look like digits
-_TIME_DIGITS = 9
-_RANDOM_DIGITS = 15
+_TIME_BYTES = 6
+_RANDOM_BYTES = 9
 
 
 def new_id(prefix: str, now_ms: int, entropy: Entropy) -> str:
-    """Return an id that sorts by its time: prefix, milliseconds, 75 random bits."""
-    time = _digits(now_ms, _TIME_DIGITS)
-    return f"{prefix}_{time}{_digits(int.from_bytes(entropy(10), 'big'), _RANDOM_DIGITS)}"
+    """Return an id that sorts by its time: prefix, milliseconds, 72 random bits."""
+    return f"{prefix}_{_text(now_ms.to_bytes(_TIME_BYTES, 'big') + entropy(_RANDOM_BYTES))}"
 
 
 def derived_id(prefix: str, *origins: str) -> str:
     """Return the id that always follows from the same origins: a retried request finds itself."""
-    digest = blake2b("\n".join(origins).encode(), digest_size=15).digest()
-    return f"{prefix}_{_digits(int.from_bytes(digest, 'big'), 24)}"
+    size = _TIME_BYTES + _RANDOM_BYTES
+    digest = blake2b("\n".join(origins).encode(), digest_size=size).digest()
+    return f"{prefix}_{_text(digest)}"
 
 
 def content_digest(content: bytes) -> str:
@@ -30,9 +30,6 @@ def content_digest(content: bytes) -> str:
     return blake2b(content, digest_size=8).hexdigest()
 
 
-def _digits(number: int, count: int) -> str:
-    digits = []
-    for _ in range(count):
-        number, digit = divmod(number, len(_ALPHABET))
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
+def _text(content: bytes) -> str:
+    """Return 15 bytes as 24 digits and lower-case letters that sort as the bytes do."""
+    return b32hexencode(content).decode().lower()

@@ -214,7 +214,9 @@ class Messages:
     def _complete(self, session_id: str, new: NewMessage, request: Request, index: int) -> Message:
         """Return the message with what its writer left out."""
         ms = self._around.clock()
-        if request.key:
+        if new.id:
+            message_id: str = new.id
+        elif request.key:
             message_id = derived_id("msg", session_id, request.key, str(index))
         else:
             message_id = new_id("msg", ms, self._around.entropy)
@@ -250,9 +252,7 @@ class Messages:
     async def _appended(self, session_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
         async for page in self._around.store.log.pages(session_id, Position("", after)):
-            found += [
-                (entry.offset, entry.json) for entry in page.entries if entry.op == "message.append"
-            ]
+            found += page.appended()
             if len(found) >= limit:
                 break
         return found[:limit]

@@ -213,7 +213,7 @@ class Sessions:
                 for entry in page.entries:
                     conversation.apply(entry.op, entry.id, entry.offset, entry.json)
             else:
-                bodies += [entry.json for entry in page.entries if entry.op == "message.append"]
+                bodies += [body for _, body in page.appended()]
         if end != snapshot.position:
             return None
         return conversation.messages() if snapshot.amendments else bodies

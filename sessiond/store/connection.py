@@ -36,6 +36,8 @@ from redis.exceptions import (
 from sessiond.errors import ConfigurationError, SessiondError, StoreDamaged, StoreUnavailable
 
 _RAW_REPLIES = ("XRANGE", "XREVRANGE")
+_hanging_up: set[asyncio.Future[None]] = set()
+
 UNAVAILABLE = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
 """What may pass by itself: worth another try of something idempotent."""
 
@@ -149,7 +151,9 @@ class DirectConnections:
 
 def _hang_up(connection: AbstractConnection) -> None:
     """End a connection whose answer is overdue: who waits for it gets a ConnectionError."""
-    asyncio.ensure_future(connection.disconnect(nowait=True))
+    ending = asyncio.ensure_future(connection.disconnect(nowait=True))
+    _hanging_up.add(ending)
+    ending.add_done_callback(_hanging_up.discard)
 
 
 async def answered(command: Awaitable[Any]) -> Any:

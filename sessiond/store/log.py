@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import cached_property
 from typing import Any, Literal
 
-from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.errors import StoreDamaged
@@ -19,31 +19,46 @@ Reset = Literal["history-changed", "trimmed", "missing"]
 archived, or there is no such log at all."""
 
 _FIELDS = [b"op", b"at", b"origin", b"id", b"epoch", b"json"]
+_OP, _JSON = 1, 11
 _FIRST_PAGE = 64
 _PAGE_BYTES = 4 * 1024 * 1024
 PAGE = 500
 
 
-class LogPage(Struct, frozen=True):
-    """Entries after a position. With `reset`, the position was refused and entries are empty."""
+class LogPage:
+    """Entries after a position. With `reset`, the position was refused and there are none.
 
-    entries: list[Entry]
-    position: Position
-    reset: Reset | None = None
+    Entries stay as Redis sent them until somebody asks: loading a conversation needs only the
+    bodies of most.
+    """
+
+    def __init__(self, raw: list[Any], position: Position, reset: Reset | None = None) -> None:
+        self.raw = raw
+        self.position = position
+        self.reset = reset
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The entries, parsed."""
+        return [parse_entry(item) for item in self.raw]
+
+    @property
+    def size(self) -> int:
+        """How many bytes of JSON the page holds."""
+        return sum(len(fields[_JSON]) for _, fields in self.raw)
+
+    def appended(self) -> list[tuple[int, bytes]]:
+        """Return offset and JSON of the messages that these entries append."""
+        return [
+            (int(stream_id[:-2]), fields[_JSON])
+            for stream_id, fields in self.raw
+            if fields[_OP] == b"message.append"
+        ]
 
 
 def parse_entry(raw: Any) -> Entry:
-    """Read one stream entry.
-
-    Raises:
-        StoreDamaged: the entry is not one that the commit script writes.
-    """
+    """Read one stream entry that was checked."""
     stream_id, fields = raw
-    if fields is None or fields[::2] != _FIELDS or not stream_id.endswith(b"-0"):
-        raise StoreDamaged(
-            f"log entry {stream_id!r} has fields {fields[::2] if fields else None}",
-            hint="something other than sessiond wrote into this stream",
-        )
     _, op, _, at, _, origin, _, record_id, _, epoch, _, json = fields
     return Entry(
         int(stream_id[:-2]),
@@ -54,6 +69,21 @@ def parse_entry(raw: Any) -> Entry:
         epoch.decode(),
         json,
     )
+
+
+def _checked(raw: list[Any]) -> list[Any]:
+    """Return stream entries as Redis sent them, each `[id, [name, value, …]]`.
+
+    Raises:
+        StoreDamaged: an entry is not one that the commit script writes.
+    """
+    for stream_id, fields in raw:
+        if fields is None or fields[::2] != _FIELDS or not stream_id.endswith(b"-0"):
+            raise StoreDamaged(
+                f"log entry {stream_id!r} has fields {fields[::2] if fields else None}",
+                hint="something other than sessiond wrote into this stream",
+            )
+    return raw
 
 
 class LogReader:
@@ -79,13 +109,13 @@ class LogReader:
                 "XRANGE", self._keys.conversation(session_id), first, "+", "COUNT", limit + known
             )
         )
-        entries = [parse_entry(item) for item in raw]
-        if entries and entries[0].op == "session.delete" and entries[0].offset > after.offset:
-            return LogPage(entries, entries[-1].position)
-        reset = _refusal(after, entries)
-        if reset:
-            return LogPage([], START, reset)
-        return LogPage(entries[known:], entries[-1].position if entries else after)
+        entries = _checked(raw)
+        head = parse_entry(entries[0]) if entries else None
+        end = parse_entry(entries[-1]).position if entries else after
+        if head and head.op == "session.delete" and head.offset > after.offset:
+            return LogPage(entries, end)
+        reset = _refusal(after, head)
+        return LogPage([], START, reset) if reset else LogPage(entries[known:], end)
 
     async def pages(
         self, session_id: str, after: Position = START, until: int | None = None
@@ -99,13 +129,12 @@ class LogReader:
         while until is None or after.offset < until:
             limit = count if until is None else min(count, until - after.offset)
             page = await self.page(session_id, after, limit)
-            if page.entries or page.reset:
+            if page.raw or page.reset:
                 yield page
-            if page.reset or len(page.entries) < limit:
+            if page.reset or len(page.raw) < limit:
                 return
             after = page.position
-            size = sum(len(entry.json) for entry in page.entries)
-            count = max(1, min(PAGE, 4 * count, _PAGE_BYTES * count // max(size, 1)))
+            count = max(1, min(PAGE, 4 * count, _PAGE_BYTES * count // max(page.size, 1)))
 
     async def entries_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
         """Return the entries at these offsets; None where the log has none."""
@@ -116,17 +145,17 @@ class LogReader:
             for offset in offsets:
                 pipeline.execute_command("XRANGE", key, f"{offset}-0", f"{offset}-0")
             replies = await answered(pipeline.execute())
-        return [parse_entry(reply[0]) if reply else None for reply in replies]
+        return [parse_entry(_checked(reply)[0]) if reply else None for reply in replies]
 
 
-def _refusal(after: Position, entries: list[Entry]) -> Reset | None:
-    """Say why `after` is not a position of the log whose entries from there on these are."""
+def _refusal(after: Position, first: Entry | None) -> Reset | None:
+    """Say why `after` is not a position of a log that begins with `first` from there on."""
     if after.offset == 0:
-        return "trimmed" if entries and entries[0].offset != 1 else None
-    if not entries:
+        return "trimmed" if first and first.offset != 1 else None
+    if first is None:
         return "missing"
-    if entries[0].offset != after.offset:
+    if first.offset != after.offset:
         return "trimmed"
-    if after.epoch not in ("", entries[0].epoch):
+    if after.epoch not in ("", first.epoch):
         return "history-changed"
     return None

@@ -25,16 +25,19 @@ class Entry(Struct, frozen=True, gc=False):
         return Position(self.epoch, self.offset)
 
 
+class _Head(Struct, gc=False):
+    """`model.Operation` without its body."""
+
+    op: str
+    session_id: str
+    position: str
+    at: str
+    origin: str
+    id: str
+
+
 def operation_json(session_id: str, entry: Entry) -> bytes:
     """Return the entry as `model.Operation` in JSON; its body passes through undecoded."""
-    head = encode(
-        {
-            "op": entry.op,
-            "session_id": session_id,
-            "position": f"{entry.epoch}:{entry.offset}",
-            "at": entry.at,
-            "origin": entry.origin,
-            "id": entry.id,
-        }
-    )
+    position = f"{entry.epoch}:{entry.offset}"
+    head = encode(_Head(entry.op, session_id, position, entry.at, entry.origin, entry.id))
     return b'%b,"body":%b}' % (head[:-1], entry.json)

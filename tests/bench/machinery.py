@@ -141,6 +141,13 @@ async def throughput(count: int, workers: int, action: Callable[[int], Awaitable
     return count / (time.perf_counter() - began)
 
 
+def shifted(
+    action: Callable[[int], Awaitable[object]], first: int
+) -> Callable[[int], Awaitable[object]]:
+    """Return the same action on numbers from `first` on."""
+    return lambda index: action(first + index)
+
+
 def p50(values: list[float]) -> float:
     """Return the median."""
     return statistics.median(values)

@@ -24,6 +24,7 @@ from tests.bench.machinery import (
     p50,
     scratch,
     server,
+    shifted,
     throughput,
 )
 
@@ -45,9 +46,7 @@ def figures() -> list[Figure]:
 
 
 def _core(url: str, batch: int = 128) -> Core:
-    options = Configuration(
-        redis=RedisOptions(url=url), sync=SyncOptions(batch_operations=batch)
-    )
+    options = Configuration(redis=RedisOptions(url=url), sync=SyncOptions(batch_operations=batch))
     return Core(url, options, instance="bench")
 
 
@@ -76,10 +75,8 @@ async def _sequential(url: str) -> list[Figure]:
     for round_ in range(_ROUNDS):
         first = round_ * 400
         baseline = p50(await latencies(400, xadd))
-        empty = p50(await latencies(400, lambda index, first=first: append(first + index)))
-        full = p50(
-            await latencies(400, lambda index, first=first: filled(10_000 + first + index))
-        )
+        empty = p50(await latencies(400, shifted(append, first)))
+        full = p50(await latencies(400, shifted(filled, 10_000 + first)))
         ratios.append(empty / baseline)
         flat.append(full / empty)
         ours.append(empty * 1e6)
@@ -102,12 +99,8 @@ async def _concurrent(url: str) -> list[Figure]:
     grouped, alone, native = [], [], []
     for round_ in range(3):
         first = round_ * 20_000
-        grouped.append(
-            await throughput(20_000, 64, lambda index, first=first: append(first + index))
-        )
-        alone.append(
-            await throughput(2_000, 64, lambda index, first=first: unbatched(first + index))
-        )
+        grouped.append(await throughput(20_000, 64, shifted(append, first)))
+        alone.append(await throughput(2_000, 64, shifted(unbatched, first)))
         native.append(_redis_benchmark(url))
     await core.close()
     await single.close()
@@ -118,9 +111,7 @@ async def _concurrent(url: str) -> list[Figure]:
     if all(native):
         best = p50([value for value in native if value])
         found.append(figure("redis-benchmark XADD, 16 clients", best, "/s"))
-        found.append(
-            figure("64 appenders / redis-benchmark", p50(grouped) / best, "×", least=1.2)
-        )
+        found.append(figure("64 appenders / redis-benchmark", p50(grouped) / best, "×", least=1.2))
     return found
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
@@ -236,15 +236,12 @@ class DaemonClient:
         A lost connection is opened again and resumes where it was; what came twice is dropped
         by the daemon, by position.
         """
-        position = after or await self.position(session_id)
-        await self.position(session_id)  # a session that is not there is an error now, not later
-        events = self.stream(f"/v1/sessions/{session_id}/events", position)
-        try:
+        now = await self.position(session_id)  # no such session: an error here, not later
+        stream = self.stream(f"/v1/sessions/{session_id}/events", after or now)
+        async with aclosing(_until_deleted(stream)) as events, aclosing(stream):
             yield events
-        finally:
-            await events.aclose()
 
-    async def stream(self, path: str, last_id: str) -> Any:
+    async def stream(self, path: str, last_id: str) -> AsyncGenerator[RawEvent, None]:
         """Yield the events of a stream for ever, reconnecting.
 
         Raises:
@@ -299,6 +296,15 @@ class DaemonClient:
             f"no daemon answers at {self._where} ({error})",
             hint="start one with `sessiond run`, or name its address with --socket",
         )
+
+
+async def _until_deleted(
+    events: AsyncGenerator[RawEvent, None],
+) -> AsyncGenerator[RawEvent, None]:
+    async for event in events:
+        yield event
+        if event.name == "session.delete":
+            return
 
 
 def parse_frame(frame: bytes) -> RawEvent | None:

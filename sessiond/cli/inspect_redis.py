@@ -1,4 +1,4 @@
-"""`sessiond redis keys` and `redis cat`: what lies in Redis."""
+"""`sessiond redis keys`, `redis cat` and `redis cli`: what lies in Redis, and the way there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from sessiond.cli.connecting import add_connection_options, add_json_option, with_client
 from sessiond.cli.terminal import paint, print_json, print_table
 from sessiond.client import DaemonClient
-from sessiond.service.status import KeyContent
+from sessiond.service.status import KeyContent, Status
 from sessiond.store.keys import TABLE
 
 
@@ -21,7 +21,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     cat = parts.add_parser("cat", help="print what a key holds, decoded")
     cat.add_argument("key")
     cat.add_argument("--limit", type=int, default=100, help="items at most (default 100)")
+    cli = parts.add_parser("cli", help="print the redis-cli command that reaches the server")
+    cli.set_defaults(command=_cli)
     add_connection_options(cat)
+    add_connection_options(cli)
     cat.set_defaults(command=_cat)
 
 
@@ -41,3 +44,10 @@ def _cat(options: argparse.Namespace) -> None:
     found = with_client(options, fetch)
     print(paint(f"# {found.type}, {found.items} items", "dim"))
     print_json(found.content)
+
+
+def _cli(options: argparse.Namespace) -> None:
+    async def fetch(client: DaemonClient) -> Status:
+        return (await client.call("GET", "/v1/status", Status))[0]
+
+    print(with_client(options, fetch).server.redis_cli)

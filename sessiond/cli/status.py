@@ -15,6 +15,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser("status", help="show the daemon, its server and its sessions")
     add_connection_options(parser)
     add_json_option(parser)
+    parser.add_argument(
+        "--socket-path", action="store_true", help="print the path of the API's socket only"
+    )
     parser.set_defaults(command=_status)
 
 
@@ -25,6 +28,9 @@ def _status(options: argparse.Namespace) -> None:
     status = with_client(options, fetch)
     if options.json:
         print_json(status)
+        return
+    if options.socket_path:
+        print(status.socket)
         return
     server = status.server
     others = [

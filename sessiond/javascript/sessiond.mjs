@@ -10,8 +10,10 @@
  *
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
- * @import { Change, ConnectOptions, Event, ListOptions, LoadedSession, Message } from "./sessiond.mjs"
- * @import { NewMessage, NewSession, Operation, Part, WriteOptions } from "./sessiond.mjs"
+ * @import { Change, ConnectOptions, Context, ErrorDetails, Event, ListOptions, LoadedSession,
+ *   Message, Metadata, NewMessage, NewSession, Operation, Part, Preferences, SavedDocument,
+ *   WriteOptions } from "./sessiond.mjs"
+ * @typedef {WriteOptions & { json?: string, once?: boolean, settled?: string }} CallOptions
  */
 
 import { randomUUID } from "node:crypto";
@@ -26,14 +28,20 @@ const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 30_000;
 const SILENCE_MS = 60_000; // a daemon sends a heartbeat every 15 s, unless configured otherwise
 const PAGE = 500;
-const SAVED = /** @type {const} */ (["context", "preferences"]);
+/** @type {SavedDocument[]} */
+const SAVED = ["context", "preferences"];
 
 export class SessiondError extends Error {
-  /** @param {string} detail @param {Partial<SessiondError>} [more] */
+  /** @param {string} detail @param {ErrorDetails} [more] */
   constructor(detail, { code = "internal", status = 0, hint = "", retryable = false, cause } = {}) {
     super(hint ? `${detail} (${hint})` : detail, { cause });
     this.name = new.target.name;
-    Object.assign(this, { code, status, detail, hint, retryable, key: undefined });
+    this.detail = detail;
+    this.code = code;
+    this.status = status;
+    this.hint = hint;
+    this.retryable = retryable;
+    this.key = undefined;
   }
 }
 
@@ -45,20 +53,19 @@ export class DaemonUnreachable extends SessiondError {}
 export class EventParser {
   #decoder = new TextDecoder();
   #rest = "";
-  #event = { name: "", id: "", data: [] };
+  #event = { name: "", id: "", data: /** @type {string[]} */ ([]) };
 
   /** @param {Uint8Array} chunk */
   push(chunk) {
     const added = this.#decoder.decode(chunk, { stream: true });
-    const before = this.#rest;
     this.#rest += added;
-    if (!/[\r\n]/.test(added) && !before.endsWith("\r")) return []; // a long line still grows
+    if (!/[\r\n]/.test(added)) return []; // a long line still grows
     const lines = this.#rest.split(/\r\n|\n|\r(?!$)/); // a CR at the end may be half a CRLF
     this.#rest = lines.pop();
     return lines.flatMap((line) => (line ? this.#take(line) : this.#dispatch()));
   }
 
-  /** @param {string} line */
+  /** @param {string} line @returns {never[]} */
   #take(line) {
     const [, field, value = ""] = /^([^:]*)(?:: ?(.*))?$/s.exec(line);
     if (field === "event") this.#event.name = value;
@@ -117,7 +124,7 @@ class Connection {
    * `once`: at most once, on a connection of its own. `settled`: the problem from which a repeated
    * write learns that it was done before.
    * @param {string} method @param {string} path
-   * @param {WriteOptions & { json?: string, once?: boolean, settled?: string }} [options]
+   * @param {CallOptions} [options]
    * @returns {Promise<{ value: any, version: string }>}
    */
   async call(method, path, { json, key, expected, once = false, settled = "" } = {}) {
@@ -193,7 +200,7 @@ class Connection {
 
   /** Return what an error means to a caller. @param {any} cause @returns {SessiondError} */
   #understood(cause) {
-    if (this.#closed) return new SessiondError("this manager was closed", { code: "closed", cause });
+    if (this.#closed) return new SessiondError("this manager was closed", { code: "closed" });
     if (cause instanceof SessiondError) return cause;
     if (cause instanceof SyntaxError) return new SessiondError("the answer is not JSON", { cause });
     if (cause instanceof TypeError) return invalidInput(cause); // a header that cannot be sent
@@ -208,13 +215,18 @@ class Connection {
 
 /** Moves on with the log: at every write of its own, while it is subscribed, and at `refresh`. */
 export class Session {
+  /** @type {Metadata} */ metadata;
+  /** @type {Message[]} */ messages;
+  /** @type {Context} */ context;
+  /** @type {Preferences} */ preferences;
+  /** @type {string} */ position;
   #connection;
   #lastWrite = Promise.resolve();
   /**
-   * What `save` compares with. `base`: the document at `version`. `contested`: it was changed
-   * here and elsewhere, so it stays at its version, and saving it conflicts. `sent`: the last
-   * attempt to save; if its answer was lost, the next with the same content is the same write.
-   * @type {Record<string, { base: string, version: string, contested?: boolean,
+   * What `save` compares with. `base`: the document at `version`. `contested`: where somebody
+   * changed what has unsaved changes here; it stays at its version, so that saving it conflicts.
+   * `sent`: the last try to save; if its answer was lost, the same content is the same write.
+   * @type {Record<string, { base: string, version: string, contested: string,
    *   sent?: { json: string, key: string } }>}
    */
   #documents = {};
@@ -234,11 +246,12 @@ export class Session {
     return (await this.addMessages([message], options))[0];
   }
 
-  /** @param {NewMessage[]} messages @param {WriteOptions} [options] */
+  /** @param {NewMessage[]} messages @param {WriteOptions} [options] @returns {Promise<any[]>} */
   async addMessages(messages, options) {
     const { records } = await this.#write("POST", "/messages", options, { messages });
-    return records.map(({ id }, place) => {
-      return this.messages[this.#indexOf(id)] ?? { ...messages[place], id }; // removed already
+    return messages.map((given, place) => {
+      const { id } = records[place];
+      return this.messages[this.#indexOf(id)] ?? { ...given, id }; // removed again already
     });
   }
 
@@ -270,6 +283,7 @@ export class Session {
 
   async refresh() {
     this.#adopt((await this.#call("GET", "")).value, SAVED);
+    await this.#catchUp(); // a subscription may have been further already
   }
 
   /** @param {unknown} body */
@@ -294,7 +308,7 @@ export class Session {
     }
   }
 
-  /** Yield events, and connect again after the last one. @param {string} lastId @param {AbortSignal} signal */
+  /** @param {string} lastId @param {AbortSignal} signal */
   async *#follow(lastId, signal) {
     const path = at`/v1/sessions/${this.id}/events`;
     for (let failures = 0; ; failures += 1) {
@@ -330,55 +344,64 @@ export class Session {
   /** Run writes one after the other, as they were called. @param {() => Promise<any>} write */
   #inOrder(write) {
     const outcome = this.#lastWrite.then(write);
-    this.#lastWrite = outcome.catch(() => undefined); // it is told to who called
+    this.#lastWrite = outcome.catch(() => {}); // who called is told of it
     return outcome;
   }
 
-  /** @param {string} method @param {string} path @param {Parameters<Connection["call"]>[2]} [options] */
+  /** @param {string} method @param {string} path @param {CallOptions} [options] */
   #call(method, path, options) {
     return this.#connection.call(method, at`/v1/sessions/${this.id}` + path, options);
   }
 
-  /** @param {string} method @param {string} path @param {WriteOptions} [options] @param {object} [body] */
-  #write(method, path, { key = randomUUID(), expected } = {}, body) {
+  /** @param {string} method @param {string} path @param {WriteOptions} given @param {object} [body] */
+  async #write(method, path, { key = randomUUID(), expected } = {}, body) {
+    const options = { json: body && encode(body), key, expected };
     return this.#inOrder(async () => {
-      const { value } = await this.#call(method, path, { json: body && encode(body), key, expected });
+      const { value } = await this.#call(method, path, options);
       await this.#catchUp();
       return value;
     });
   }
 
-  /** @param {typeof SAVED[number]} name */
+  /** @param {SavedDocument} name */
   async #save(name) {
     const document = this.#documents[name];
     const json = encode(this[name]);
-    if (json === document.base && !document.contested) return;
+    if (json === document.base) return document.contested ? this.#reload() : undefined;
     if (document.sent?.json !== json) document.sent = { json, key: randomUUID() };
     const options = { json, key: document.sent.key, expected: document.version };
     const { value, version } = await this.#call("PUT", `/${name}`, options);
-    this.#documents[name] = { base: encode(value), version };
+    const isBehind = offsetOf(document.contested) > offsetOf(version);
+    this.#documents[name] = { base: encode(value), version, contested: "" };
     if (encode(this[name]) === json) this[name] = value; // else it was changed meanwhile
-    await this.#catchUp();
+    await (isBehind ? this.#reload() : this.#catchUp());
   }
 
   /** Read the log on to its end. */
   async #catchUp() {
     for (let isFull = true; isFull; ) {
       const path = at`/operations?after=${this.position}&limit=${PAGE}`;
-      const { operations, reset } = (await this.#call("GET", path)).value;
-      if (reset || !operations.every((operation) => this.#apply(operation))) return this.#reload();
+      const { value } = await this.#call("GET", path);
+      const operations = /** @type {Operation[]} */ (value.operations);
+      const fits = !value.reset && operations.every((operation) => this.#apply(operation));
+      if (!fits) return this.#reload();
       isFull = operations.length === PAGE;
     }
   }
 
-  /** Take the session as it is now, except for documents with unsaved changes. */
+  /** Take the session as it is now, but keep unsaved changes. */
   async #reload() {
     const { value } = await this.#call("GET", "");
-    for (const name of SAVED) this.#documents[name].contested ||= this.#isUnsaved(name);
-    this.#adopt(value, SAVED.filter((name) => !this.#documents[name].contested));
+    const unsaved = SAVED.filter((name) => this.#isUnsaved(name));
+    for (const name of unsaved) {
+      const version = value.versions[name];
+      if (version !== this.#documents[name].version) this.#documents[name].contested = version;
+    }
+    this.#adopt(value, SAVED.filter((name) => !unsaved.includes(name)));
+    await this.#catchUp();
   }
 
-  /** @param {LoadedSession} loaded @param {readonly (typeof SAVED[number])[]} documents */
+  /** @param {LoadedSession} loaded @param {SavedDocument[]} documents */
   #adopt(loaded, documents) {
     this.metadata = loaded.metadata;
     this.messages = loaded.conversation.messages;
@@ -386,18 +409,18 @@ export class Session {
     for (const name of documents) this.#adoptDocument(name, loaded[name], loaded.versions[name]);
   }
 
-  /** @param {typeof SAVED[number]} name @param {any} value @param {string} version */
+  /** @param {SavedDocument} name @param {any} value @param {string} version */
   #adoptDocument(name, value, version) {
     this[name] = value;
-    this.#documents[name] = { base: encode(value), version };
+    this.#documents[name] = { base: encode(value), version, contested: "" };
   }
 
-  /** @param {typeof SAVED[number]} name */
+  /** @param {SavedDocument} name */
   #isUnsaved(name) {
     return encode(this[name]) !== this.#documents[name].base;
   }
 
-  /** Return false for what does not continue the state here. @param {Operation} operation */
+  /** Move on, or return false: it does not continue the state here. @param {Operation} operation */
   #apply(operation) {
     const [known, offset] = [offsetOf(this.position), offsetOf(operation.position)];
     if (offset <= known) return true;
@@ -429,8 +452,8 @@ export class Session {
     if (name !== "context" && name !== "preferences") return;
     const document = this.#documents[name];
     if (offsetOf(position) <= offsetOf(document.version)) return; // saved here
-    document.contested ||= this.#isUnsaved(name);
-    if (!document.contested) this.#adoptDocument(name, patched(this[name], body), position);
+    if (document.contested || this.#isUnsaved(name)) document.contested = position;
+    else this.#adoptDocument(name, patched(this[name], body), position);
   }
 
   /** @param {string} messageId */
@@ -476,8 +499,10 @@ export class SessionManager {
 
   /** @param {ListOptions} [options] */
   async list(options = {}) {
-    const given = Object.entries(options).filter(([, value]) => value !== undefined);
-    const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
+    const query = new URLSearchParams();
+    for (const [name, value] of Object.entries(options)) {
+      if (value !== undefined) query.set(name, String(value));
+    }
     return (await this.#connection.call("GET", `/v1/sessions?${query}`)).value;
   }
 
@@ -514,7 +539,8 @@ function problemOf(status, answer) {
 
 /** @param {any} cause */
 function invalidInput(cause) {
-  return new SessiondError(`this cannot be sent: ${cause.message}`, { code: "invalid-input", cause });
+  const code = "invalid-input";
+  return new SessiondError(`this cannot be sent: ${cause.message}`, { code, cause });
 }
 
 /** @param {unknown} value */
@@ -529,7 +555,7 @@ function encode(value) {
 /** @param {string} position */
 const offsetOf = (position) => Number(position.slice(position.lastIndexOf(":") + 1));
 
-/** @param {any} document @param {Change} change */
+/** @param {any} document @param {Change} change @returns {any} */
 function patched(document, { set, unset }) {
   const kept = Object.entries(document).filter(([name]) => !unset.includes(name));
   return { ...Object.fromEntries(kept), ...set };
@@ -558,7 +584,7 @@ function withPart(message, id, part) {
   return withParts(message, [...parts.values()]);
 }
 
-/** Give a message a new body; parts put later stay. @param {Message} before @param {Message} body */
+/** Parts that were put on their own stay. @param {Message} before @param {Message} body */
 function edited(before, body) {
   if (!before.parts) return body;
   const own = body.parts ? [] : partsOf(body);

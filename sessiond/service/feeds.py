@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from msgspec import Raw
 
 from sessiond.codec import json
-from sessiond.errors import SessiondError
+from sessiond.errors import SessionDeleted, SessiondError
 from sessiond.service.feed import (
     LIVE,
     RESET,
@@ -221,16 +221,20 @@ class Feeds:
         """Watch a session: yields what happened after a position, then what happens, as it does.
 
         A position that is not part of the log gets a `reset` event, then the whole log. The
-        iteration ends when the session is deleted. Iterating may raise SlowSubscriberCut when
-        the caller does not take the events in time, and StoreUnavailable.
+        iteration ends with the event of the session's deletion. Iterating may raise
+        SlowSubscriberCut when the caller does not take the events in time, and StoreUnavailable.
 
         Raises:
-            NotFound, SessionDeleted: there is no such session, or no more.
+            NotFound: there is no such session.
             StoreUnavailable: Redis does not answer.
         """
-        feed = await self._open_session(session_id)
+        follower = Follower(self._store.log, session_id, after)
         try:
-            follower = Follower(self._store.log, session_id, after)
+            feed = await self._open_session(session_id)
+        except SessionDeleted:  # all that is left of its log says so
+            yield follower.read()
+            return
+        try:
             yield _session_events(feed, follower, self._buffer_bytes)
         finally:
             await self._close_session(session_id, feed)

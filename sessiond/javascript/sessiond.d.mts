@@ -1,0 +1,285 @@
+/**
+ * Types and contracts of sessiond's JavaScript client.
+ *
+ * Every write carries an `Idempotency-Key` and is repeated with the same key while the daemon
+ * cannot be reached or asks for another try (5 tries, about 2 seconds in all), so that it is done
+ * once. Writes through one `Session` object are sent in the order of the calls.
+ *
+ * All calls fail with a `SessiondError` and nothing else; its `code` tells what it is:
+ * `daemon-unreachable`, `not-found`, `session-deleted`, `version-mismatch`, `already-exists`,
+ * `invalid-input`, `too-large`, `unauthenticated`, `forbidden`, `store-unavailable`, `closed`, …
+ */
+
+export type Role = "user" | "assistant" | "system" | "tool";
+export type Status = "active" | "archived" | "deleted";
+
+/** A piece of a message: text, tool call, reasoning, file … */
+export interface Part {
+  id: string;
+  type: string;
+  [field: string]: unknown;
+}
+
+export interface Message {
+  id: string;
+  timestamp: string;
+  role: Role;
+  content: string;
+  tool_calls: unknown[];
+  metadata: Record<string, unknown>;
+  parts?: Part[];
+}
+
+/** A message as its writer gives it. With `parts`, content and tool_calls follow from them. */
+export type NewMessage = { role: Role } & Partial<Message>;
+
+/** What an edit may change; `null` removes a member (JSON Merge Patch, RFC 7396). */
+export interface MessagePatch {
+  role?: Role;
+  content?: string | null;
+  tool_calls?: unknown[] | null;
+  metadata?: Record<string, unknown> | null;
+}
+
+export interface Metadata {
+  session_id: string;
+  created_at: string;
+  last_activity: string;
+  user_agent: string;
+  environment: string;
+  status: Status;
+  title?: string;
+  user_id?: string;
+  workspace?: string;
+}
+
+export interface Context {
+  working_directory: string;
+  active_files: string[];
+  recent_commands: string[];
+  state: Record<string, any>;
+}
+
+export type Preferences = Record<string, any>;
+
+/** The documents that `save` sends. */
+export type SavedDocument = "context" | "preferences";
+
+export interface NewSession {
+  session_id?: string;
+  user_id?: string;
+  title?: string;
+  workspace?: string;
+  user_agent?: string;
+  environment?: string;
+  context?: Partial<Context>;
+  preferences?: Preferences;
+}
+
+export interface LoadedSession {
+  metadata: Metadata;
+  conversation: { messages: Message[]; total_messages: number; context_window_used: number };
+  context: Context;
+  preferences: Preferences;
+  position: string;
+  versions: Record<"metadata" | "context" | "preferences", string>;
+}
+
+export interface ListOptions {
+  workspace?: string;
+  status?: Status;
+  user_id?: string;
+  environment?: string;
+  /** `cursor` of the page before. */
+  cursor?: string;
+  /** Sessions on a page: 50 unless said, 500 at most. */
+  limit?: number;
+}
+
+/** One page of a listing, the most recently active first. `cursor` asks for the next page. */
+export interface SessionPage {
+  sessions: { metadata: Metadata; total_messages: number; position: string }[];
+  cursor: string | null;
+}
+
+export interface WriteOptions {
+  /** An Idempotency-Key of your own: the same call with the same key is done once, for ever. */
+  key?: string;
+  /** The version that the change is based on; without it, whatever is current. */
+  expected?: string;
+}
+
+/** `version` is what a further change of the same record may expect. */
+export interface WrittenRecord {
+  id: string;
+  version: string;
+}
+
+/** Fields of a document that were set and unset. */
+export interface Change {
+  set: Record<string, unknown>;
+  unset: string[];
+}
+
+export type OperationName =
+  | "session.create"
+  | "session.delete"
+  | "message.append"
+  | "message.edit"
+  | "message.remove"
+  | "part.put"
+  | "part.remove"
+  | "document.change";
+
+/**
+ * One change of a session, as the log keeps it. `id`: of the message, `<message>/<part>`, or the
+ * document's name; `body`: the message, the part, or a `Change`.
+ */
+export interface Operation {
+  op: OperationName;
+  session_id: string;
+  position: string;
+  at: string;
+  origin: string;
+  id: string;
+  body: any;
+}
+
+/** Something passing that another client announced with `sendLive`. */
+export interface Live {
+  session_id: string;
+  origin: string;
+  body: any;
+}
+
+/** The history is another one now: the session object was loaded anew, the whole log follows. */
+export interface Reset {
+  session_id: string;
+  reason: "history-changed" | "trimmed" | "missing";
+}
+
+/** `id` is where a subscription resumes that has seen the event; live and reset have none. */
+export type Event =
+  | { name: OperationName; id: string; data: Operation }
+  | { name: "live"; id: ""; data: Live }
+  | { name: "reset"; id: ""; data: Reset };
+
+export interface ConnectOptions {
+  /** The daemon's Unix socket; see `defaultSocket` for where it is looked up otherwise. */
+  socket?: string;
+  /** `http://127.0.0.1:PORT` instead, with `token`. */
+  address?: string;
+  /** Content of the daemon's token file. */
+  token?: string;
+  /** How the daemon is to name this program in the origin of what it writes. */
+  name?: string;
+  /** How often a call is tried in all; 5 unless said. */
+  tries?: number;
+}
+
+export interface ErrorDetails {
+  code?: string;
+  status?: number;
+  hint?: string;
+  retryable?: boolean;
+  cause?: unknown;
+}
+
+export class SessiondError extends Error {
+  constructor(detail: string, more?: ErrorDetails);
+  /** Stable: match on it. */
+  readonly code: string;
+  /** HTTP status of the answer; 0 without one. */
+  readonly status: number;
+  /** What happened. */
+  readonly detail: string;
+  /** What to do next; may be empty. */
+  readonly hint: string;
+  /** The same call may succeed later. */
+  readonly retryable: boolean;
+  /** Key of the write that failed: giving it again makes sure that the write is done once. */
+  readonly key?: string;
+}
+
+/** Somebody else changed it meanwhile; nothing was written. */
+export class VersionMismatch extends SessiondError {}
+
+/** Nobody answers, or the answer broke off. A write may or may not have been done: see `key`. */
+export class DaemonUnreachable extends SessiondError {}
+
+export class Session {
+  private constructor();
+  readonly id: string;
+  readonly metadata: Metadata;
+  /** The conversation, in the order that is the same for all. */
+  readonly messages: Message[];
+  /** Change it in place, or assign it, and `save`. */
+  context: Context;
+  /** Change it in place, or assign it, and `save`. */
+  preferences: Preferences;
+  /** The place in the log that this state stands for. */
+  readonly position: string;
+
+  /** Append a message and return it as it is stored. */
+  addMessage(message: NewMessage, options?: { key?: string }): Promise<Message>;
+  /** Append messages as one group, in neighbouring places, or none of them. */
+  addMessages(messages: NewMessage[], options?: { key?: string }): Promise<Message[]>;
+  editMessage(id: string, patch: MessagePatch, options?: WriteOptions): Promise<WrittenRecord>;
+  removeMessage(id: string, options?: WriteOptions): Promise<WrittenRecord>;
+  /** Write a part of a message: a new one, or the one with its id anew. */
+  putPart(messageId: string, part: Part, options?: WriteOptions): Promise<WrittenRecord>;
+  removePart(messageId: string, partId: string, options?: WriteOptions): Promise<WrittenRecord>;
+  /**
+   * Send `context` and `preferences` if they were changed here.
+   * @throws VersionMismatch somebody changed the document meanwhile. The change is still here:
+   *   keep a copy, `refresh`, apply it to what is there, and save again.
+   */
+  save(): Promise<void>;
+  /** Load the session anew; unsaved changes are dropped. */
+  refresh(): Promise<void>;
+  /** Announce something passing, such as typing, to who listens now: at most once, not stored. */
+  sendLive(body: unknown): Promise<void>;
+  /**
+   * Yield what happens, and keep this object up to date with it. Reconnects by itself, for as
+   * long as it takes, and resumes where it was; documents with unsaved changes stay as they are.
+   * Ends after `session.delete`, at `break`, when the signal aborts, and when the manager closes.
+   * @param options.after a position to begin after instead of this object's own
+   */
+  subscribe(options?: { after?: string; signal?: AbortSignal }): AsyncGenerator<Event, void, void>;
+}
+
+/** The static calls speak to the local daemon at `defaultSocket(process.env)`. */
+export class SessionManager {
+  private constructor();
+  static connect(options?: ConnectOptions): SessionManager;
+  static create(session?: NewSession, options?: { key?: string }): Promise<Session>;
+  static load(id: string): Promise<Session>;
+  static list(options?: ListOptions): Promise<SessionPage>;
+  static delete(id: string, options?: { expected?: string }): Promise<void>;
+
+  create(session?: NewSession, options?: { key?: string }): Promise<Session>;
+  load(id: string): Promise<Session>;
+  list(options?: ListOptions): Promise<SessionPage>;
+  /**
+   * Delete a session; its id is never used again.
+   * @param options.expected only if the session is still at this position
+   */
+  delete(id: string, options?: { expected?: string }): Promise<void>;
+  /** Give up requests under way, end subscriptions and let go of connections. */
+  close(): Promise<void>;
+}
+
+/**
+ * Where a daemon listens that nobody configured: `$SESSIOND_API_SOCKET`, else `api.sock` in
+ * `$XDG_RUNTIME_DIR/sessiond`, `$XDG_STATE_HOME/sessiond/run` or `~/.local/state/sessiond/run`.
+ * `sessions.yaml` is not read.
+ */
+export function defaultSocket(environ: Record<string, string | undefined>): string;
+
+/** Milliseconds to wait after `failures + 1` failures; `random` from 0 to 1 spreads clients. */
+export function backoff(failures: number, random: number): number;
+
+/** Splits a stream of server-sent events, given in chunks of any size, into events. */
+export class EventParser {
+  push(chunk: Uint8Array): { name: string; id: string; data: string }[];
+}

@@ -1,0 +1,69 @@
+"""Observers and writers of the system tests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from sessiond.client import DaemonClient
+from sessiond.errors import SessiondError
+from sessiond.model import NewMessage, Operation, Written
+
+
+class Observer:
+    """Watches a session through one daemon, reconnecting, and keeps what it saw."""
+
+    def __init__(self, client: DaemonClient, session_id: str) -> None:
+        self.operations: list[Operation] = []
+        self.names: list[str] = []
+        self._client = client
+        self._session_id = session_id
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, after: str = "0") -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._watch(after))
+
+    async def stop(self) -> None:
+        """Watch no more."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def until(self, count: int, seconds: float = 30) -> None:
+        """Return when so many operations were seen."""
+        deadline = time.monotonic() + seconds
+        while len(self.operations) < count:
+            assert time.monotonic() < deadline, f"saw {len(self.operations)} of {count}"
+            assert self._task
+            assert not self._task.done(), self._task
+            await asyncio.sleep(0.01)
+
+    @property
+    def offsets(self) -> list[int]:
+        """The offsets seen, in order of arrival."""
+        return [int(each.position.partition(":")[2]) for each in self.operations]
+
+    async def _watch(self, after: str) -> None:
+        path = f"/v1/sessions/{self._session_id}/events"
+        async for event in self._client.stream(path, after):
+            self.names.append(event.name)
+            if event.name not in ("live", "reset"):
+                self.operations.append(msgspec.json.decode(event.data, type=Operation))
+
+
+async def append_surely(
+    client: DaemonClient, session_id: str, content: str, *, seconds: float = 30
+) -> Written:
+    """Append a message as a careful client does: the same key until there is an answer."""
+    deadline = time.monotonic() + seconds
+    message = NewMessage(role="user", content=content)
+    while True:
+        try:
+            return await client.append(session_id, [message], key=f"key-{content}")
+        except SessiondError as error:
+            if not error.temporary or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.05)

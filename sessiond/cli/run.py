@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 
 from sessiond.cli.connecting import add_connection_options, load_configuration
@@ -43,6 +44,14 @@ def _run(options: argparse.Namespace) -> None:
     )
 
     async def run() -> None:
+        _tune_collector()
         await Daemon(configuration, os.environ).run()
 
     uvloop.run(run())
+
+
+def _tune_collector() -> None:
+    """Spare the garbage collector what lives as long as the daemon, and most of its rounds."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

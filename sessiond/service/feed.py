@@ -164,6 +164,6 @@ class Follower:
                 return
             yield [reset_event(self.session_id, page.reset)]
             self.position = START
-            if restarted or page.reset == "missing":
+            if restarted:
                 return
             restarted = True

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sessiond.codec import json
-from sessiond.errors import AlreadyExists, StoreDamaged, StoreUnavailable
+from sessiond.errors import AlreadyExists, SessionDeleted, StoreDamaged, StoreUnavailable
 from sessiond.model import (
     DOCUMENTS,
     Live,
@@ -99,6 +99,9 @@ class Sessions:
         except AlreadyExists:
             await self._check_same_creation(session_id, draft)
             duplicate = True
+        except SessionDeleted:
+            await self._around.store.withdraw(session_id, workspace)
+            raise
         return Created(session_id, await self.load(session_id), duplicate=duplicate)
 
     async def load(self, session_id: str) -> bytes:

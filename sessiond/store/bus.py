@@ -16,12 +16,14 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from sessiond.errors import StoreUnavailable
 from sessiond.store.connection import translate
 
 Listener = Callable[[bytes | None], None]
 """Takes a message of its channel, or None for a gap: something may have been missed."""
 
 _PING_SECONDS = 5.0
+_CONFIRMATION_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 1.0
 
 
@@ -53,13 +55,18 @@ class Bus:
             self._confirmed[channel] = asyncio.Event()
             try:
                 await self._pubsub.subscribe(channel)
-            except (RedisError, OSError) as error:
+            except RedisError as error:
                 await self.leave(channel, listener)
-                raise translate(RedisError(str(error))) from error
+                raise translate(error) from error
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
             self._pinger = asyncio.create_task(self._ping())
-        await self._confirmed[channel].wait()
+        try:
+            async with asyncio.timeout(_CONFIRMATION_SECONDS):
+                await self._confirmed[channel].wait()
+        except TimeoutError as error:
+            await self.leave(channel, listener)
+            raise StoreUnavailable("Redis does not confirm the subscription") from error
 
     async def leave(self, channel: str, listener: Listener) -> None:
         """Take a listener off; the last one's leaving ends the subscription."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import cached_property
 from typing import Any, Literal
@@ -15,8 +16,8 @@ from sessiond.sync.entry import Entry
 from sessiond.sync.position import START, Position
 
 Reset = Literal["history-changed", "trimmed", "missing"]
-"""Why a position is no longer part of the log: Redis has another history, the beginning was
-archived, or there is no such log at all."""
+"""Why a position is not part of the log: Redis has another history there, the log's beginning was
+archived, or the log ends before it (it was rolled back, or flushed)."""
 
 _FIELDS = [b"op", b"at", b"origin", b"id", b"epoch", b"json"]
 _OP, _JSON = 1, 11
@@ -102,20 +103,7 @@ class LogReader:
         Raises:
             StoreUnavailable, StoreDamaged: Redis does not answer, or has something foreign.
         """
-        known = 1 if after.offset else 0
-        first = f"{after.offset}-0" if known else "-"
-        raw = await answered(
-            self._redis.execute_command(
-                "XRANGE", self._keys.conversation(session_id), first, "+", "COUNT", limit + known
-            )
-        )
-        entries = _checked(raw)
-        head = parse_entry(entries[0]) if entries else None
-        end = parse_entry(entries[-1]).position if entries else after
-        if head and head.op == "session.delete" and head.offset > after.offset:
-            return LogPage(entries, end)
-        reset = _refusal(after, head)
-        return LogPage([], START, reset) if reset else LogPage(entries[known:], end)
+        return _page(after, await self._fetch(session_id, after, limit))
 
     async def pages(
         self, session_id: str, after: Position = START, until: int | None = None
@@ -123,18 +111,36 @@ class LogReader:
         """Yield page after page, to the end of the log or to offset `until`.
 
         The last page may be a refusal: the log changed under the reader. Pages are kept near
-        4 MiB, whatever the size of the messages.
+        4 MiB, whatever the size of the messages. While the caller works on one page, Redis
+        works on the next.
         """
-        count = _FIRST_PAGE
-        while until is None or after.offset < until:
-            limit = count if until is None else min(count, until - after.offset)
-            page = await self.page(session_id, after, limit)
-            if page.raw or page.reset:
-                yield page
-            if page.reset or len(page.raw) < limit:
-                return
-            after = page.position
-            count = max(1, min(PAGE, 4 * count, _PAGE_BYTES * count // max(page.size, 1)))
+        limit = _limit(_FIRST_PAGE, after, until)
+        if not limit:
+            return
+        fetching = asyncio.ensure_future(self._fetch(session_id, after, limit))
+        try:
+            while limit:
+                page = _page(after, await fetching)
+                ended = bool(page.reset) or len(page.raw) < limit
+                after = page.position
+                limit = 0 if ended else _limit(_next_count(page), after, until)
+                if limit:
+                    fetching = asyncio.ensure_future(self._fetch(session_id, after, limit))
+                    await asyncio.sleep(0)  # so that it is under way
+                if page.raw or page.reset:
+                    yield page
+        finally:
+            fetching.cancel()
+
+    async def _fetch(self, session_id: str, after: Position, limit: int) -> list[Any]:
+        known = 1 if after.offset else 0
+        first = f"{after.offset}-0" if known else "-"
+        key = self._keys.conversation(session_id)
+        return _checked(
+            await answered(
+                self._redis.execute_command("XRANGE", key, first, "+", "COUNT", limit + known)
+            )
+        )
 
     async def entries_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
         """Return the entries at these offsets; None where the log has none."""
@@ -146,6 +152,27 @@ class LogReader:
                 pipeline.execute_command("XRANGE", key, f"{offset}-0", f"{offset}-0")
             replies = await answered(pipeline.execute())
         return [parse_entry(_checked(reply)[0]) if reply else None for reply in replies]
+
+
+def _limit(count: int, after: Position, until: int | None) -> int:
+    return count if until is None else max(0, min(count, until - after.offset))
+
+
+def _next_count(page: LogPage) -> int:
+    """Return how many entries to ask for after a full page."""
+    count = len(page.raw)
+    return max(1, min(PAGE, 4 * count, _PAGE_BYTES * count // max(page.size, 1)))
+
+
+def _page(after: Position, entries: list[Any]) -> LogPage:
+    """Return what was fetched from a position on, if the log still contains that position."""
+    head = parse_entry(entries[0]) if entries else None
+    end = parse_entry(entries[-1]).position if entries else after
+    if head and head.op == "session.delete" and head.offset > after.offset:
+        return LogPage(entries, end)
+    reset = _refusal(after, head)
+    known = 1 if after.offset else 0
+    return LogPage([], START, reset) if reset else LogPage(entries[known:], end)
 
 
 def _refusal(after: Position, first: Entry | None) -> Reset | None:

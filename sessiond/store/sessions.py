@@ -103,7 +103,7 @@ class SessionStore:
             self.on_commit(session_id, group, committed)
         if group[-1].op == "session.delete":
             self._touched.pop(session_id, None)
-            await self._forget(session_id, committed.workspace)
+            await self.withdraw(session_id, committed.workspace)
         else:
             self._touch(session_id, committed.workspace, now_ms)
         return committed
@@ -114,6 +114,13 @@ class SessionStore:
         An index entry without a session is harmless: listings pass over it.
         """
         await self._index({session_id: (workspace, now_ms)})
+
+    async def withdraw(self, session_id: str, workspace: str) -> None:
+        """Take a session out of the indexes."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for index in (self._keys.sessions, self._keys.workspace(workspace)):
+                pipeline.zrem(index, session_id)
+            await answered(pipeline.execute())
 
     async def snapshot(self, session_id: str) -> Snapshot:
         """Return the documents and the position, all of one moment.
@@ -279,12 +286,6 @@ class SessionStore:
             for session_id, (workspace, now_ms) in touched.items():
                 for index in (self._keys.sessions, self._keys.workspace(workspace)):
                     pipeline.zadd(index, {session_id: now_ms}, gt=True)
-            await answered(pipeline.execute())
-
-    async def _forget(self, session_id: str, workspace: str) -> None:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for index in (self._keys.sessions, self._keys.workspace(workspace)):
-                pipeline.zrem(index, session_id)
             await answered(pipeline.execute())
 
     async def _index_page(

@@ -58,6 +58,7 @@ class Daemon:
         self._facts = ServerFacts("", "", limited=False)
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
+        self._serving = False
         self._beating: asyncio.Task[None] | None = None
         self._token_file = (
             Path(configuration.api.token_file).expanduser()
@@ -103,6 +104,7 @@ class Daemon:
             server=self._facts.version,
             duration_ms=round((time.monotonic() - self._began) * 1000),
         )
+        self._serving = True
 
     async def stop(self) -> None:
         """Finish what was accepted, then stop everything that was started."""
@@ -120,6 +122,7 @@ class Daemon:
             await self._embedded.stop()
         if self._server:
             self.socket_path.unlink(missing_ok=True)
+        if self._serving:
             self._log.info("daemon.stopped", instance=self._instance)
 
     async def health(self) -> Health:

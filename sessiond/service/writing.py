@@ -83,7 +83,8 @@ async def written_before(
             "this Idempotency-Key was used for a different request",
             hint="use a new key for every new write",
         )
-    return Position("", offset)
+    (entry,) = await around.store.log.entries_at(session_id, [offset])
+    return entry.position if entry else Position("", offset)
 
 
 async def attempt(

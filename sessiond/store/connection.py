@@ -35,6 +35,7 @@ from redis.exceptions import (
 
 from sessiond.errors import ConfigurationError, SessiondError, StoreDamaged, StoreUnavailable
 
+_PIPELINE_ERROR = " of pipeline caused error: "
 _RAW_REPLIES = ("XRANGE", "XREVRANGE")
 _hanging_up: set[asyncio.Future[None]] = set()
 
@@ -76,9 +77,10 @@ def keep_raw(client: Redis) -> Redis:
 
 def translate(error: RedisError) -> SessiondError:
     """Say what an error of the client means here."""
-    if isinstance(error, AuthenticationError | NoPermissionError):
+    said = str(error).rpartition(_PIPELINE_ERROR)[2]  # without the command's arguments
+    if _is_refusal(error):
         return ConfigurationError(
-            f"Redis refuses this user: {error}",
+            f"Redis refuses this user: {said}",
             hint="check the user and password in redis.url and the rights in redis-acl.conf",
         )
     if isinstance(error, OutOfMemoryError):
@@ -88,10 +90,19 @@ def translate(error: RedisError) -> SessiondError:
         )
     if isinstance(error, UNAVAILABLE):
         return StoreUnavailable(
-            f"Redis does not answer: {error}",
-            hint="the write may or may not have happened; retrying it with the same id is safe",
+            f"Redis does not answer: {said}",
+            hint="a write may or may not have happened; retrying it with the same id is safe",
         )
-    return StoreDamaged(f"Redis answered with an error: {error}", hint="see `sessiond redis keys`")
+    return StoreDamaged(f"Redis answered with an error: {said}", hint="see `sessiond redis keys`")
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Tell whether Redis refused the user; over Unix sockets the client hides that in a cause."""
+    while error is not None:
+        if isinstance(error, AuthenticationError | NoPermissionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class DirectConnections:

@@ -60,7 +60,7 @@ TABLE: dict[str, KeyKind] = {
         _session("applied"),
         "hash",
         "the session's, the 2,048 newest",
-        "writer → its last sequence, offset and hash; key:<Idempotency-Key> → digest and offset",
+        "writer → its last sequence and offset; key:<Idempotency-Key> → digest and offset",
     ),
     "events": KeyKind(
         _session("events"),

@@ -53,7 +53,7 @@ class Backend(Protocol):
     ) -> SessionPage:
         """Return sessions, the most recently active first."""
 
-    async def delete(self, session_id: str, *, expected: str = "") -> str:
+    async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
         """Delete a session and return the position of that."""
 
     async def append(

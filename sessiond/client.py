@@ -116,9 +116,9 @@ class DaemonClient:
             query["cursor"] = cursor
         return (await self.call("GET", "/v1/sessions", SessionPage, query=query))[0]
 
-    async def delete(self, session_id: str, *, expected: str = "") -> str:
+    async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
         """Delete a session and return the position of that."""
-        path, headers = f"/v1/sessions/{session_id}", _headers(expected=expected)
+        path, headers = f"/v1/sessions/{session_id}", _headers(key=key, expected=expected)
         reply: PositionReply = (await self.call("DELETE", path, PositionReply, headers=headers))[0]
         return reply.position
 

@@ -55,9 +55,10 @@ class DirectBackend:
         """Return sessions, the most recently active first."""
         return await self._core.sessions.list_page(Filter(**filters), cursor, limit)
 
-    async def delete(self, session_id: str, *, expected: str = "") -> str:
+    async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
         """Delete a session and return the position of that."""
-        return str(await self._core.sessions.delete(session_id, Request(expected=expected)))
+        request = Request(key=key, expected=expected)
+        return str(await self._core.sessions.delete(session_id, request))
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""

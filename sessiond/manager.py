@@ -194,7 +194,8 @@ class SessionManager:
             VersionMismatch: it has moved on.
             NotFound, SessionDeleted: there is none, or no more.
         """
-        await self._backend.delete(session_id, expected=expected)
+        delete = partial(self._backend.delete, session_id, expected=expected, key=_new_key())
+        await _retried(delete)
 
 
 class Session:

@@ -2,7 +2,7 @@
  * Types and contracts of sessiond's JavaScript client.
  *
  * Every write carries an `Idempotency-Key` and is repeated with the same key while the daemon
- * cannot be reached or asks for another try (5 tries, about 2 seconds in all), so that it is done
+ * cannot be reached or asks for another try (5 tries, within 1 to 2 seconds), so that it is done
  * once. Writes through one `Session` object are sent in the order of the calls.
  *
  * All calls fail with a `SessiondError` and nothing else; its `code` tells what it is:
@@ -103,7 +103,7 @@ export interface SessionPage {
 }
 
 export interface WriteOptions {
-  /** An Idempotency-Key of your own: the same call with the same key is done once, for ever. */
+  /** An Idempotency-Key of your own: the same call with the same key is done once. */
   key?: string;
   /** The version that the change is based on; without it, whatever is current. */
   expected?: string;

@@ -123,8 +123,7 @@ class Connection {
    * Send a request, and again while that may help: a repeated write carries the same key.
    * `once`: at most once, on a connection of its own. `settled`: the problem from which a repeated
    * write learns that it was done before.
-   * @param {string} method @param {string} path
-   * @param {CallOptions} [options]
+   * @param {string} method @param {string} path @param {CallOptions} [options]
    * @returns {Promise<{ value: any, version: string }>}
    */
   async call(method, path, { json, key, expected, once = false, settled = "" } = {}) {
@@ -379,7 +378,8 @@ export class Session {
 
   /** Read the log on to its end. */
   async #catchUp() {
-    for (let isFull = true; isFull; ) {
+    let isFull = true;
+    while (isFull) {
       const path = at`/operations?after=${this.position}&limit=${PAGE}`;
       const { value } = await this.#call("GET", path);
       const operations = /** @type {Operation[]} */ (value.operations);
@@ -397,7 +397,8 @@ export class Session {
       const version = value.versions[name];
       if (version !== this.#documents[name].version) this.#documents[name].contested = version;
     }
-    this.#adopt(value, SAVED.filter((name) => !unsaved.includes(name)));
+    const others = SAVED.filter((name) => !unsaved.includes(name));
+    this.#adopt(value, others);
     await this.#catchUp();
   }
 
@@ -423,8 +424,8 @@ export class Session {
   /** Move on, or return false: it does not continue the state here. @param {Operation} operation */
   #apply(operation) {
     const [known, offset] = [offsetOf(this.position), offsetOf(operation.position)];
-    if (offset <= known) return true;
     if (operation.op === "session.delete") this.metadata.status = "deleted";
+    else if (offset <= known) return true;
     else if (offset > known + 1) return false;
     else if (operation.op === "document.change") this.#changeDocument(operation);
     else this.#changeMessage(operation);

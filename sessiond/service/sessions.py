@@ -23,7 +23,9 @@ from sessiond.service.writing import (
     Request,
     Surroundings,
     commit,
+    idempotency_key,
     now,
+    written_before,
 )
 from sessiond.store.committer import Draft
 from sessiond.store.log import PAGE
@@ -151,12 +153,16 @@ class Sessions:
             NotFound, SessionDeleted: there is none, or no more.
             VersionMismatch: the session has moved on from the expected position.
         """
+        key = idempotency_key(request, b"session.delete")
+        if before := await written_before(self._around, session_id, key):
+            return before
         draft = Draft(
             "session.delete",
             session_id,
             now(self._around),
             b"{}",
             expected=request.expected,
+            key=key,
             client=request.client,
         )
         return (await commit(self._around, session_id, [draft])).positions[0]

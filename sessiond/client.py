@@ -236,8 +236,8 @@ class DaemonClient:
         A lost connection is opened again and resumes where it was; what came twice is dropped
         by the daemon, by position.
         """
-        now = await self.position(session_id)  # no such session: an error here, not later
-        stream = self.stream(f"/v1/sessions/{session_id}/events", after or now)
+        position = after or await self.position(session_id)
+        stream = self.stream(f"/v1/sessions/{session_id}/events", position)
         async with aclosing(_until_deleted(stream)) as events, aclosing(stream):
             yield events
 

@@ -255,12 +255,10 @@ class Session:
         for new in messages:
             new.id = new.id or new_id("msg", now, secrets.token_bytes)
             new.timestamp = new.timestamp or moment(now)
-        added = [completed(new, str(new.id), moment(now)) for new in messages]
-        key = _new_key()
-        written = await _retried(lambda: self._backend.append(self.id, messages, key=key))
-        if not self._view.take_written(added, written):
-            await self._catch_up()
-        return added
+        append = partial(self._backend.append, self.id, messages, key=_new_key())
+        await _retried(append)
+        await self._catch_up()
+        return [completed(new, str(new.id), moment(now)) for new in messages]
 
     async def edit_message(
         self, message_id: str, *, expected: str = "", **fields: Any

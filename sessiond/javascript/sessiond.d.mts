@@ -255,7 +255,7 @@ export class SessionManager {
   static create(session?: NewSession, options?: { key?: string }): Promise<Session>;
   static load(id: string): Promise<Session>;
   static list(options?: ListOptions): Promise<SessionPage>;
-  static delete(id: string, options?: { expected?: string }): Promise<void>;
+  static delete(id: string, options?: WriteOptions): Promise<void>;
 
   create(session?: NewSession, options?: { key?: string }): Promise<Session>;
   load(id: string): Promise<Session>;
@@ -264,7 +264,7 @@ export class SessionManager {
    * Delete a session; its id is never used again.
    * @param options.expected only if the session is still at this position
    */
-  delete(id: string, options?: { expected?: string }): Promise<void>;
+  delete(id: string, options?: WriteOptions): Promise<void>;
   /** Give up requests under way, end subscriptions and let go of connections. */
   close(): Promise<void>;
 }

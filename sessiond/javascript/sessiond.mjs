@@ -13,7 +13,7 @@
  * @import { Change, ConnectOptions, Context, ErrorDetails, Event, ListOptions, LoadedSession,
  *   Message, Metadata, NewMessage, NewSession, Operation, Part, Preferences, SavedDocument,
  *   WriteOptions } from "./sessiond.mjs"
- * @typedef {WriteOptions & { json?: string, once?: boolean, settled?: string }} CallOptions
+ * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
 
 import { randomUUID } from "node:crypto";
@@ -121,12 +121,11 @@ class Connection {
 
   /**
    * Send a request, and again while that may help: a repeated write carries the same key.
-   * `once`: at most once, on a connection of its own. `settled`: the problem from which a repeated
-   * write learns that it was done before.
+   * `once`: at most once, on a connection of its own.
    * @param {string} method @param {string} path @param {CallOptions} [options]
    * @returns {Promise<{ value: any, version: string }>}
    */
-  async call(method, path, { json, key, expected, once = false, settled = "" } = {}) {
+  async call(method, path, { json, key, expected, once = false } = {}) {
     const headers = {
       ...(json !== undefined && { "Content-Type": "application/json" }),
       ...(key && { "Idempotency-Key": key }),
@@ -141,7 +140,6 @@ class Connection {
         return { value: answer && JSON.parse(answer), version };
       } catch (cause) {
         const error = this.#understood(cause);
-        if (failures && error.code === settled) return { value: null, version: "" };
         const isLast = once || failures + 1 >= this.#tries;
         if (isLast || !error.retryable) throw Object.assign(error, { key });
       }
@@ -507,10 +505,9 @@ export class SessionManager {
     return (await this.#connection.call("GET", `/v1/sessions?${query}`)).value;
   }
 
-  /** @param {string} id @param {{ expected?: string }} [options] */
-  async delete(id, { expected } = {}) {
-    const options = { expected, settled: "session-deleted" };
-    await this.#connection.call("DELETE", at`/v1/sessions/${id}`, options);
+  /** @param {string} id @param {WriteOptions} [options] */
+  async delete(id, { key = randomUUID(), expected } = {}) {
+    await this.#connection.call("DELETE", at`/v1/sessions/${id}`, { key, expected });
   }
 
   async close() {

@@ -69,8 +69,8 @@ class Documents:
         async def once() -> Document:
             snapshot = await self._around.store.snapshot(session_id)
             current = document_value(snapshot, name)
-            if await written_before(self._around, session_id, key):
-                return Document(name=name, value=current, version=snapshot.versions[name])
+            if before := await written_before(self._around, session_id, key):
+                return Document(name=name, value=current, version=str(before))
             check_expected(request.expected, snapshot.versions[name])
             wanted = patch if replace else merge_patch(msgspec.to_builtins(current), patch)
             changes, body = encode_change(name, current, _checked(name, current, wanted))

@@ -33,7 +33,7 @@ from sessiond.store.committer import Committed, Draft
 from sessiond.store.log import PAGE
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.entry import Entry
-from sessiond.sync.parts import assemble, check_part, completed
+from sessiond.sync.parts import assemble, check_not_own, check_part, completed
 from sessiond.sync.position import Position
 from sessiond.sync.replica import Conversation
 
@@ -180,6 +180,7 @@ class Messages:
         Raises:
             NotFound, SessionDeleted, VersionMismatch, AlreadyExists (the key).
         """
+        check_not_own(part_id)
         name = f"{message_id}/{part_id}"
         versions = await self._around.store.part_versions(session_id, message_id)
         if part_id not in versions:  # it may have come inside the message

@@ -50,7 +50,15 @@ class Script:
             return await execute("EVAL", self.text, len(keys), *keys, *arguments)
 
 
-SNAPSHOT = Script(_read("snapshot"))
+# All at once, before anything runs: a daemon must not pick up half of an upgrade.
+_SOURCES = {
+    name: _read(name)
+    for name in dict.fromkeys(
+        ("log", "commit", "snapshot", *(n for ns in _FILES.values() for n in ns))
+    )
+}
+
+SNAPSHOT = Script(_SOURCES["snapshot"])
 
 
 @cache
@@ -61,4 +69,4 @@ def commit_script(operations: frozenset[str]) -> Script:
     a third more time in the server.
     """
     names = dict.fromkeys(name for op in sorted(operations) for name in _FILES[op])
-    return Script(_read("log"), *map(_read, names), _read("commit"))
+    return Script(*(_SOURCES[name] for name in ("log", *names, "commit")))

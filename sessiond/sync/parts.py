@@ -123,7 +123,7 @@ def check_parts(new: NewMessage) -> None:
 
 
 def check_part(part: Part) -> None:
-    """Check that a part has a type and an id that can be part of a record's name.
+    """Check that a part has a type and an id, and that the id is not one of ours.
 
     Raises:
         InvalidInput: it has not.
@@ -131,3 +131,17 @@ def check_part(part: Part) -> None:
     for name in ("id", "type"):
         if not isinstance(part.get(name), str) or not part[name]:
             raise InvalidInput(f"every part needs a text `{name}`")
+    check_not_own(part["id"])
+
+
+def check_not_own(part_id: str) -> None:
+    """Refuse the ids under which a message's own content counts as parts.
+
+    Raises:
+        InvalidInput: it is one of them.
+    """
+    if part_id.startswith(_OWN):
+        raise InvalidInput(
+            f"part ids that begin with {_OWN!r} stand for the message's own content",
+            hint="edit the message, or choose another id",
+        )

@@ -19,7 +19,6 @@ from sessiond.model import (
     Preferences,
     Reset,
     Session,
-    Written,
 )
 from sessiond.sync.parts import edited, parts_of, with_parts
 
@@ -56,17 +55,6 @@ class SessionView:
         self.position = event.position
         self.metadata.last_activity = max(self.metadata.last_activity, event.at)
 
-    def take_written(self, messages: list[Message], written: Written) -> bool:
-        """Take messages that this program appended; False when others wrote something before them.
-
-        Then the log must bring them, in their place.
-        """
-        if _offset(written.records[0].version) != _offset(self.position) + 1:
-            return False
-        self.messages += messages
-        self.position = written.position
-        return True
-
     def take_document(self, document: Document) -> None:
         """Take a document as it was saved."""
         self._versions[document.name] = document.version
@@ -75,9 +63,8 @@ class SessionView:
     def changed_documents(self) -> Iterator[tuple[DocumentName, Any, str]]:
         """Yield name, value and known version of each document with unsaved changes."""
         for name in _SAVED:
-            value = msgspec.to_builtins(getattr(self, name))
-            if value != self._saved[name]:
-                yield name, value, self._versions[name]
+            if self._has_unsaved(name):
+                yield name, msgspec.to_builtins(getattr(self, name)), self._versions[name]
 
     def _take(self, operation: Operation) -> None:
         index = self._index(operation.id.partition("/")[0])
@@ -107,28 +94,29 @@ class SessionView:
         self.messages[index] = with_parts(message, list(parts.values()))
 
     def _take_change(self, operation: Operation) -> None:
-        """Take another's change of a document; fields changed here and not yet saved stay."""
+        """Take a change of a document.
+
+        One with unsaved changes stays as it is, at its version: saving it will tell of the
+        mismatch, instead of overwriting what somebody else wrote.
+        """
         name = operation.id
-        fields, unset = operation.body["set"], operation.body["unset"]
-        if name == "metadata":
-            changed = {**msgspec.to_builtins(self.metadata), **fields}
-            self.metadata = msgspec.convert(
-                {field: value for field, value in changed.items() if field not in unset}, Metadata
-            )
-        else:
-            mine = msgspec.to_builtins(getattr(self, name))
-            before = self._saved[name]
-            after = {**before, **fields}
-            for field in unset:
-                after.pop(field, None)
-            unsaved = {field: mine[field] for field in mine if before.get(field) != mine[field]}
-            merged = {**after, **unsaved}
-            self._saved[name] = after
-            if name == "context":
-                self.context = msgspec.convert(merged, Context)
-            else:
-                self.preferences = merged
+        if self._has_unsaved(name):
+            return
+        document = msgspec.to_builtins(getattr(self, name)) | operation.body["set"]
+        for field in operation.body["unset"]:
+            document.pop(field, None)
+        match name:
+            case "metadata":
+                self.metadata = msgspec.convert(document, Metadata)
+            case "context":
+                self.context = msgspec.convert(document, Context)
+            case _:
+                self.preferences = document
         self._versions[name] = operation.position
+        self._remember(name)
+
+    def _has_unsaved(self, name: str) -> bool:
+        return name in self._saved and self._saved[name] != msgspec.to_builtins(getattr(self, name))
 
     def _index(self, message_id: str) -> int | None:
         for index in range(len(self.messages) - 1, -1, -1):
@@ -138,6 +126,8 @@ class SessionView:
 
     def _remember(self, *names: str) -> None:
         for name in names:
+            if name not in _SAVED:
+                continue
             self._saved[name] = copy.deepcopy(msgspec.to_builtins(getattr(self, name)))
 
 

@@ -1,0 +1,101 @@
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+
+import { EventParser, backoff, defaultSocket } from "../../sessiond/javascript/sessiond.mjs";
+
+const STREAM =
+  "retry: 500\n\n: heartbeat\n\n" +
+  'id: 1\nevent: message.append\ndata: {"content":"é 😀"}\n\n' +
+  "event:live\r\ndata: one\r\ndata:two\r\ndata:\r\ndata:  three\r\n\r\n" +
+  "data: a: b\n\n";
+const EVENTS = [
+  { name: "message.append", id: "1", data: '{"content":"é 😀"}' },
+  { name: "live", id: "", data: "one\ntwo\n\n three" },
+  { name: "message", id: "", data: "a: b" },
+];
+
+/** Parse a stream that arrives in these pieces. */
+function parsed(...pieces) {
+  const parser = new EventParser();
+  return pieces.flatMap((piece) =>
+    parser.push(typeof piece === "string" ? new TextEncoder().encode(piece) : piece),
+  );
+}
+
+describe("EventParser", () => {
+  test("finds the same events wherever the stream is cut", () => {
+    const bytes = new TextEncoder().encode(STREAM);
+    for (let cut = 0; cut <= bytes.length; cut += 1) {
+      assert.deepEqual(parsed(bytes.subarray(0, cut), bytes.subarray(cut)), EVENTS, `at ${cut}`);
+    }
+  });
+
+  test("finds the same events in single bytes", () => {
+    const bytes = new TextEncoder().encode(STREAM);
+    assert.deepEqual(parsed(...Array.from(bytes, (byte) => Uint8Array.of(byte))), EVENTS);
+  });
+
+  test("hands an event out as soon as its empty line is there", () => {
+    const parser = new EventParser();
+    const push = (text) => parser.push(new TextEncoder().encode(text));
+    assert.deepEqual(push("id: 7\ndata: x\n"), []);
+    assert.deepEqual(push("\n"), [{ name: "message", id: "7", data: "x" }]);
+  });
+
+  test("takes LF, CRLF and CR for the end of a line", () => {
+    const expected = [{ name: "e", id: "", data: "x\ny" }];
+    for (const end of ["\n", "\r\n", "\r"]) {
+      const stream = ["event: e", "data: x", "data: y", "", ": and on"].join(end);
+      assert.deepEqual(parsed(stream), expected, JSON.stringify(end));
+    }
+  });
+
+  test("makes no event of comments, of frames without data and of unfinished frames", () => {
+    assert.deepEqual(parsed(": comment\n\nevent: e\nid: 1\n\nretry: 1\n\ndata: unfinished\n"), []);
+  });
+
+  test("ignores an id with a NUL, unknown fields and a byte order mark", () => {
+    const stream = "\ufeffdata: x\nid: a\0b\nfoo: bar\n\n";
+    assert.deepEqual(parsed(stream), [{ name: "message", id: "", data: "x" }]);
+  });
+
+  test("takes a field without a colon for an empty one", () => {
+    assert.deepEqual(parsed("data\ndata\n\n"), [{ name: "message", id: "", data: "\n" }]);
+  });
+
+  test("reads long lines in time that grows with their length", () => {
+    const piece = new Uint8Array(8_192).fill(0x78);
+    const began = performance.now();
+    const [event] = parsed("data: ", ...Array(4_096).fill(piece), "\n\n");
+    assert.equal(event.data.length, 4_096 * 8_192);
+    assert.ok(performance.now() - began < 5_000);
+  });
+});
+
+describe("defaultSocket", () => {
+  const HOME = "/home/me";
+  for (const [environ, expected] of [
+    [{ HOME }, "/home/me/.local/state/sessiond/run/api.sock"],
+    [{ HOME, XDG_STATE_HOME: "/state" }, "/state/sessiond/run/api.sock"],
+    [{ HOME, XDG_STATE_HOME: "relative" }, "/home/me/.local/state/sessiond/run/api.sock"],
+    [{ HOME, XDG_STATE_HOME: "/state", XDG_RUNTIME_DIR: "/run/me" }, "/run/me/sessiond/api.sock"],
+    [{ HOME, XDG_RUNTIME_DIR: "relative" }, "/home/me/.local/state/sessiond/run/api.sock"],
+    [{ HOME, XDG_RUNTIME_DIR: "/run/me", SESSIOND_API_SOCKET: "/s" }, "/s"],
+    [{ HOME, SESSIOND_API_SOCKET: "~/s" }, "/home/me/s"],
+  ]) {
+    test(`is ${expected} for ${Object.keys(environ)}`, () => {
+      assert.equal(defaultSocket(environ), expected);
+    });
+  }
+});
+
+describe("backoff", () => {
+  test("doubles, up to five seconds", () => {
+    const pauses = [0, 1, 2, 3, 50, 5_000].map((failures) => backoff(failures, 1));
+    assert.deepEqual(pauses, [150, 300, 600, 1_200, 5_000, 5_000]);
+  });
+
+  test("is never less than half", () => {
+    assert.equal(backoff(1, 0), 150);
+  });
+});

@@ -24,7 +24,7 @@ from sessiond.backend import RawEvent
 from sessiond.cli.exits import FAILED, OK
 from sessiond.cli.terminal import paint, plain
 from sessiond.client import DaemonClient
-from sessiond.errors import DaemonUnreachable
+from sessiond.errors import DaemonUnreachable, SessiondError
 from sessiond.model import NewMessage, NewSession, Operation, Part
 from sessiond.service.status import Status
 
@@ -93,10 +93,14 @@ async def _run(folder: Path, *, keep: bool, fast: bool) -> int:
         async with second.events(session_id, session.position) as events:
             watching = asyncio.create_task(screen.watch(events))
             await _replay(first, session_id, recording, screen, fast=fast)
-            await asyncio.wait_for(screen.complete(await first.position(session_id)), 10)
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            arrival = asyncio.create_task(screen.complete(await first.position(session_id)))
+            await asyncio.wait({watching, arrival}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            arrived = arrival.done()
+            for task in (watching, arrival):
+                task.cancel()
+            ends = await asyncio.gather(watching, arrival, return_exceptions=True)
+            if not arrived:
+                raise ends[0] if isinstance(ends[0], Exception) else _not_arrived()
         print()
         same = await _compare(first, second, session_id, screen)
         _explain(status.server.redis_cli, session_id)
@@ -272,6 +276,10 @@ async def _compare(
         f"{len(log.operations)} operations, position {session.position}."
     )
     return same
+
+
+def _not_arrived() -> SessiondError:
+    return SessiondError("the conversation did not arrive within 10 s")
 
 
 def _explain(redis_cli: str, session_id: str) -> None:

@@ -18,7 +18,7 @@ from sessiond.codec import json
 from sessiond.errors import SessiondError
 from sessiond.store.log import LogReader, Reset
 from sessiond.sync.entry import Entry, operation_json
-from sessiond.sync.position import START, Position
+from sessiond.sync.position import START, Position, parse_position
 
 RESET = "reset"
 LIVE = "live"
@@ -54,6 +54,17 @@ class LiveHead(Struct):
 
 _NOTICE = msgspec.json.Decoder(Notice)
 _LIVE_HEAD = msgspec.json.Decoder(LiveHead)
+
+
+def announced_offset(notice: Notice | None, position: Position) -> int | None:
+    """Return how far a notice asks a reader at a position to read; None for to the end.
+
+    A notice that names an offset the reader has passed already belongs to another history.
+    """
+    if notice is None or not isinstance(notice.position, str):
+        return None
+    offset = parse_position(notice.position).offset
+    return offset if offset > position.offset else None
 
 
 def read_notice(message: bytes) -> Notice | None:
@@ -151,11 +162,16 @@ class Follower:
             return mine.epoch in ("", position.epoch)
         return position.offset < mine.offset
 
-    async def read(self) -> AsyncIterator[list[Event]]:
-        """Yield the new events, page by page, and move on with them."""
+    async def read(self, until: int | None = None) -> AsyncIterator[list[Event]]:
+        """Yield the new events, page by page, and move on with them.
+
+        Args:
+            until: read up to this offset only, so that what was announced between operations
+                keeps its place between them.
+        """
         restarted = False
         while True:
-            async for page in self._log.pages(self.session_id, self.position):
+            async for page in self._log.pages(self.session_id, self.position, until):
                 if page.reset:
                     break
                 self.position = page.position
@@ -163,7 +179,7 @@ class Follower:
             else:
                 return
             yield [reset_event(self.session_id, page.reset)]
-            self.position = START
+            self.position, until = START, None
             if restarted:
                 return
             restarted = True

@@ -19,6 +19,7 @@ from sessiond.service.feed import (
     Follower,
     Notice,
     Subscription,
+    announced_offset,
     read_notice,
 )
 from sessiond.store.bus import Bus
@@ -108,7 +109,8 @@ class _SessionFeed(_Feed):
     async def _follow(self, notice: Notice | None) -> None:
         if notice and notice.position in self._recent:
             return
-        async for events in self._follower.read():
+        until = announced_offset(notice, self._follower.position)
+        async for events in self._follower.read(until):
             for event in events:
                 self._recent.append(event.id)
                 self._tell(event)
@@ -154,16 +156,17 @@ class _WorkspaceFeed(_Feed):
         if notice is None:
             known = await self._store.positions(self._workspace)
             for session_id in {*known, *self._followers}:
-                await self._read(session_id)
+                await self._read(session_id, None)
         elif notice.position not in self._recent:
-            await self._read(notice.session_id)
+            await self._read(notice.session_id, notice)
 
-    async def _read(self, session_id: str) -> None:
+    async def _read(self, session_id: str, notice: Notice | None) -> None:
         follower = self._followers.get(session_id)
         if follower is None:
             follower = Follower(self._store.log, session_id, START)
             self._followers[session_id] = follower
-        async for events in follower.read():
+        until = announced_offset(notice, follower.position)
+        async for events in follower.read(until):
             for event in events:
                 self._recent.append(event.id)
                 self._tell(self._numbered(event))

@@ -135,8 +135,23 @@ def encode_change(
     return (*writes, *removals), {"set": fields, "unset": unset}
 
 
+def check_preferences(preferences: dict[str, Any]) -> None:
+    """Check the names of preferences: they are fields of a hash, where some are ours.
+
+    Raises:
+        InvalidInput: a name begins with an underscore.
+    """
+    for name in preferences:
+        if name.startswith("_"):
+            raise InvalidInput(
+                f"the preference {name[:80]!r} begins with an underscore",
+                hint="such names are kept for sessiond itself; choose another",
+            )
+
+
 def encode_creation(new: NewSession, created_at: str) -> tuple[FieldChange, ...]:
     """Return the fields of a new session's documents. Its id and workspace are filled in."""
+    check_preferences(new.preferences)
     given = msgspec.to_builtins(new)
     context, preferences = given.pop("context"), given.pop("preferences")
     metadata = {"created_at": created_at, "last_activity": created_at, "status": "active", **given}
@@ -181,6 +196,7 @@ def _checked(name: DocumentName, current: Any, wanted: Any) -> Any:
             case "context":
                 return msgspec.convert(wanted, Context)
             case _:
+                check_preferences(wanted)
                 return wanted
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this is not a {name}: {error}") from error

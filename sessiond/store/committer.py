@@ -28,7 +28,7 @@ from sessiond.errors import (
     Superseded,
     VersionMismatch,
 )
-from sessiond.store.connection import UNAVAILABLE, translate
+from sessiond.store.connection import may_pass, translate
 from sessiond.store.keys import Keys
 from sessiond.store.scripts import Execute, commit_script
 from sessiond.sync.position import Position, entry_hash
@@ -191,15 +191,13 @@ class Committer:
         while True:
             try:
                 reply: list[Any] = await script.run(self._execute, keys, arguments)
-            except UNAVAILABLE as error:
-                if self._now() + pause > deadline:
-                    raise translate(error) from error
-                await self._sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             except RedisError as error:
-                raise translate(error) from error
+                if not may_pass(error) or self._now() + pause > deadline:
+                    raise translate(error) from error
             else:
                 return reply
+            await self._sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _encode(self, session_id: str, groups: list[list[Draft]]) -> list[Any]:
         """Return the script's arguments, every operation with the next sequence of this writer."""
@@ -279,6 +277,10 @@ _REFUSALS: dict[str, Callable[[str], SessiondError]] = {
     ),
     "already-exists": AlreadyExists,
     "key-used": KeyUsed,
+    "foreign-keys": lambda detail: StoreDamaged(
+        f"Redis holds keys of a session that does not exist, beside {detail!r}",
+        hint="something else wrote them, or damage; choose another session id",
+    ),
     "sequence-reused": lambda detail: SequenceReused(f"{detail} was used for another operation"),
     "superseded": lambda detail: Superseded(f"{detail} came after a later operation"),
     "invalid-input": InvalidInput,

@@ -39,8 +39,16 @@ _PIPELINE_ERROR = " of pipeline caused error: "
 _RAW_REPLIES = ("XRANGE", "XREVRANGE")
 _hanging_up: set[asyncio.Future[None]] = set()
 
-UNAVAILABLE = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
-"""What may pass by itself: worth another try of something idempotent."""
+_PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
+_PASSING_CODES = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "TRYAGAIN",
+)
 
 
 def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Redis:
@@ -88,12 +96,19 @@ def translate(error: RedisError) -> SessiondError:
             "Redis is out of memory and takes no writes",
             hint="raise its maxmemory or remove sessions; reading goes on",
         )
-    if isinstance(error, UNAVAILABLE):
+    if may_pass(error):
         return StoreUnavailable(
             f"Redis does not answer: {said}",
             hint="a write may or may not have happened; retrying it with the same id is safe",
         )
     return StoreDamaged(f"Redis answered with an error: {said}", hint="see `sessiond redis keys`")
+
+
+def may_pass(error: RedisError) -> bool:
+    """Tell whether an error may pass by itself: worth another try of something idempotent."""
+    if _is_refusal(error):
+        return False
+    return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -21,7 +21,7 @@ archived, or the log ends before it (it was rolled back, or flushed)."""
 
 _FIELDS = [b"op", b"at", b"origin", b"id", b"epoch", b"json"]
 _OP, _JSON = 1, 11
-_FIRST_PAGE = 64
+_FIRST_PAGE = 4
 _PAGE_BYTES = 4 * 1024 * 1024
 PAGE = 500
 
@@ -58,33 +58,49 @@ class LogPage:
 
 
 def parse_entry(raw: Any) -> Entry:
-    """Read one stream entry that was checked."""
+    """Read one stream entry that was checked.
+
+    Raises:
+        StoreDamaged: it holds bytes that are no text.
+    """
     stream_id, fields = raw
     _, op, _, at, _, origin, _, record_id, _, epoch, _, json = fields
-    return Entry(
-        int(stream_id[:-2]),
-        op.decode(),
-        at.decode(),
-        origin.decode(),
-        record_id.decode(),
-        epoch.decode(),
-        json,
-    )
+    try:
+        return Entry(
+            int(stream_id[:-2]),
+            op.decode(),
+            at.decode(),
+            origin.decode(),
+            record_id.decode(),
+            epoch.decode(),
+            json,
+        )
+    except UnicodeDecodeError as error:
+        raise _foreign(stream_id) from error
 
 
 def _checked(raw: list[Any]) -> list[Any]:
     """Return stream entries as Redis sent them, each `[id, [name, value, …]]`.
 
     Raises:
-        StoreDamaged: an entry is not one that the commit script writes.
+        StoreDamaged: an entry is not one that the commit script writes, or entries are missing.
     """
     for stream_id, fields in raw:
         if fields is None or fields[::2] != _FIELDS or not stream_id.endswith(b"-0"):
-            raise StoreDamaged(
-                f"log entry {stream_id!r} has fields {fields[::2] if fields else None}",
-                hint="something other than sessiond wrote into this stream",
-            )
+            raise _foreign(stream_id)
+    if raw and int(raw[-1][0][:-2]) - int(raw[0][0][:-2]) != len(raw) - 1:
+        raise StoreDamaged(
+            f"entries are missing from the log between {raw[0][0]!r} and {raw[-1][0]!r}",
+            hint="something other than sessiond removed entries, or added some",
+        )
     return raw
+
+
+def _foreign(stream_id: bytes) -> StoreDamaged:
+    return StoreDamaged(
+        f"log entry {stream_id!r} is not one of sessiond's",
+        hint="something other than sessiond wrote into this stream",
+    )
 
 
 class LogReader:

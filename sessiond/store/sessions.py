@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -22,6 +23,7 @@ OnCommit = Callable[[str, list[Draft], Committed], None]
 """Told of every write, for detailed logging."""
 
 _INDEX_PAUSE_SECONDS = 1.0
+_INDEX_VALUE = re.compile(rb"(\d+)(?: (\d+)( removed)?)?")
 _SCORE = re.compile(r"\d{1,15}", re.ASCII)
 
 
@@ -152,7 +154,8 @@ class SessionStore:
         key = self._keys.metadata(session_id)
         status, epoch, version, amendments = await answered(self._redis.hmget(key, fields))
         _check_alive(session_id, status)
-        return End(Position(epoch.decode(), int(version)), int(amendments))
+        with _damage(session_id):
+            return End(Position(epoch.decode(), int(version)), int(amendments))
 
     async def message_versions(
         self, session_id: str, message_ids: list[str]
@@ -160,7 +163,8 @@ class SessionStore:
         """Return where messages were written; None for one that never was."""
         key = self._keys.messages(session_id)
         values = await answered(self._redis.hmget(key, message_ids))
-        return [None if value is None else _record_version(value) for value in values]
+        with _damage(session_id):
+            return [None if value is None else _record_version(value) for value in values]
 
     async def part_versions(self, session_id: str, message_id: str) -> dict[str, RecordVersion]:
         """Return where the parts of a message were written, by part id, oldest first."""
@@ -171,8 +175,9 @@ class SessionStore:
             cursor, fields = await answered(
                 self._redis.hscan(key, cursor, match=f"{message_id}/*", count=1000)
             )
-            for name, value in fields.items():
-                found[name.decode().partition("/")[2]] = _record_version(value)
+            with _damage(session_id):
+                for name, value in fields.items():
+                    found[name.decode().partition("/")[2]] = _record_version(value)
             if cursor == 0:
                 break
         return dict(sorted(found.items(), key=lambda item: item[1].first))
@@ -182,8 +187,9 @@ class SessionStore:
         value = await answered(self._redis.hget(self._keys.applied(session_id), key))
         if value is None:
             return None
-        digest, offset = value.decode().split()
-        return digest, int(offset)
+        with _damage(session_id):
+            digest, offset = value.decode().split()
+            return digest, int(offset)
 
     async def list_page(self, workspace: str | None, cursor: str | None, limit: int) -> ListPage:
         """Return sessions with their metadata, most recently active first.
@@ -196,13 +202,13 @@ class SessionStore:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for session_id, _ in ids:
                 pipeline.hgetall(self._keys.metadata(session_id))
-            replies = await answered(pipeline.execute())
+            replies = await answered(pipeline.execute(raise_on_error=False))
         listed = []
         for (session_id, score), fields in zip(ids, replies, strict=True):
-            try:
-                snapshot = _snapshot(session_id, fields, {}, {})
-            except SessiondError:  # it must not hide the others
-                snapshot = None
+            snapshot = None
+            if isinstance(fields, dict):
+                with contextlib.suppress(SessiondError):  # it must not hide the others
+                    snapshot = _snapshot(session_id, fields, {}, {})
             listed.append(Listed(snapshot, f"{score}.{session_id}"))
         return ListPage(listed, last=len(ids) < limit)
 
@@ -215,7 +221,8 @@ class SessionStore:
         key = self._keys.metadata(session_id)
         status, workspace = await answered(self._redis.hmget(key, ["status", "workspace"]))
         _check_alive(session_id, status)
-        return str(workspace.decode())
+        with _damage(session_id):
+            return str(workspace.decode())
 
     async def positions(self, workspace: str) -> dict[str, Position]:
         """Return where the log of each session of a workspace ends."""
@@ -224,12 +231,14 @@ class SessionStore:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for session_id in ids:
                 pipeline.hmget(self._keys.metadata(session_id), ["status", "epoch", "version"])
-            ends = await answered(pipeline.execute())
-        return {
-            session_id: Position(epoch.decode(), int(version))
-            for session_id, (status, epoch, version) in zip(ids, ends, strict=True)
-            if status not in (None, b"deleted") and epoch and version
-        }
+            ends = await answered(pipeline.execute(raise_on_error=False))
+        ends = [(None, None, None) if isinstance(end, Exception) else end for end in ends]
+        found = {}
+        for session_id, (status, epoch, version) in zip(ids, ends, strict=True):
+            if status not in (None, b"deleted"):
+                with contextlib.suppress(StoreDamaged), _damage(session_id):  # not the others'
+                    found[session_id] = Position(epoch.decode(), int(version))
+        return found
 
     async def publish(self, session_id: str, workspace: str, message: bytes) -> None:
         """Announce something that is not stored to whoever listens now."""
@@ -263,9 +272,11 @@ class SessionStore:
         await self._committer.drain()
         if self._indexer:
             self._indexer.cancel()
+            await asyncio.gather(self._indexer, return_exceptions=True)
         touched, self._touched = self._touched, {}
         if touched:
-            await self._index(touched)
+            with contextlib.suppress(SessiondError):  # derived: the next activity writes it
+                await self._index(touched)
 
     def _touch(self, session_id: str, workspace: str, now_ms: int) -> None:
         self._touched[session_id] = (workspace, now_ms)
@@ -278,8 +289,10 @@ class SessionStore:
             touched, self._touched = self._touched, {}
             try:
                 await self._index(touched)
-            except SessiondError:  # derived data: the next activity writes it again
+            except (SessiondError, asyncio.CancelledError) as error:
                 self._touched = touched | self._touched
+                if not isinstance(error, SessiondError):
+                    raise  # closing: `close` writes them
 
     async def _index(self, touched: dict[str, tuple[str, int]]) -> None:
         async with self._redis.pipeline(transaction=False) as pipeline:
@@ -321,6 +334,18 @@ def _parse_cursor(cursor: str | None) -> tuple[str, str | None]:
     return score, session_id
 
 
+@contextlib.contextmanager
+def _damage(session_id: str) -> Iterator[None]:
+    """Turn what reading foreign or missing values raises into StoreDamaged."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreDamaged(
+            f"what Redis holds of session {session_id!r} is damaged: {error}",
+            hint="look at it with `sessiond redis cat`",
+        ) from error
+
+
 def _pairs(flat: Any) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
@@ -342,14 +367,14 @@ def _snapshot(
 ) -> Snapshot:
     _check_alive(session_id, metadata.get(b"status"))
     versions = {
-        name: fields.pop(b"_version", b"").decode()
+        name: fields.pop(b"_version", b"").decode("ascii", "replace")
         for name, fields in (
             ("metadata", metadata),
             ("context", context),
             ("preferences", preferences),
         )
     }
-    try:
+    with _damage(session_id):
         return Snapshot(
             metadata={name.decode(): value.decode() for name, value in metadata.items()},
             context={name.decode(): value for name, value in context.items()},
@@ -359,10 +384,10 @@ def _snapshot(
             total_messages=int(metadata[b"total_messages"]),
             amendments=int(metadata[b"amendments"]),
         )
-    except (KeyError, ValueError) as error:
-        raise StoreDamaged(f"the metadata of session {session_id!r} is incomplete") from error
 
 
 def _record_version(value: bytes) -> RecordVersion:
-    first, *rest = value.decode().split()
-    return RecordVersion(int(first), int(rest[0]) if rest else int(first), removed=len(rest) > 1)
+    match = _INDEX_VALUE.fullmatch(value)
+    if match is None:
+        raise ValueError(f"index value {value!r}")
+    return RecordVersion(int(match[1]), int(match[2] or match[1]), removed=bool(match[3]))

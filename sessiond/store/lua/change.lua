@@ -3,10 +3,9 @@
 
 verbs['document.change'] = {
   check = function(operation)
-    local expected = option(operation, 'expected')
-    if not expected then return nil end
     local current = redis.call('HGET', DOCUMENTS[ARGV[operation + ID]], '_version') or ''
-    if expected ~= current and expected ~= string.match(current, '%d+$') then
+    local expected = option(operation, 'expected')
+    if expected and expected ~= current and expected ~= string.match(current, '%d+$') then
       return 'version-mismatch', current
     end
   end,

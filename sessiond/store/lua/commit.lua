@@ -26,6 +26,10 @@ local SESSION_ID, WRITER = ARGV[1], ARGV[4]
 local DEDUPE_WINDOW = 2048  -- writers and keys remembered per session
 local LARGEST_CALL = 1024   -- operations in one call (sync.batch_operations at most)
 
+-- What several operations of one group may be: none of them undoes what another one relies on.
+local TOGETHER = { ['message.append'] = true, ['message.edit'] = true, ['part.put'] = true }
+
+redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that is no stream
 local known_writer = redis.call('HGET', APPLIED, WRITER)
 local applied_sequence, applied_offset = string.match(known_writer or '0 0', '^(%d+) (%d+)$')
 applied_sequence, applied_offset = tonumber(applied_sequence), tonumber(applied_offset)
@@ -86,10 +90,11 @@ end
 local function write(operation)
   local op, id, at, hash, json, origin = unpack(ARGV, operation, operation + ORIGIN)
   advance(hash)
-  verbs[op].write(operation)
   local known_epoch = epoch()
+  if op == 'session.delete' then verbs[op].write(operation) end  -- it empties the log first
   redis.call('XADD', CONVERSATION, string.format('%d-0', session.version),
     'op', op, 'at', at, 'origin', origin, 'id', id, 'epoch', known_epoch, 'json', json)
+  if op ~= 'session.delete' then verbs[op].write(operation) end
   replied = replied + 1
   reply[replied] = known_epoch
   local key, digest = option(operation, 'key')
@@ -107,6 +112,9 @@ local function commit(group, sequence)
   local ids = group[2] and {} or nil
   for i = 1, #group do
     local code, detail = check(group[i], ids)
+    if not code and ids and not TOGETHER[ARGV[group[i] + OP]] then
+      code, detail = 'invalid-input', ARGV[group[i] + OP] .. ' cannot be part of a group'
+    end
     if code then return answer('error', code, detail) end
   end
   if late then return answer('error', 'superseded', ARGV[group[1] + ORIGIN]) end
@@ -150,7 +158,7 @@ end
 
 local publication = '{"session_id":"' .. SESSION_ID .. '","position":"' .. end_position
   .. '","operations":' .. session.version - first_new
-  .. ',"last":"' .. ARGV[last_written + OP] .. ' ' .. ARGV[last_written + ID] .. '"}'
+  .. ',"last":' .. cjson.encode(ARGV[last_written + OP] .. ' ' .. ARGV[last_written + ID]) .. '}'
 redis.call('PUBLISH', ARGV[2], publication)
 redis.call('PUBLISH', string.format(ARGV[3], session.workspace), publication)
 return reply

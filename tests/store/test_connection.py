@@ -1,0 +1,173 @@
+"""Connections: one command in flight on each, and errors that say what they mean here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from tempfile import TemporaryDirectory
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from sessiond.errors import ConfigurationError, SessiondError, StoreDamaged, StoreUnavailable
+from sessiond.store.connection import DirectConnections, answered, connect, translate
+from tests.conftest import Servers
+from tests.store.servers import RunningServer
+from tests.store.support import real_servers, until
+
+
+@pytest.fixture
+def server(kind: str, servers: Servers) -> RunningServer:
+    return servers.running(kind)
+
+
+@pytest.fixture
+async def client(server: RunningServer) -> AsyncIterator[Redis]:
+    client = connect(server.url, timeout_seconds=5, max_connections=4)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def direct(client: Redis) -> AsyncIterator[DirectConnections]:
+    connections = DirectConnections(client, size=2, timeout_seconds=5)
+    yield connections
+    await connections.close()
+
+
+async def connection_id(direct: DirectConnections) -> int:
+    return int(await direct.execute("CLIENT", "ID"))
+
+
+@real_servers
+async def test_arguments_of_every_kind_arrive_and_replies_stay_raw(
+    direct: DirectConnections, namespace: str
+) -> None:
+    await direct.execute("XADD", namespace, "1-0", "é", b"\xff\x00", 7, 1.5)
+    assert await direct.execute("XRANGE", namespace, "-", "+") == [
+        [b"1-0", ["é".encode(), b"\xff\x00", b"7", b"1.5"]]
+    ]
+
+
+@real_servers
+async def test_a_connection_is_used_again_even_after_an_error_of_the_command(
+    direct: DirectConnections, namespace: str
+) -> None:
+    first = await connection_id(direct)
+    await direct.execute("SET", namespace, "text")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await direct.execute("HGET", namespace, "field")
+    assert await connection_id(direct) == first
+
+
+@real_servers
+async def test_a_cancelled_command_never_gives_its_answer_to_the_next_one(
+    direct: DirectConnections, namespace: str
+) -> None:
+    first = await connection_id(direct)
+    waiting = asyncio.create_task(direct.execute("BLPOP", namespace, "0"))
+    await until(lambda: not direct._idle)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await direct.execute("ECHO", "mine") == b"mine"
+    assert await connection_id(direct) != first
+
+
+@real_servers
+async def test_a_command_without_an_answer_times_out_and_its_connection_is_not_used_again(
+    client: Redis, namespace: str
+) -> None:
+    direct = DirectConnections(client, size=1, timeout_seconds=0.1)
+    first = await connection_id(direct)
+    with pytest.raises((RedisTimeoutError, RedisConnectionError)):
+        await direct.execute("BLPOP", namespace, "0")
+    assert await direct.execute("ECHO", "mine") == b"mine"
+    assert await connection_id(direct) != first
+    await direct.close()
+
+
+@real_servers
+async def test_no_more_connections_are_opened_than_allowed(direct: DirectConnections) -> None:
+    ids = await asyncio.gather(*(connection_id(direct) for _ in range(20)))
+    assert len(set(ids)) == 2
+
+
+@real_servers
+async def test_a_killed_connection_is_an_error_once_and_then_replaced(
+    direct: DirectConnections, client: Redis
+) -> None:
+    first = await connection_id(direct)
+    await client.execute_command("CLIENT", "KILL", "ID", str(first))
+    with pytest.raises(RedisConnectionError):
+        await direct.execute("PING")
+    assert await direct.execute("ECHO", "mine") == b"mine"
+
+
+async def test_a_server_that_is_not_there_is_a_connection_error() -> None:
+    client = connect("unix:///tmp/sd-none/s", timeout_seconds=1, max_connections=2)
+    direct = DirectConnections(client, size=2, timeout_seconds=1)
+    for _ in range(3):  # a failure must not use up a place
+        with pytest.raises(RedisConnectionError):
+            await direct.execute("PING")
+    with pytest.raises(StoreUnavailable):
+        await answered(client.ping())
+    await client.aclose()
+
+
+async def test_a_client_for_commands_never_repeats_one_by_itself() -> None:
+    asked: list[bytes] = []
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if b"XADD" in data:
+                asked.append(data)
+                break
+            writer.write(b"+OK\r\n" * data.count(b"CLIENT"))
+        writer.close()
+
+    with TemporaryDirectory(prefix="sd-") as folder:
+        server = await asyncio.start_unix_server(hang_up, f"{folder}/s")
+        client = connect(f"unix://{folder}/s", timeout_seconds=1, max_connections=2)
+        with pytest.raises(RedisError):
+            await client.execute_command("XADD", "a", "*", "b", "c")
+        assert len(asked) == 1
+        await client.aclose()
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (RedisConnectionError("refused"), StoreUnavailable),
+        (RedisTimeoutError("slow"), StoreUnavailable),
+        (ReadOnlyError("READONLY"), StoreUnavailable),
+        (OutOfMemoryError("OOM"), StoreUnavailable),
+        (BusyLoadingError("LOADING"), StoreUnavailable),
+        (MasterDownError("MASTERDOWN Link with MASTER is down"), StoreUnavailable),
+        (ResponseError("MISCONF Errors writing to the AOF file: No space"), StoreUnavailable),
+        (ResponseError("BUSY Redis is busy running a script"), StoreUnavailable),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), StoreUnavailable),
+        (AuthenticationError("WRONGPASS"), ConfigurationError),
+        (NoPermissionError("NOPERM"), ConfigurationError),
+        (ResponseError("WRONGTYPE"), StoreDamaged),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)[:10]),
+)
+def test_errors_of_redis_say_what_they_mean_here(
+    error: RedisError, meaning: type[SessiondError]
+) -> None:
+    translated = translate(error)
+    assert type(translated) is meaning
+    assert translated.hint

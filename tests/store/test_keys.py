@@ -1,0 +1,127 @@
+"""Names of keys and channels, and that Redis holds no others."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from redis.crc import key_slot
+
+from sessiond.model import NewMessage, NewSession
+from sessiond.service.writing import Request
+from sessiond.store.keys import TABLE, KeyKind, Keys
+from tests.store.support import Services, until
+
+SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
+CHANNELS = [kind for kind, row in TABLE.items() if row.type == "channel"]
+
+
+def fits(row: KeyKind, namespace: str, name: str) -> bool:
+    pattern = re.escape(row.pattern.replace("sessiond", namespace, 1))
+    pattern = pattern.replace("<id>", "[A-Za-z0-9_-]+").replace("<workspace>", "[A-Za-z0-9_.-]+")
+    return re.fullmatch(pattern, name) is not None
+
+
+def test_every_family_of_keys_says_what_it_is() -> None:
+    for kind, row in TABLE.items():
+        assert row.pattern.startswith("sessiond:"), kind
+        assert row.type in {"hash", "stream", "zset", "channel"}, kind
+        assert row.meaning, kind
+        assert bool(row.lifetime) == (row.type != "channel"), kind
+
+
+def test_every_key_of_a_session_carries_its_hash_tag() -> None:
+    for kind in SESSION_KINDS:
+        assert TABLE[kind].pattern == f"sessiond:{{<id>}}:{kind}"
+
+
+def test_all_keys_of_a_session_and_its_channel_live_in_one_cluster_slot() -> None:
+    keys = Keys()
+    names = [*keys.log("ses_1"), keys.events("ses_1")]
+    assert len({key_slot(name.encode()) for name in names}) == 1
+    assert key_slot(keys.metadata("ses_2").encode()) != key_slot(keys.metadata("ses_1").encode())
+
+
+def test_names_are_those_of_the_table() -> None:
+    keys = Keys()
+    assert keys.metadata("a") == "sessiond:{a}:metadata"
+    assert keys.conversation("a") == "sessiond:{a}:conversation"
+    assert keys.messages("a") == "sessiond:{a}:messages"
+    assert keys.parts("a") == "sessiond:{a}:parts"
+    assert keys.applied("a") == "sessiond:{a}:applied"
+    assert keys.document("a", "metadata") == "sessiond:{a}:metadata"
+    assert keys.document("a", "context") == "sessiond:{a}:context"
+    assert keys.document("a", "preferences") == "sessiond:{a}:preferences"
+    assert keys.events("a") == "sessiond:{a}:events"
+    assert keys.workspace("w") == "sessiond:workspace:w"
+    assert keys.workspace_events("w") == "sessiond:workspace:w:events"
+    assert keys.workspace_events_pattern % "w" == keys.workspace_events("w")
+    assert keys.sessions == "sessiond:sessions"
+    assert keys.instances == "sessiond:instances"
+
+
+def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -> None:
+    kinds = [name.rpartition(":")[2] for name in Keys().log("a")]
+    assert kinds == [
+        "metadata",
+        "conversation",
+        "messages",
+        "parts",
+        "applied",
+        "context",
+        "preferences",
+    ]
+
+
+@pytest.mark.parametrize("namespace", ["sessiond", "t", "my-team_2"])
+def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
+    keys = Keys(namespace)
+    names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances]
+    names += [keys.workspace("w"), keys.workspace_events("w")]
+    assert all(name.startswith(f"{namespace}:") for name in names)
+    matching = {kind for kind, row in TABLE.items() for name in names if fits(row, namespace, name)}
+    assert matching == set(TABLE)
+
+
+async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_declares(
+    core: Services,
+) -> None:
+    channels: set[str] = set()
+    listener = core.redis.pubsub()
+    await listener.psubscribe(f"{core.keys.namespace}:*")
+    await listener.get_message(timeout=None)
+
+    await _everything(core)
+    found: dict[str, str] = {}
+    async for key in core.redis.scan_iter(match=f"{core.keys.namespace}:*"):
+        found[key.decode()] = (await core.redis.type(key)).decode()
+    while len(channels) < len(CHANNELS):
+        message = await listener.get_message(timeout=5)
+        assert message is not None, f"only {channels} were published on"
+        channels.add(message["channel"].decode())
+    await listener.aclose()
+
+    kinds = set()
+    for name, type_ in found.items():
+        (kind,) = [kind for kind, row in TABLE.items() if fits(row, core.keys.namespace, name)]
+        assert TABLE[kind].type == type_, name
+        kinds.add(kind)
+    assert kinds == TABLE.keys() - set(CHANNELS)
+    for name in channels:
+        (kind,) = [kind for kind, row in TABLE.items() if fits(row, core.keys.namespace, name)]
+        assert TABLE[kind].type == "channel", name
+
+
+async def _everything(core: Services) -> None:
+    for name in ("ses_1", "ses_2"):
+        await core.sessions.create(
+            NewSession(session_id=name, workspace="w.1", preferences={"theme": "dark"})
+        )
+    await core.messages.append("ses_1", [NewMessage(role="user", id="m1", content="hi")])
+    await core.messages.edit("ses_1", "m1", {"content": "ho"}, Request(key="k"))
+    await core.messages.put_part("ses_1", "m1", "p1", {"type": "text", "text": "x"})
+    await core.documents.change("ses_1", "context", {"working_directory": "/w"})
+    await core.sessions.send_live("ses_1", {"typing": True})
+    await core.sessions.delete("ses_2")
+    await core.store.beat("here", 1_000, 500)
+    await until(lambda: not core.store._committer._lanes)

@@ -31,6 +31,7 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
+from sessiond.names import checked, checked_version
 
 Answer = TypeVar("Answer")
 
@@ -55,6 +56,8 @@ class DaemonClient:
     def __init__(
         self, *, socket: str = "", address: str = "", token: str = "", name: str = ""
     ) -> None:
+        if name:
+            checked("client", name)
         self._where = socket or address
         self._base = address.rstrip("/") if address else "http://localhost"
         connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector()
@@ -81,7 +84,7 @@ class DaemonClient:
             DaemonUnreachable: nobody answers there.
             SessiondError: what the daemon answered.
         """
-        data = None if body is None else json.encode(body)
+        data = None if body is None else json.encode_given(body)
         wanted = dict(headers or {})
         if data is not None:
             wanted["Content-Type"] = "application/json"
@@ -105,7 +108,7 @@ class DaemonClient:
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
-        return (await self.call("GET", f"/v1/sessions/{session_id}", Session))[0]
+        return (await self.call("GET", _session(session_id), Session))[0]
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -118,7 +121,7 @@ class DaemonClient:
 
     async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
         """Delete a session and return the position of that."""
-        path, headers = f"/v1/sessions/{session_id}", _headers(key=key, expected=expected)
+        path, headers = _session(session_id), _headers(key=key, expected=expected)
         reply: PositionReply = (await self.call("DELETE", path, PositionReply, headers=headers))[0]
         return reply.position
 
@@ -126,13 +129,13 @@ class DaemonClient:
         self, session_id: str, messages: list[NewMessage], *, key: str = ""
     ) -> Written:
         """Append messages as one atomic group."""
-        path = f"/v1/sessions/{session_id}/messages"
+        path = _session(session_id) + "/messages"
         body = NewMessages(messages=messages)
         return (await self.call("POST", path, Written, body=body, headers=_headers(key=key)))[0]
 
     async def page(self, session_id: str, *, after: int = 0, limit: int = 100) -> MessagePage:
         """Return messages first written after an offset."""
-        path = f"/v1/sessions/{session_id}/messages"
+        path = _session(session_id) + "/messages"
         query = {"after": after, "limit": limit}
         return (await self.call("GET", path, MessagePage, query=query))[0]
 
@@ -166,7 +169,7 @@ class DaemonClient:
         key: str = "",
     ) -> WrittenRecord:
         """Write a part of a message."""
-        path = f"{_message(session_id, message_id)}/parts/{part_id}"
+        path = _part(session_id, message_id, part_id)
         return await self._write("PUT", path, part, expected, key)
 
     async def remove_part(
@@ -179,13 +182,13 @@ class DaemonClient:
         key: str = "",
     ) -> WrittenRecord:
         """Remove a part of a message."""
-        path = f"{_message(session_id, message_id)}/parts/{part_id}"
+        path = _part(session_id, message_id, part_id)
         return await self._write("DELETE", path, None, expected, key)
 
     async def document(self, session_id: str, name: DocumentName) -> Document:
         """Return a document."""
         value: Any
-        value, version = await self.call("GET", f"/v1/sessions/{session_id}/{name}", Any)
+        value, version = await self.call("GET", _session(session_id) + f"/{name}", Any)
         return Document(name=name, value=value, version=version)
 
     async def change_document(
@@ -202,7 +205,7 @@ class DaemonClient:
         value: Any
         value, version = await self.call(
             "PUT" if replace else "PATCH",
-            f"/v1/sessions/{session_id}/{name}",
+            _session(session_id) + f"/{name}",
             Any,
             body=patch,
             headers=_headers(key=key, expected=expected),
@@ -211,7 +214,7 @@ class DaemonClient:
 
     async def position(self, session_id: str) -> str:
         """Return where the session's log ends."""
-        path = f"/v1/sessions/{session_id}/position"
+        path = _session(session_id) + "/position"
         reply: PositionReply = (await self.call("GET", path, PositionReply))[0]
         return reply.position
 
@@ -219,13 +222,13 @@ class DaemonClient:
         self, session_id: str, *, after: str = "0", limit: int = 500
     ) -> OperationPage:
         """Return a stretch of the log."""
-        path = f"/v1/sessions/{session_id}/operations"
+        path = _session(session_id) + "/operations"
         query: Query = {"after": after, "limit": limit}
         return (await self.call("GET", path, OperationPage, query=query))[0]
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
-        await self.call("POST", f"/v1/sessions/{session_id}/live", None, body=body)
+        await self.call("POST", _session(session_id) + "/live", None, body=body)
 
     @asynccontextmanager
     async def events(
@@ -237,7 +240,7 @@ class DaemonClient:
         by the daemon, by position.
         """
         position = after or await self.position(session_id)
-        stream = self.stream(f"/v1/sessions/{session_id}/events", position)
+        stream = self.stream(_session(session_id) + "/events", position)
         async with aclosing(_until_deleted(stream)) as events, aclosing(stream):
             yield events
 
@@ -292,8 +295,10 @@ class DaemonClient:
         return (await self.call(method, path, WrittenRecord, body=body, headers=headers))[0]
 
     def _unreachable(self, error: BaseException) -> DaemonUnreachable:
+        cause = getattr(error, "os_error", None) or error
+        reason = getattr(cause, "strerror", None) or str(cause) or "no answer in time"
         return DaemonUnreachable(
-            f"no daemon answers at {self._where} ({error})",
+            f"no daemon answers at {self._where}: {reason}",
             hint="start one with `sessiond run`, or name its address with --socket",
         )
 
@@ -327,10 +332,19 @@ def rebuilt(content: bytes, status: int) -> SessiondError:
     return kind(problem.detail, hint=problem.hint or "")
 
 
+def _session(session_id: str) -> str:
+    return "/v1/sessions/" + checked("session_id", session_id)
+
+
 def _message(session_id: str, message_id: str) -> str:
-    return f"/v1/sessions/{session_id}/messages/{message_id}"
+    return f"{_session(session_id)}/messages/{checked('message_id', message_id)}"
+
+
+def _part(session_id: str, message_id: str, part_id: str) -> str:
+    return f"{_message(session_id, message_id)}/parts/{checked('part_id', part_id)}"
 
 
 def _headers(*, key: str = "", expected: str = "") -> dict[str, str]:
-    headers = {"Idempotency-Key": key, "If-Match": f'"{expected}"' if expected else ""}
+    version = checked_version(expected)
+    headers = {"Idempotency-Key": key, "If-Match": f'"{version}"' if version else ""}
     return {name: value for name, value in headers.items() if value}

@@ -23,6 +23,7 @@ from sessiond.config import Configuration
 from sessiond.core import Core, ServerFacts, check_server
 from sessiond.errors import ConfigurationError, SessiondError
 from sessiond.logs import Logs
+from sessiond.names import host_name
 from sessiond.paths import api_socket, data_folder, runtime_folder
 from sessiond.service.clock import system_clock
 from sessiond.service.status import Health, InstanceStatus, KeyContent, ServerStatus, Status
@@ -51,7 +52,7 @@ class Daemon:
         self._environ = environ
         self._logs = Logs(configuration.debug)
         self._log = self._logs.logger
-        self._instance = configuration.sync.instance or _host_name()
+        self._instance = configuration.sync.instance or host_name()
         self._began = time.monotonic()
         self._embedded: EmbeddedServer | None = None
         self._core: Core | None = None
@@ -291,14 +292,6 @@ def embedded_options(configuration: Configuration, environ: Mapping[str, str]) -
         appendfsync=embedded.appendfsync,
         binary=find_binary(embedded.binary, environ, last_used=last_used),
     )
-
-
-def _host_name() -> str:
-    """Return this machine's name, as far as it can be part of an origin."""
-    name = "".join(
-        c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in socket.gethostname()
-    )
-    return name.lstrip("-_.")[:64] or "host"
 
 
 def _notify(state: str) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from sessiond.backend import RawEvent
+from sessiond.codec import json
 from sessiond.core import Core
+from sessiond.errors import InvalidInput
 from sessiond.model import (
     Document,
     DocumentName,
     MessagePage,
     NewMessage,
+    NewMessages,
     NewSession,
     OperationPage,
     Part,
@@ -24,11 +27,19 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
+from sessiond.names import checked, checked_version
 from sessiond.service.feeds import Events
 from sessiond.service.sessions import Filter
 from sessiond.service.writing import Request
 from sessiond.sync.position import parse_position
 
+Given = TypeVar("Given")
+
+_NEW_SESSION = msgspec.json.Decoder(NewSession)
+_NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
+_ANY = msgspec.json.Decoder()
+_FILTERS = frozenset(Filter.__struct_fields__)
+_LONGEST_LISTING, _LONGEST_PAGE, _LONGEST_LOG = 500, 10_000, 1_000
 _SESSION = msgspec.json.Decoder(Session)
 _MESSAGE_PAGE = msgspec.json.Decoder(MessagePage)
 _OPERATION_PAGE = msgspec.json.Decoder(OperationPage)
@@ -42,51 +53,62 @@ class DirectBackend:
 
     async def create(self, new: NewSession, *, key: str = "") -> Session:
         """Create a session."""
-        created = await self._core.sessions.create(new, Request(key=key))
+        given = _given(new, _NEW_SESSION)
+        created = await self._core.sessions.create(given, _request(key))
         return _SESSION.decode(created.json)
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
-        return _SESSION.decode(await self._core.sessions.load(session_id))
+        return _SESSION.decode(await self._core.sessions.load(checked("session_id", session_id)))
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
     ) -> SessionPage:
         """Return sessions, the most recently active first."""
+        if unknown := filters.keys() - _FILTERS:
+            raise InvalidInput(f"there is no filter {min(unknown)!r}")
+        _check_limit(limit, _LONGEST_LISTING)
         return await self._core.sessions.list_page(Filter(**filters), cursor, limit)
 
     async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
         """Delete a session and return the position of that."""
-        request = Request(key=key, expected=expected)
-        return str(await self._core.sessions.delete(session_id, request))
+        request = _request(key, expected)
+        return str(await self._core.sessions.delete(checked("session_id", session_id), request))
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""
     ) -> Written:
         """Append messages as one atomic group."""
-        return await self._core.messages.append(session_id, messages, Request(key=key))
+        given = _given(NewMessages(messages=messages), _NEW_MESSAGES).messages
+        name = checked("session_id", session_id)
+        return await self._core.messages.append(name, given, _request(key))
 
     async def page(self, session_id: str, *, after: int = 0, limit: int = 100) -> MessagePage:
         """Return messages first written after an offset."""
-        return _MESSAGE_PAGE.decode(await self._core.messages.page(session_id, after, limit))
+        _check_limit(limit, _LONGEST_PAGE)
+        return _MESSAGE_PAGE.decode(
+            await self._core.messages.page(checked("session_id", session_id), after, limit)
+        )
 
     async def message(self, session_id: str, message_id: str) -> VersionedMessage:
         """Return one message."""
-        return await self._core.messages.read(session_id, message_id)
+        return await self._core.messages.read(*_message(session_id, message_id))
 
     async def edit(
         self, session_id: str, message_id: str, patch: Any, *, expected: str = "", key: str = ""
     ) -> WrittenRecord:
         """Apply a merge patch to a message."""
-        request = Request(key=key, expected=expected)
-        return await self._core.messages.edit(session_id, message_id, patch, request)
+        request = _request(key, expected)
+        return await self._core.messages.edit(
+            *_message(session_id, message_id), _given(patch, _ANY), request
+        )
 
     async def remove(
         self, session_id: str, message_id: str, *, expected: str = "", key: str = ""
     ) -> WrittenRecord:
         """Remove a message."""
-        request = Request(key=key, expected=expected)
-        return await self._core.messages.remove(session_id, message_id, request)
+        request = _request(key, expected)
+        return await self._core.messages.remove(*_message(session_id, message_id), request)
 
     async def put_part(
         self,
@@ -99,8 +121,13 @@ class DirectBackend:
         key: str = "",
     ) -> WrittenRecord:
         """Write a part of a message."""
-        request = Request(key=key, expected=expected)
-        return await self._core.messages.put_part(session_id, message_id, part_id, part, request)
+        request = _request(key, expected)
+        return await self._core.messages.put_part(
+            *_message(session_id, message_id),
+            checked("part_id", part_id),
+            _given(part, _ANY),
+            request,
+        )
 
     async def remove_part(
         self,
@@ -112,12 +139,14 @@ class DirectBackend:
         key: str = "",
     ) -> WrittenRecord:
         """Remove a part of a message."""
-        request = Request(key=key, expected=expected)
-        return await self._core.messages.remove_part(session_id, message_id, part_id, request)
+        request = _request(key, expected)
+        return await self._core.messages.remove_part(
+            *_message(session_id, message_id), checked("part_id", part_id), request
+        )
 
     async def document(self, session_id: str, name: DocumentName) -> Document:
         """Return a document."""
-        return await self._core.documents.read(session_id, name)
+        return await self._core.documents.read(checked("session_id", session_id), name)
 
     async def change_document(
         self,
@@ -130,23 +159,28 @@ class DirectBackend:
         key: str = "",
     ) -> Document:
         """Apply a merge patch to a document, or replace it."""
-        request = Request(key=key, expected=expected)
-        return await self._core.documents.change(session_id, name, patch, request, replace=replace)
+        request = _request(key, expected)
+        return await self._core.documents.change(
+            checked("session_id", session_id), name, _given(patch, _ANY), request, replace=replace
+        )
 
     async def position(self, session_id: str) -> str:
         """Return where the session's log ends."""
-        return str(await self._core.sessions.position(session_id))
+        return str(await self._core.sessions.position(checked("session_id", session_id)))
 
     async def operations(
         self, session_id: str, *, after: str = "0", limit: int = 500
     ) -> OperationPage:
         """Return a stretch of the log."""
-        page = await self._core.sessions.operations(session_id, parse_position(after), limit)
+        _check_limit(limit, _LONGEST_LOG)
+        page = await self._core.sessions.operations(
+            checked("session_id", session_id), parse_position(after), limit
+        )
         return _OPERATION_PAGE.decode(page)
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
-        await self._core.sessions.send_live(session_id, body)
+        await self._core.sessions.send_live(checked("session_id", session_id), _given(body, _ANY))
 
     @asynccontextmanager
     async def events(
@@ -154,7 +188,7 @@ class DirectBackend:
     ) -> AsyncIterator[AsyncIterator[RawEvent]]:
         """Watch a session after a position; None for from now on."""
         position = parse_position(after or await self.position(session_id))
-        async with self._core.feeds.session(session_id, position) as events:
+        async with self._core.feeds.session(checked("session_id", session_id), position) as events:
             yield _single(events)
 
     async def close(self) -> None:
@@ -166,3 +200,23 @@ async def _single(events: Events) -> AsyncIterator[RawEvent]:
     async for batch in events:
         for event in batch:
             yield RawEvent(event.name, event.id, event.data)
+
+
+def _given(value: Any, decoder: msgspec.json.Decoder[Given]) -> Given:
+    """Return what a program gave as the API would have received it: the same checks, a copy."""
+    return json.decode(json.encode_given(value), decoder)
+
+
+def _request(key: str, expected: str = "") -> Request:
+    return Request(
+        key=checked("Idempotency-Key", key) if key else "", expected=checked_version(expected)
+    )
+
+
+def _message(session_id: str, message_id: str) -> tuple[str, str]:
+    return checked("session_id", session_id), checked("message_id", message_id)
+
+
+def _check_limit(limit: int, most: int) -> None:
+    if not 1 <= limit <= most:
+        raise InvalidInput(f"limit is {limit}, expected a whole number from 1 to {most}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket as sockets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -34,6 +33,7 @@ from sessiond.direct import DirectBackend
 from sessiond.errors import InvalidInput, SessiondError
 from sessiond.model import (
     Context,
+    Document,
     Live,
     Message,
     Metadata,
@@ -46,6 +46,7 @@ from sessiond.model import (
     SessionPage,
     WrittenRecord,
 )
+from sessiond.names import checked, host_name
 from sessiond.paths import api_socket
 from sessiond.service.clock import moment, system_clock
 from sessiond.service.identity import new_id
@@ -111,7 +112,7 @@ class SessionManager:
         configuration = Configuration(
             redis=RedisOptions(url=url, namespace=namespace), sync=SyncOptions(workspace=workspace)
         )
-        instance = name or sockets.gethostname().replace(":", "-") or "program"
+        instance = checked("client", name) if name else host_name()
         return cls(DirectBackend(Core(url, configuration, instance=instance)))
 
     async def __aenter__(self) -> Self:
@@ -252,13 +253,18 @@ class Session:
     async def add_messages(self, messages: list[NewMessage]) -> list[Message]:
         """Append messages as one group, at consecutive offsets, or none of them."""
         now = system_clock()
-        for new in messages:
-            new.id = new.id or new_id("msg", now, secrets.token_bytes)
-            new.timestamp = new.timestamp or moment(now)
-        append = partial(self._backend.append, self.id, messages, key=_new_key())
-        await _retried(append)
+        named = [
+            msgspec.structs.replace(new, id=new.id or new_id("msg", now, secrets.token_bytes))
+            for new in messages
+        ]
+        append = partial(self._backend.append, self.id, named, key=_new_key())
+        written = await _retried(append)
         await self._catch_up()
-        return [completed(new, str(new.id), moment(now)) for new in messages]
+        found = [self._view.message(record.id) for record in written.records]
+        return [
+            message or completed(new, str(new.id), moment(now))
+            for message, new in zip(found, named, strict=True)
+        ]
 
     async def edit_message(
         self, message_id: str, *, expected: str = "", **fields: Any
@@ -327,7 +333,7 @@ class Session:
             VersionMismatch: somebody else changed the document meanwhile. Nothing of it was
                 written and the change is still here: `refresh`, look, and decide.
         """
-        for name, value, version in self._view.changed_documents():
+        for name, value, version in list(self._view.changed_documents()):
             change = partial(
                 self._backend.change_document,
                 self.id,
@@ -337,10 +343,15 @@ class Session:
                 expected=version,
                 key=_new_key(),
             )
-            self._view.take_document(await _retried(change))
+            saved = await _retried(change)
+            self._view.take_document(Document(name=name, value=value, version=saved.version))
 
     async def refresh(self) -> None:
-        """Load the session anew; unsaved changes are dropped."""
+        """Load the session anew; unsaved changes are dropped.
+
+        Raises:
+            NotFound, SessionDeleted: it is gone.
+        """
         self._view = SessionView(await _retried(lambda: self._backend.load(self.id)))
 
     async def send_live(self, body: Any) -> None:
@@ -352,7 +363,7 @@ class Session:
 
         It begins after this state's own position, so that nothing is missed in between, and
         ends when the session is deleted. `Reset` means that the history is another one now:
-        this state was emptied and the log follows from its beginning.
+        this state was loaded anew, and the log follows from its beginning.
 
         Args:
             after: a position to begin after instead.
@@ -362,7 +373,10 @@ class Session:
                 event = _decoded(raw)
                 if event is None:
                     continue
-                self._view.apply(event)
+                if isinstance(event, Reset):
+                    await self.refresh()
+                else:
+                    self._view.apply(event)
                 yield event
                 if raw.name == "session.delete":
                     return

@@ -11,37 +11,33 @@ from aiohttp import web
 from sessiond.codec import json
 from sessiond.errors import InvalidInput, NotFound
 from sessiond.model import DOCUMENTS, DocumentName
+from sessiond.names import checked, checked_version
 from sessiond.service.writing import Request
 
 Body = TypeVar("Body")
 
-_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_RECORD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_KEY = re.compile(r"[\x21-\x7e]{1,128}")
-_ETAG = re.compile(r'"?([0-9a-f]{14}:\d{1,15}|\d{1,15})"?')
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _ANY = msgspec.json.Decoder()
 
 
 def session_id(request: web.Request) -> str:
     """Return the session id of the address."""
-    return _matched(request, "session_id", _SESSION_ID, "64 letters, digits, '-' or '_'")
+    return checked("session_id", request.match_info["session_id"])
 
 
 def message_id(request: web.Request) -> str:
     """Return the message id of the address."""
-    return _matched(request, "message_id", _RECORD_ID, "128 letters, digits, '-', '_' or '.'")
+    return checked("message_id", request.match_info["message_id"])
 
 
 def part_id(request: web.Request) -> str:
     """Return the part id of the address."""
-    return _matched(request, "part_id", _RECORD_ID, "128 letters, digits, '-', '_' or '.'")
+    return checked("part_id", request.match_info["part_id"])
 
 
 def workspace(request: web.Request) -> str:
     """Return the workspace key of the address."""
-    return _matched(request, "workspace", _RECORD_ID, "128 letters, digits, '-', '_' or '.'")
+    return checked("workspace", request.match_info["workspace"])
 
 
 def document_name(request: web.Request) -> DocumentName:
@@ -61,9 +57,9 @@ def document_name(request: web.Request) -> DocumentName:
 def write_request(request: web.Request) -> Request:
     """Return what the headers say about a write: Idempotency-Key, If-Match, Sessiond-Client."""
     return Request(
-        key=_header(request, "Idempotency-Key", _KEY, "1 to 128 visible ASCII characters"),
+        key=_header(request, "Idempotency-Key", "Idempotency-Key"),
         expected=_expected(request),
-        client=_header(request, "Sessiond-Client", _CLIENT, "64 letters, digits, '-', '_' or '.'"),
+        client=_header(request, "Sessiond-Client", "client"),
     )
 
 
@@ -104,28 +100,12 @@ def _expected(request: web.Request) -> str:
     value = request.headers.get("If-Match")
     if value is None or value == "*":
         return ""
-    match = _ETAG.fullmatch(value)
-    if match is None:
-        raise InvalidInput(
-            f"If-Match is {value[:80]!r}",
-            hint='send the version as received, for example "00f3a9c1d2e4b7:12"',
-        )
-    return match[1]
+    version = value[1:-1] if value.startswith('"') and value.endswith('"') else value
+    if not version:
+        raise InvalidInput("If-Match is empty", hint="send the version as received")
+    return checked_version(version)
 
 
-def _header(request: web.Request, name: str, pattern: re.Pattern[str], expected: str) -> str:
+def _header(request: web.Request, name: str, kind: str) -> str:
     value = request.headers.get(name)
-    if value is None:
-        return ""
-    if not pattern.fullmatch(value):
-        raise InvalidInput(f"{name} is {value[:80]!r}, expected {expected}")
-    return value
-
-
-def _matched(request: web.Request, name: str, pattern: re.Pattern[str], expected: str) -> str:
-    value = request.match_info[name]
-    if not pattern.fullmatch(value):
-        raise InvalidInput(
-            f"{name} is {value[:80]!r}, expected up to {expected}, a letter or digit first"
-        )
-    return value
+    return "" if value is None else checked(kind, value)

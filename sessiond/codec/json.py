@@ -7,7 +7,7 @@ UnicodeDecodeError on bad UTF-8; both are the sender's fault and become InvalidI
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -50,3 +50,15 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
         raise InvalidInput(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is not valid JSON: {error}") from error
+
+
+def encode_given(value: Any) -> bytes:
+    """Encode what a program gave.
+
+    Raises:
+        InvalidInput: it has no JSON: a lone surrogate, an object of another type, endless nesting.
+    """
+    try:
+        return encode(value)
+    except (UnicodeEncodeError, TypeError, OverflowError, RecursionError, ValueError) as error:
+        raise InvalidInput(f"this cannot be written as JSON: {error}") from error

@@ -276,7 +276,7 @@ class SessionStore:
         touched, self._touched = self._touched, {}
         if touched:
             with contextlib.suppress(SessiondError):  # derived: the next activity writes it
-                await self._index(touched)
+                await self._index(touched, known=True)
 
     def _touch(self, session_id: str, workspace: str, now_ms: int) -> None:
         self._touched[session_id] = (workspace, now_ms)
@@ -288,17 +288,18 @@ class SessionStore:
             await asyncio.sleep(_INDEX_PAUSE_SECONDS)
             touched, self._touched = self._touched, {}
             try:
-                await self._index(touched)
+                await self._index(touched, known=True)
             except (SessiondError, asyncio.CancelledError) as error:
                 self._touched = touched | self._touched
                 if not isinstance(error, SessiondError):
                     raise  # closing: `close` writes them
 
-    async def _index(self, touched: dict[str, tuple[str, int]]) -> None:
+    async def _index(self, touched: dict[str, tuple[str, int]], *, known: bool = False) -> None:
+        """Note activity; of `known` sessions only if nobody deleted them meanwhile."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for session_id, (workspace, now_ms) in touched.items():
                 for index in (self._keys.sessions, self._keys.workspace(workspace)):
-                    pipeline.zadd(index, {session_id: now_ms}, gt=True)
+                    pipeline.zadd(index, {session_id: now_ms}, gt=True, xx=known)
             await answered(pipeline.execute())
 
     async def _index_page(

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from sessiond.model import (
+    DOCUMENTS,
     Context,
     Document,
     DocumentName,
@@ -39,7 +41,12 @@ class SessionView:
         self.position = loaded.position
         self._versions: dict[str, str] = {str(name): v for name, v in loaded.versions.items()}
         self._saved: dict[str, Any] = {}
-        self._remember("context", "preferences")
+        self._logged: dict[str, Document] = {}
+        for name in DOCUMENTS:
+            value = _copied(getattr(self, name))
+            self._logged[name] = Document(name=name, value=value, version=self._versions[name])
+            if name in _SAVED:
+                self._saved[name] = _copied(value)
 
     def apply(self, event: Operation | Live | Reset) -> None:
         """Take one event."""
@@ -55,16 +62,25 @@ class SessionView:
         self.position = event.position
         self.metadata.last_activity = max(self.metadata.last_activity, event.at)
 
-    def take_document(self, document: Document) -> None:
-        """Take a document as it was saved."""
-        self._versions[document.name] = document.version
-        self._remember(document.name)
+    def message(self, message_id: str) -> Message | None:
+        """Return one message, if it is there."""
+        index = self._index(message_id)
+        return None if index is None else self.messages[index]
 
     def changed_documents(self) -> Iterator[tuple[DocumentName, Any, str]]:
-        """Yield name, value and known version of each document with unsaved changes."""
+        """Yield name, a copy of the value, and known version of each document to save."""
         for name in _SAVED:
             if self._has_unsaved(name):
-                yield name, msgspec.to_builtins(getattr(self, name)), self._versions[name]
+                yield name, _copied(getattr(self, name)), self._versions[name]
+
+    def take_document(self, document: Document) -> None:
+        """Note that this value of a document was written.
+
+        What changed here since it was sent stays unsaved; what others wrote since comes in.
+        """
+        self._saved[document.name] = document.value
+        self._versions[document.name] = document.version
+        self._follow(document.name)
 
     def _take(self, operation: Operation) -> None:
         index = self._index(operation.id.partition("/")[0])
@@ -100,23 +116,38 @@ class SessionView:
         mismatch, instead of overwriting what somebody else wrote.
         """
         name = operation.id
-        if self._has_unsaved(name):
-            return
-        document = msgspec.to_builtins(getattr(self, name)) | operation.body["set"]
+        known = self._logged[name]
+        value = known.value | operation.body["set"]
         for field in operation.body["unset"]:
-            document.pop(field, None)
+            value.pop(field, None)
+        self._logged[name] = Document(name=known.name, value=value, version=operation.position)
+        self._follow(name)
+
+    def _follow(self, name: str) -> None:
+        """Show a document as the log has it, unless it has unsaved changes or is ahead."""
+        logged = self._logged[name]
+        behind = _offset(logged.version) < _offset(self._versions[name])
+        if not behind and not self._has_unsaved(name):
+            self._set(name, copy.deepcopy(logged.value))
+            self._versions[name] = logged.version
+
+    def _set(self, name: str, value: Any) -> None:
+        """Give a document this value, in place: whoever holds it sees it."""
         match name:
             case "metadata":
-                self.metadata = msgspec.convert(document, Metadata)
+                _overwrite(self.metadata, msgspec.convert(value, Metadata))
             case "context":
-                self.context = msgspec.convert(document, Context)
+                _overwrite(self.context, msgspec.convert(value, Context))
             case _:
-                self.preferences = document
-        self._versions[name] = operation.position
-        self._remember(name)
+                self.preferences.clear()
+                self.preferences.update(value)
+        if name in _SAVED:
+            self._saved[name] = _copied(getattr(self, name))
 
     def _has_unsaved(self, name: str) -> bool:
-        return name in self._saved and self._saved[name] != msgspec.to_builtins(getattr(self, name))
+        if name not in self._saved:
+            return False
+        return _canonical(self._saved[name]) != _canonical(getattr(self, name))
 
     def _index(self, message_id: str) -> int | None:
         for index in range(len(self.messages) - 1, -1, -1):
@@ -124,11 +155,19 @@ class SessionView:
                 return index
         return None
 
-    def _remember(self, *names: str) -> None:
-        for name in names:
-            if name not in _SAVED:
-                continue
-            self._saved[name] = copy.deepcopy(msgspec.to_builtins(getattr(self, name)))
+
+def _overwrite(target: Struct, source: Struct) -> None:
+    for field in target.__struct_fields__:
+        setattr(target, field, getattr(source, field))
+
+
+def _copied(value: Any) -> Any:
+    return copy.deepcopy(msgspec.to_builtins(value))
+
+
+def _canonical(value: Any) -> bytes:
+    """Return what tells two documents apart as JSON does: 1, 1.0 and true are different."""
+    return msgspec.json.encode(msgspec.to_builtins(value), order="deterministic")
 
 
 def _offset(position: str) -> int:

@@ -1,0 +1,60 @@
+"""What names may look like: ids, keys and clients, checked wherever they come in."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from sessiond.errors import InvalidInput
+
+_SESSION = (re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), "64 letters, digits, '-' or '_'")
+_RECORD = (re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"), "128 letters, digits, '-', '_' or '.'")
+_CLIENT = (re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"), "64 letters, digits, '-', '_' or '.'")
+_KEY = (re.compile(r"[\x21-\x7e]{1,128}"), "128 visible ASCII characters")
+_VERSION = re.compile(r"[0-9a-f]{14}:\d{1,15}|\d{1,15}", re.ASCII)
+
+_KINDS = {
+    "session_id": _SESSION,
+    "message_id": _RECORD,
+    "part_id": _RECORD,
+    "workspace": _RECORD,
+    "client": _CLIENT,
+    "Idempotency-Key": _KEY,
+}
+
+
+def checked(kind: str, value: str) -> str:
+    """Return a name of a kind, unchanged.
+
+    Raises:
+        InvalidInput: it is not one.
+    """
+    pattern, expected = _KINDS[kind]
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise InvalidInput(
+            f"{kind} is {str(value)[:80]!r}, expected up to {expected}"
+            + ("" if pattern is _KEY[0] else ", a letter or digit first")
+        )
+    return value
+
+
+def checked_version(value: str) -> str:
+    """Return a version that a change is based on, `epoch:offset` or an offset; empty for none.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if value and not _VERSION.fullmatch(value):
+        raise InvalidInput(
+            f"{value[:80]!r} is not a version",
+            hint="use it as received, for example 00f3a9c1d2e4b7:12",
+        )
+    return value
+
+
+def host_name() -> str:
+    """Return this machine's name, as far as it can be part of an origin."""
+    name = "".join(
+        c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in socket.gethostname()
+    )
+    return name.lstrip("-_.")[:64] or "host"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 
 from sessiond import config
 from sessiond.cli.connecting import (
+    add_command,
     add_connection_options,
     add_json_option,
     load_configuration,
@@ -18,13 +20,13 @@ from sessiond.errors import ConfigurationError, DaemonUnreachable
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
-    group = commands.add_parser("config", help="read options, change those of a running daemon")
+    group = add_command(commands, "config", help="read options, change those of a running daemon")
     parts = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    get = parts.add_parser("get", help="print an option, or all")
+    get = add_command(parts, "get", help="print an option, or all")
     get.add_argument("key", nargs="?", help="for example debug.sessions")
     add_json_option(get)
     get.set_defaults(command=_get)
-    change = parts.add_parser("set", help="change an option of the running daemon")
+    change = add_command(parts, "set", help="change an option of the running daemon")
     change.add_argument("key", help="for example debug.sessions")
     change.add_argument("value", help="for example true")
     change.set_defaults(command=_set)
@@ -42,8 +44,12 @@ def _get(options: argparse.Namespace) -> None:
         loaded = load_configuration(options)
         values = {row.key: config.displayed(loaded, row.key) for row in config.option_table()}
     if options.key and options.key not in values:
+        nearest = difflib.get_close_matches(options.key, values, n=1)
         raise ConfigurationError(
-            f"there is no option {options.key!r}", hint="`sessiond config get` lists them all"
+            f"there is no option {options.key!r}",
+            hint=f"did you mean {nearest[0]}?"
+            if nearest
+            else "`sessiond config get` lists them all",
         )
     chosen = {options.key: values[options.key]} if options.key else values
     if options.json:

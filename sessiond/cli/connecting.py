@@ -17,6 +17,19 @@ from sessiond.paths import api_socket
 Result = TypeVar("Result")
 
 
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    *,
+    help: str,  # noqa: A002 - argparse's word
+    description: str = "",
+) -> argparse.ArgumentParser:
+    """Add a command; its own help begins with what the list of commands says of it."""
+    return commands.add_parser(
+        name, help=help, description=description or f"{help[0].upper()}{help[1:]}."
+    )
+
+
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where the daemon listens."""
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (api.socket)")

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -21,7 +22,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sessiond.backend import RawEvent
-from sessiond.cli.exits import FAILED, OK
+from sessiond.cli.connecting import add_command
+from sessiond.cli.exits import FAILED, INTERRUPTED, OK
 from sessiond.cli.terminal import paint, plain
 from sessiond.client import DaemonClient
 from sessiond.errors import DaemonUnreachable, SessiondError
@@ -54,7 +56,8 @@ class Recording(Struct):
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "demo",
         help="show two daemons sharing a conversation",
         description="Start two daemons on one embedded server in a temporary folder, replay a "
@@ -72,11 +75,15 @@ def _demo(options: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="sessiond-demo-"))
     try:
         return asyncio.run(_run(folder, keep=keep, fast=options.fast))
+    except asyncio.CancelledError:  # SIGTERM, or the terminal was closed
+        return INTERRUPTED
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _run(folder: Path, *, keep: bool, fast: bool) -> int:
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(ending, _cancel, asyncio.current_task())
     server = folder / "a" / "sessiond" / "redis.sock"
     async with (
         _daemon(folder / "a", "laptop") as first,
@@ -105,10 +112,17 @@ async def _run(folder: Path, *, keep: bool, fast: bool) -> int:
         same = await _compare(first, second, session_id, screen)
         _explain(status.server.redis_cli, session_id)
         if keep:
-            print(paint("\nIt runs until Ctrl-C; then everything is removed.", "yellow"))
+            print(
+                paint("\nIt runs until Ctrl-C; then everything is removed.", "yellow"), flush=True
+            )
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
         return OK if same else FAILED
+
+
+def _cancel(task: asyncio.Task[int] | None) -> None:
+    if task:
+        task.cancel()
 
 
 @asynccontextmanager

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from sessiond.cli.connecting import add_connection_options, add_json_option, with_client
+from sessiond.cli.connecting import (
+    add_command,
+    add_connection_options,
+    add_json_option,
+    with_client,
+)
 from sessiond.cli.terminal import paint, print_json, print_table
 from sessiond.client import DaemonClient
 from sessiond.service.status import KeyContent, Status
@@ -13,15 +18,16 @@ from sessiond.store.keys import TABLE
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
-    group = commands.add_parser("redis", help="look into Redis: keys and what they hold")
+    group = add_command(commands, "redis", help="look into Redis: keys and what they hold")
     parts = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    keys = parts.add_parser("keys", help="explain every key and channel")
+    keys = add_command(parts, "keys", help="explain every key and channel")
     add_json_option(keys)
     keys.set_defaults(command=_keys)
-    cat = parts.add_parser("cat", help="print what a key holds, decoded")
-    cat.add_argument("key")
+    cat = add_command(parts, "cat", help="print what a key holds, decoded")
+    cat.add_argument("key", help="for example 'sessiond:{ses_…}:metadata'")
+    add_json_option(cat)
     cat.add_argument("--limit", type=int, default=100, help="items at most (default 100)")
-    cli = parts.add_parser("cli", help="print the redis-cli command that reaches the server")
+    cli = add_command(parts, "cli", help="print the redis-cli command that reaches the server")
     cli.set_defaults(command=_cli)
     add_connection_options(cat)
     add_connection_options(cli)
@@ -42,7 +48,8 @@ def _cat(options: argparse.Namespace) -> None:
         return (await client.call("GET", "/v1/redis", KeyContent, query=query))[0]
 
     found = with_client(options, fetch)
-    print(paint(f"# {found.type}, {found.items} items", "dim"))
+    if not options.json:
+        print(paint(f"# {found.type}, {found.items} items", "dim"))
     print_json(found.content)
 
 

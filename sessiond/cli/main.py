@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         code = options.command(options)
+        sys.stdout.flush()
     except SessiondError as error:
         print(f"{paint('error:', 'red', sys.stderr)} {error.detail}", file=sys.stderr)
         if error.hint:
@@ -41,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `sessiond show … | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `sessiond show … | head`: nobody reads on, and nobody minds
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     return int(code or OK)
 

@@ -6,12 +6,13 @@ import argparse
 import gc
 import os
 
-from sessiond.cli.connecting import add_connection_options, load_configuration
+from sessiond.cli.connecting import add_command, add_connection_options, load_configuration
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "run",
         help="run the daemon in the foreground",
         description="Run the daemon until Ctrl-C or SIGTERM. Without a Redis URL it starts and "

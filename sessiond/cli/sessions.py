@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
 
 from sessiond.backend import RawEvent
-from sessiond.cli.connecting import add_connection_options, add_json_option, with_client
-from sessiond.cli.terminal import paint, plain, print_json, print_table
+from sessiond.cli.connecting import (
+    add_command,
+    add_connection_options,
+    add_json_option,
+    with_client,
+)
+from sessiond.cli.terminal import one_line, paint, plain, print_json, print_table
 from sessiond.client import DaemonClient
+from sessiond.errors import InvalidInput
 from sessiond.model import Message, Operation, Session, SessionSummary
 
 _OPERATION = msgspec.json.Decoder(Operation)
@@ -21,14 +28,16 @@ _LONGEST_LINE = 160
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
-    listing = commands.add_parser("sessions", help="list sessions, the most recent first")
+    listing = add_command(
+        commands, "sessions", help="list sessions, the most recently active first"
+    )
     for name in ("workspace", "status", "user-id"):
-        listing.add_argument(f"--{name}", help=f"only sessions of this {name}")
+        listing.add_argument(f"--{name}", metavar="NAME", help=f"only sessions of this {name}")
     listing.add_argument("--limit", type=int, default=50, help="how many at most (default 50)")
     listing.set_defaults(command=_sessions)
-    show = commands.add_parser("show", help="show a session and its conversation")
+    show = add_command(commands, "show", help="show a session and its conversation")
     show.set_defaults(command=_show)
-    tail = commands.add_parser("tail", help="follow a session live; resumes when interrupted")
+    tail = add_command(commands, "tail", help="follow a session live; resumes when interrupted")
     tail.add_argument("--after", metavar="POSITION", help="begin after this position (0: all)")
     tail.set_defaults(command=_tail)
     for parser in (listing, show, tail):
@@ -39,6 +48,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _sessions(options: argparse.Namespace) -> None:
+    if options.limit < 1:
+        raise InvalidInput(f"--limit is {options.limit}", hint="ask for at least 1 session")
     filters = {
         name: getattr(options, name)
         for name in ("workspace", "status", "user_id")
@@ -61,6 +72,9 @@ def _sessions(options: argparse.Namespace) -> None:
     if options.json:
         print_json(found)
         return
+    if not found:
+        print("no sessions", file=sys.stderr)
+        return
     rows = [
         (
             summary.metadata.session_id,
@@ -68,7 +82,7 @@ def _sessions(options: argparse.Namespace) -> None:
             str(summary.total_messages),
             _moment(summary.metadata.last_activity),
             summary.metadata.workspace or "",
-            plain(summary.metadata.title or ""),
+            one_line(summary.metadata.title or ""),
         )
         for summary in found
     ]
@@ -85,7 +99,8 @@ def _show(options: argparse.Namespace) -> None:
         return
     metadata = msgspec.to_builtins(session.metadata)
     for name, value in {**metadata, "position": session.position}.items():
-        print(f"{paint(name.ljust(14), 'dim')} {plain(str(value))}")
+        if value:
+            print(f"{paint(name.ljust(14), 'dim')} {one_line(str(value))}")
     for message in session.conversation.messages:
         print()
         print(_heading(message))
@@ -96,7 +111,8 @@ def _tail(options: argparse.Namespace) -> None:
     async def follow(client: DaemonClient) -> None:
         async with client.events(options.id, options.after) as events:
             async for event in events:
-                print(event.data.decode() if options.json else _line(event), flush=True)
+                line = one_line(event.data.decode()) if options.json else _line(event)
+                print(line, flush=True)
                 if event.name == "session.delete":
                     return
 
@@ -112,7 +128,7 @@ def _line(event: RawEvent) -> str:
     operation = _OPERATION.decode(event.data)
     time = _moment(operation.at)
     what = paint(f"{operation.op:16}", "cyan")
-    text = plain(_summary(operation)).replace("\n", " ")
+    text = one_line(_summary(operation))
     return f"{operation.position.partition(':')[2]:>6}  {time}  {what} {text[:_LONGEST_LINE]}"
 
 

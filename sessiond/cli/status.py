@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from sessiond.cli.connecting import add_connection_options, add_json_option, with_client
+from sessiond.cli.connecting import (
+    add_command,
+    add_connection_options,
+    add_json_option,
+    with_client,
+)
 from sessiond.cli.terminal import paint, print_json
 from sessiond.client import DaemonClient
 from sessiond.service.status import Status
@@ -12,7 +17,7 @@ from sessiond.service.status import Status
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("status", help="show the daemon, its server and its sessions")
+    parser = add_command(commands, "status", help="show the daemon, its server and its sessions")
     add_connection_options(parser)
     add_json_option(parser)
     parser.add_argument(

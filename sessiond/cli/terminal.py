@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -20,9 +21,15 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
 
 
+def as_json(value: Any) -> str:
+    """Return a value as indented JSON, with nothing in it that could move a terminal."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return "".join(c if c == "\n" or c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(as_json(value))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -35,4 +42,15 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def plain(text: str) -> str:
     """Return text from elsewhere without the control characters that could move a terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
+    return "".join(c if _is_harmless(c) else "\ufffd" for c in text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """Return text from elsewhere as one line."""
+    return " ".join(plain(text).split("\n"))
+
+
+def _is_harmless(character: str) -> bool:
+    if character in "\n\t\u200d":  # the last one joins emoji
+        return True
+    return character.isprintable() or unicodedata.category(character) == "Zs"

@@ -110,9 +110,12 @@ class Subscriber:
 async def _subscribed(feed: AbstractAsyncContextManager[Events]) -> AsyncIterator[Subscriber]:
     async with feed as events:
         subscriber = Subscriber(events)
-        yield subscriber
-        subscriber.task.cancel()
-        await asyncio.wait([subscriber.task])
+        try:
+            yield subscriber
+        finally:
+            while not subscriber.task.done():  # asyncio.wait_for of Python 3.11 may lose a cancel
+                subscriber.task.cancel()
+                await asyncio.wait([subscriber.task], timeout=0.1)
 
 
 @asynccontextmanager

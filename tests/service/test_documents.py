@@ -35,7 +35,7 @@ values = st.recursive(
     max_leaves=5,
 )
 patches = st.lists(
-    st.dictionaries(st.sampled_from(["a", "b", "", "_version", "é"]), values, max_size=3),
+    st.dictionaries(st.sampled_from(["a", "b", "", "version", "é"]), values, max_size=3),
     min_size=1,
     max_size=4,
 )
@@ -261,6 +261,17 @@ async def test_an_empty_text_in_the_metadata_is_kept_as_one(core: Services, fiel
 async def test_preferences_given_at_the_creation_are_kept_whatever_their_names(
     core: Services,
 ) -> None:
-    odd = {"_version": 1, "": 2, "expected": 3, "key": 4, "metadata": {"status": "deleted"}}
+    odd = {"version": 1, "": 2, "expected": 3, "key": 4, "metadata": {"status": "deleted"}}
     await create(core, "ses_odd", preferences=odd)
     assert (await load(core, "ses_odd")).preferences == odd
+
+
+async def test_names_of_preferences_that_are_ours_are_refused(core: Services) -> None:
+    before = await contents(core)
+    for replace in (False, True):
+        with pytest.raises(InvalidInput, match="'_version'"):
+            await core.documents.change("ses_1", "preferences", {"_version": 1}, replace=replace)
+    with pytest.raises(InvalidInput, match="'_version'"):
+        await create(core, "ses_odd", preferences={"a": 1, "_version": 2})
+    assert await contents(core) == before
+    await core.documents.change("ses_1", "preferences", {"deep": {"_version": 1}})

@@ -23,8 +23,7 @@ from sessiond.config import Configuration
 from sessiond.core import Core, ServerFacts, check_server
 from sessiond.errors import ConfigurationError, SessiondError
 from sessiond.logs import Logs
-from sessiond.names import host_name
-from sessiond.paths import api_socket, data_folder, runtime_folder
+from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
 from sessiond.service.clock import system_clock
 from sessiond.service.status import Health, InstanceStatus, KeyContent, ServerStatus, Status
 from sessiond.store.committer import Committed, Draft
@@ -59,7 +58,7 @@ class Daemon:
         self._facts = ServerFacts("", "", limited=False)
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
-        self._serving = False
+        self._bound = self._serving = False
         self._beating: asyncio.Task[None] | None = None
         self._token_file = (
             Path(configuration.api.token_file).expanduser()
@@ -93,6 +92,7 @@ class Daemon:
         check_server(self._facts)
         self._trace_sessions()
         listening = self._bind()
+        self._bound = True
         self._server = self._api(self._core, listening)
         await self._server.start(listening)
         await self._beat_once()
@@ -121,7 +121,7 @@ class Daemon:
                 await self._core.close()
         if self._embedded:
             await self._embedded.stop()
-        if self._server:
+        if self._bound:
             self.socket_path.unlink(missing_ok=True)
         if self._serving:
             self._log.info("daemon.stopped", instance=self._instance)

@@ -44,6 +44,13 @@ class TooLarge(InvalidInput):
     title = "Too large"
 
 
+class IncompleteBody(InvalidInput):
+    """A body that did not arrive, or stopped being one."""
+
+    code = "incomplete-body"
+    title = "Incomplete body"
+
+
 class UnsupportedMediaType(InvalidInput):
     """A body that is not declared as JSON."""
 
@@ -56,6 +63,13 @@ class MethodNotAllowed(InvalidInput):
 
     code = "method-not-allowed"
     title = "Method not allowed"
+
+
+class ExpectationFailed(InvalidInput):
+    """An Expect header that asks for something else than 100-continue."""
+
+    code = "expectation-failed"
+    title = "Expectation failed"
 
 
 class Unauthenticated(SessiondError):
@@ -145,6 +159,13 @@ class ConfigurationError(SessiondError):
 
     code = "configuration"
     title = "Configuration error"
+
+
+class StoreRefusesUser(ConfigurationError):
+    """Redis refuses our user, or a command to it."""
+
+    code = "store-refuses-user"
+    title = "Redis refuses the user"
 
 
 class FolderHeld(ConfigurationError):

@@ -112,11 +112,14 @@ def read_private(path: Path) -> bytes | None:
         ConfigurationError: it is a link, belongs to somebody else or is open to others.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _exposed(path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _exposed(path)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         shared = status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 
 from sessiond.errors import InvalidInput
 
@@ -50,11 +49,3 @@ def checked_version(value: str) -> str:
             hint="use it as received, for example 00f3a9c1d2e4b7:12",
         )
     return value
-
-
-def host_name() -> str:
-    """Return this machine's name, as far as it can be part of an origin."""
-    name = "".join(
-        c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in socket.gethostname()
-    )
-    return name.lstrip("-_.")[:64] or "host"

@@ -1,7 +1,8 @@
-"""Where things lie on a machine: the XDG folders, as functions of the environment."""
+"""This machine: its name, and where things lie on it, by the XDG folders."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,3 +38,11 @@ def _base(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
 
 def _is_absolute(value: str | None) -> bool:
     return bool(value) and Path(str(value)).is_absolute()
+
+
+def host_name() -> str:
+    """Return this machine's name, as far as it can be part of an origin."""
+    name = "".join(
+        c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in socket.gethostname()
+    )
+    return name.lstrip("-_.")[:64] or "host"

@@ -31,8 +31,10 @@ def with_generated(text: str) -> str:
     """Return the README with its generated sections as they must be."""
     for name, content in (("keys", keys()), ("exits", exit_codes())):
         section = _SECTION.format(name=name, content=content)
-        pattern = re.escape(f"<!-- generated: {name} -->") + r".*?<!-- /generated -->"
-        text = re.sub(pattern, lambda _, section=section: section, text, flags=re.DOTALL)
+        begin, end = text.index(f"<!-- generated: {name} -->"), text.index("<!-- /generated -->")
+        while end < begin:
+            end = text.index("<!-- /generated -->", end + 1)
+        text = text[:begin] + section + text[end + len("<!-- /generated -->") :]
     return text
 
 

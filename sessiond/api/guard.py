@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Mapping
 from hashlib import sha256
 
 from aiohttp import web
@@ -61,10 +62,11 @@ class Guard:
         allowed_origins: list[str],
     ) -> None:
         self._token_digest = sha256(token.encode()).digest()
-        self._tcp_hosts = set(allowed_hosts)
+        names = {host.lower() for host in allowed_hosts}
+        self._tcp_hosts = set(names)
         if port:
             self._tcp_hosts |= {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
-        self._socket_hosts = _SOCKET_HOSTS | set(allowed_hosts)
+        self._socket_hosts = _SOCKET_HOSTS | names
         self._origins = frozenset(allowed_origins)
         self._user = os.getuid()
 
@@ -83,13 +85,17 @@ class Guard:
                 "requests from web pages are refused",
                 hint="list the page's origin in api.allowed_origins if you mean it",
             )
+        hosts = self._socket_hosts if peer.is_local else self._tcp_hosts
+        self._check_host(headers.get("Host"), hosts)
+        if not request.raw_path.startswith("/"):  # GET http://host/… (RFC 9112, 3.2.2)
+            self._check_host(request.raw_path.partition("://")[2].partition("/")[0], hosts)
         if peer.is_local:
-            self._check_host(headers.get("Host"), self._socket_hosts)
             if peer.user not in (None, self._user, 0):
                 raise Forbidden("the socket belongs to another user")
         else:
-            self._check_host(headers.get("Host"), self._tcp_hosts)
             self._check_token(headers.get("Authorization"))
+        if _is_encoded(headers):
+            raise UnsupportedMediaType("bodies are not compressed", hint="send it as it is")
         if request.body_exists and request.content_type != "application/json":
             raise UnsupportedMediaType(
                 "bodies are JSON", hint="send the header Content-Type: application/json"
@@ -111,3 +117,10 @@ class Guard:
                 hint="send Authorization: Bearer <content of the token file>; "
                 "`sessiond status` names the file",
             )
+
+
+def _is_encoded(headers: Mapping[str, str]) -> bool:
+    return (
+        headers.get("Content-Encoding", "identity").lower() != "identity"
+        or headers.get("Transfer-Encoding", "chunked").lower() != "chunked"
+    )

@@ -12,6 +12,7 @@ CONTENT_TYPE = "application/problem+json"
 
 _STATUS: dict[type[errors.SessiondError], int] = {
     errors.InvalidInput: 400,
+    errors.ConfigurationError: 400,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
@@ -24,7 +25,9 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.VersionMismatch: 412,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.ExpectationFailed: 417,
     errors.StoreDamaged: 502,
+    errors.StoreRefusesUser: 502,
     errors.StoreUnavailable: 503,
 }
 

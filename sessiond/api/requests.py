@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TypeVar
 
@@ -9,13 +10,14 @@ import msgspec
 from aiohttp import web
 
 from sessiond.codec import json
-from sessiond.errors import InvalidInput, NotFound
+from sessiond.errors import IncompleteBody, InvalidInput, NotFound
 from sessiond.model import DOCUMENTS, DocumentName
 from sessiond.names import checked, checked_version
 from sessiond.service.writing import Request
 
 Body = TypeVar("Body")
 
+_BODY_SECONDS = 3.0
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _ANY = msgspec.json.Decoder()
 
@@ -65,10 +67,21 @@ def write_request(request: web.Request) -> Request:
 
 async def body(request: web.Request, decoder: msgspec.json.Decoder[Body]) -> Body:
     """Return the decoded body."""
-    data = await request.read()
+    return json.decode(await raw_body(request), decoder)
+
+
+async def raw_body(request: web.Request) -> bytes:
+    """Return the body, which must arrive in time and not be empty."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            data = await request.read()
+    except TimeoutError as error:
+        raise IncompleteBody(
+            f"the body did not arrive within {_BODY_SECONDS:g} s, or is broken"
+        ) from error
     if not data:
         raise InvalidInput("the body is empty", hint="send JSON")
-    return json.decode(data, decoder)
+    return data
 
 
 async def any_body(request: web.Request) -> object:
@@ -79,6 +92,8 @@ async def any_body(request: web.Request) -> object:
 def check_query(request: web.Request, *known: str) -> None:
     """Refuse query parameters that would be ignored."""
     for name in request.query:
+        if len(request.query.getall(name)) > 1:
+            raise InvalidInput(f"{name[:80]!r} stands more than once", hint="send it once")
         if name not in known:
             hint = f"these are known here: {', '.join(known)}" if known else "none is known here"
             raise InvalidInput(f"unknown query parameter {name[:80]!r}", hint=hint)

@@ -37,7 +37,7 @@ EVENT_STREAM = "text/event-stream"
 class Route(Struct, frozen=True):
     """One route. `query` and `headers` are the optional parameters it knows.
 
-    `body` is a type, or a tuple of types of which one is sent.
+    `body` is a type, or a tuple of types of which one is sent; `unready` is answered with 503.
     """
 
     method: str
@@ -50,6 +50,7 @@ class Route(Struct, frozen=True):
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     media_type: str = "application/json"
+    unready: Any = None
 
 
 def routes(handlers: Handlers, system: System) -> list[Route]:
@@ -197,7 +198,14 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
             media_type=EVENT_STREAM,
         ),
         Route("GET", "/v1/health", system.health, "The daemon runs", Health),
-        Route("GET", "/v1/ready", system.ready, "The daemon and its Redis can work", Health),
+        Route(
+            "GET",
+            "/v1/ready",
+            system.ready,
+            "The daemon and its Redis can work",
+            Health,
+            unready=Health,
+        ),
         Route("GET", "/v1/status", system.status, "What the daemon does", Status),
         Route("GET", "/v1/config", system.read_config, "The options in force", dict[str, str]),
         Route(

@@ -70,6 +70,9 @@ def _operation(route: Route, schemas: dict[str, dict[str, Any]]) -> dict[str, An
     }
     if route.status == 201:  # noqa: PLR2004 - the same again is found, not created
         operation["responses"]["200"] = {**done, "description": "It was there already"}
+    if route.unready:
+        content = {"application/json": {"schema": schemas[repr(route.unready)]}}
+        operation["responses"]["503"] = {"description": "Not yet, or not now", "content": content}
     if route.body:
         choices = [schemas[repr(kind)] for kind in _bodies(route)]
         schema = choices[0] if len(choices) == 1 else {"anyOf": choices}

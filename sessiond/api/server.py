@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from sessiond import errors
 from sessiond.api.guard import Guard, Peer, peer_of
 from sessiond.api.problems import CONTENT_TYPE, problem_body, status_of
+from sessiond.api.requests import check_query
 from sessiond.api.routes import Route
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -26,38 +27,83 @@ def problem_response(error: errors.SessiondError) -> web.Response:
     headers = {"Retry-After": "1"} if error.temporary else {}
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(
+    response = web.Response(
         body=problem_body(error),
         status=status_of(error),
         content_type=CONTENT_TYPE,
         headers=headers,
     )
+    if isinstance(error, errors.IncompleteBody):
+        response.force_close()  # nobody knows where the next request would begin
+    return response
 
 
 def application(routes: list[Route], guard: Guard, *, max_body_bytes: int) -> web.Application:
     """Return the application that serves these routes."""
+    queries = {route.handler: route.query for route in routes}
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        """Let a client send its body only when its request would be let through."""
+        try:
+            guard.check(request, _peer(request))
+            if request.headers.get("Expect", "").lower() != "100-continue":
+                raise errors.ExpectationFailed("this expectation cannot be met")
+        except errors.SessiondError as error:
+            return problem_response(error)
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             guard.check(request, _peer(request))
+            query = queries.get(request.match_info.handler)
+            if query is not None:
+                check_query(request, *query)
             return await handler(request)
-        except errors.SessiondError as error:
-            return problem_response(error)
-        except web.HTTPException as error:
-            return problem_response(_from_http(request, error, max_body_bytes))
-        except (HttpProcessingError, web.PayloadAccessError, ValueError) as error:
-            return problem_response(errors.InvalidInput(f"the request cannot be read: {error}"))
         except ConnectionError:
             raise  # the client went away: nobody is there to answer
-        except Exception:  # noqa: BLE001 - the last line: logged, and answered like any error
+        except Exception as error:  # noqa: BLE001 - every error gets an answer, the unknown a log
+            return await _problem_for(request, error, max_body_bytes)
+
+    app = web.Application(middlewares=[guarded], client_max_size=max_body_bytes)
+    app.on_response_prepare.append(_as_problem)
+    for route in routes:
+        app.router.add_route(route.method, route.path, route.handler, expect_handler=expect)
+    return app
+
+
+async def _problem_for(request: web.Request, error: Exception, max_body_bytes: int) -> web.Response:
+    """Return the answer to what a route raised."""
+    match error:
+        case errors.StoreDamaged():
+            return problem_response(_named(error, request.match_info.get("session_id", "")))
+        case errors.SessiondError():
+            return problem_response(error)
+        case web.HTTPException():
+            answer = problem_response(_from_http(request, error, max_body_bytes))
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
+        case HttpProcessingError() | web.PayloadAccessError():
+            return problem_response(errors.InvalidInput(f"the request cannot be read: {error}"))
+        case _:
             await _log.aexception("request.failed", method=request.method, route=_route(request))
             return problem_response(errors.SessiondError("an unexpected error; see the log"))
 
-    app = web.Application(middlewares=[guarded], client_max_size=max_body_bytes)
-    for route in routes:
-        app.router.add_route(route.method, route.path, route.handler)
-    return app
+
+async def _as_problem(request: web.Request, response: web.StreamResponse) -> None:
+    """Give what aiohttp answers by itself, outside of all routes, the form of a problem."""
+    if isinstance(response, web.HTTPException):
+        response.body = problem_body(_from_http(request, response, 0))
+        response.content_type = CONTENT_TYPE
+
+
+def _named(error: errors.StoreDamaged, session_id: str) -> errors.StoreDamaged:
+    """Return the error with the session it is about, if that is known."""
+    if not session_id or session_id in error.detail:
+        return error
+    return errors.StoreDamaged(f"session {session_id!r}: {error.detail}", hint=error.hint)
 
 
 def _peer(request: web.Request) -> Peer:
@@ -85,6 +131,8 @@ def _from_http(
                 f"the body is larger than {max_body_bytes} bytes",
                 hint="split it, or raise api.max_body_bytes",
             )
+        case 417:
+            return errors.ExpectationFailed("this expectation cannot be met")
         case _:
             return errors.InvalidInput(error.reason)
 
@@ -109,9 +157,12 @@ class _Protocol(web.RequestHandler):
         """Return the answer to a request that could not be parsed."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer was begun already")
-        self.force_close()
         reason = (message or str(exc) or "it cannot be parsed").splitlines()[0][:200]
-        return problem_response(errors.InvalidInput(f"this is not a valid HTTP request: {reason}"))
+        answer = problem_response(
+            errors.InvalidInput(f"this is not a valid HTTP request: {reason}")
+        )
+        answer.force_close()
+        return answer
 
 
 class ApiServer:
@@ -146,4 +197,5 @@ class ApiServer:
         if server is None:
             raise RuntimeError("the server was not set up")
         options: dict[str, Any] = {"access_log": None, "keepalive_timeout": 75.0}
+        options["auto_decompress"] = False
         return _Protocol(server, loop=asyncio.get_running_loop(), **options)

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from sessiond.service.feed import Event, SlowSubscriberCut
+from sessiond.errors import SessiondError
+from sessiond.service.feed import Event
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
@@ -58,7 +59,7 @@ class EventStreams:
         try:
             await copying
             await response.write_eof()
-        except (SlowSubscriberCut, ConnectionError):
+        except (SessiondError, ConnectionError):  # too late for an answer that tells why
             if request.transport:
                 request.transport.abort()
         except asyncio.CancelledError:

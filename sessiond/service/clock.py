@@ -22,6 +22,11 @@ def timestamp(ms: int) -> str:
     return moment(ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def moment_of(text: str) -> datetime:
+    """Return what `timestamp` wrote as a datetime."""
+    return datetime.fromisoformat(text)
+
+
 @lru_cache(maxsize=4)
 def moment(ms: int) -> datetime:
     """Return milliseconds since 1970 as a datetime in UTC."""

@@ -9,6 +9,7 @@ import msgspec
 from sessiond.codec import json
 from sessiond.errors import InvalidInput, StoreDamaged
 from sessiond.model import DOCUMENTS, Context, Document, DocumentName, Metadata, NewSession
+from sessiond.service.clock import moment_of
 from sessiond.service.writing import (
     PLAIN,
     Request,
@@ -88,6 +89,8 @@ class Documents:
             )
             committed = await commit(self._around, session_id, [draft])
             value = _checked(name, current, wanted)
+            if isinstance(value, Metadata):
+                value.last_activity = moment_of(draft.at)
             return Document(name=name, value=value, version=str(committed.positions[0]))
 
         return await attempt(self._around, request, once)
@@ -105,7 +108,7 @@ def document_value(snapshot: Snapshot, name: DocumentName) -> Metadata | Context
         fields = snapshot.context if name == "context" else snapshot.preferences
         value = {field: msgspec.json.decode(text) for field, text in fields.items()}
         return msgspec.convert(value, Context) if name == "context" else value
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreDamaged(
             f"the {name} of session {snapshot.metadata.get('session_id')!r} is damaged: {error}",
             hint="look at it with `sessiond redis cat`",
@@ -131,7 +134,7 @@ def encode_change(
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
     fields, unset = changed_fields(old, new)
     writes = [FieldChange(name, field, _stored(name, value)) for field, value in fields.items()]
-    removals = [FieldChange(name, field, "") for field in unset]
+    removals = [FieldChange(name, field, None) for field in unset]
     return (*writes, *removals), {"set": fields, "unset": unset}
 
 
@@ -156,7 +159,7 @@ def encode_creation(new: NewSession, created_at: str) -> tuple[FieldChange, ...]
     context, preferences = given.pop("context"), given.pop("preferences")
     metadata = {"created_at": created_at, "last_activity": created_at, "status": "active", **given}
     documents: dict[DocumentName, dict[str, Any]] = {
-        "metadata": {name: value for name, value in metadata.items() if value != ""},
+        "metadata": metadata,
         "context": context,
         "preferences": preferences,
     }

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sessiond.codec import json
-from sessiond.errors import SessiondError
+from sessiond.errors import InvalidInput, SessiondError
 from sessiond.store.log import LogReader, Reset
 from sessiond.sync.entry import Entry, operation_json
 from sessiond.sync.position import START, Position, parse_position
@@ -71,9 +71,13 @@ def read_notice(message: bytes) -> Notice | None:
     """Return what was published; None when it is nothing of ours."""
     try:
         notice = _NOTICE.decode(message)
+        if isinstance(notice.position, str):
+            parse_position(notice.position)
         if isinstance(notice.live, Raw):
+            if b"\n" in message or b"\r" in message:  # it would end a line of an event stream
+                return None
             notice.session_id = _LIVE_HEAD.decode(notice.live).session_id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidInput):
         return None
     return notice
 
@@ -111,6 +115,12 @@ class Subscription:
         self._bytes = 0
         self._ready = asyncio.Event()
         self._cut = False
+        self._failure: SessiondError | None = None
+
+    def fail(self, error: SessiondError) -> None:
+        """End the subscription with an error, after what waits already."""
+        self._failure = error
+        self._ready.set()
 
     def offer(self, event: Event) -> None:
         """Queue an event, or cut the subscriber when too much waits already."""
@@ -135,6 +145,8 @@ class Subscription:
                     f"more than {self._limit_bytes} bytes of events waited to be taken",
                     hint="connect again with the last position received",
                 )
+            if self._failure:
+                raise self._failure
             self._ready.clear()
             await self._ready.wait()
         taken = list(self._events)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
@@ -11,7 +13,7 @@ from contextlib import asynccontextmanager
 from msgspec import Raw
 
 from sessiond.codec import json
-from sessiond.errors import SessionDeleted, SessiondError
+from sessiond.errors import SessionDeleted, SessiondError, StoreDamaged
 from sessiond.service.feed import (
     LIVE,
     RESET,
@@ -32,6 +34,7 @@ Events = AsyncIterator[list[Event]]
 POSITIONS = "positions"
 DELETED = "session.delete"
 
+_NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _RECENT = 512
 _RING_EVENTS = 4096
 _RING_BYTES = 4 * 1024 * 1024
@@ -110,10 +113,14 @@ class _SessionFeed(_Feed):
         if notice and notice.position in self._recent:
             return
         until = announced_offset(notice, self._follower.position)
-        async for events in self._follower.read(until):
-            for event in events:
-                self._recent.append(event.id)
-                self._tell(event)
+        try:
+            async for events in self._follower.read(until):
+                for event in events:
+                    self._recent.append(event.id)
+                    self._tell(event)
+        except StoreDamaged as error:
+            for subscription in self.subscriptions:
+                subscription.fail(error)
 
 
 class _WorkspaceFeed(_Feed):
@@ -144,7 +151,7 @@ class _WorkspaceFeed(_Feed):
     def join(self, subscription: Subscription, last_id: str) -> None:
         """Add a subscriber, beginning after the event it saw last."""
         epoch, _, number = last_id.partition(":")
-        missed = self._number - int(number) if number.isdecimal() else -1
+        missed = self._number - int(number) if _NUMBER.fullmatch(number) else -1
         if epoch == self._epoch and 0 <= missed <= len(self._ring):
             for event in list(self._ring)[len(self._ring) - missed :]:
                 subscription.offer(event)
@@ -161,6 +168,10 @@ class _WorkspaceFeed(_Feed):
             await self._read(notice.session_id, notice)
 
     async def _read(self, session_id: str, notice: Notice | None) -> None:
+        with contextlib.suppress(StoreDamaged):  # one damaged session must not silence the others
+            await self._read_whole(session_id, notice)
+
+    async def _read_whole(self, session_id: str, notice: Notice | None) -> None:
         follower = self._followers.get(session_id)
         if follower is None:
             follower = Follower(self._store.log, session_id, START)

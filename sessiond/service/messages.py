@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from sessiond.codec import json
-from sessiond.errors import AlreadyExists, InvalidInput, NotFound, TooLarge
+from sessiond.errors import AlreadyExists, InvalidInput, NotFound, StoreDamaged, TooLarge
 from sessiond.model import (
     Message,
     NewMessage,
@@ -69,6 +70,9 @@ class Messages:
                 f"{len(given)} messages in one group; the limit is {self._group_limit}",
                 hint="split them, or raise api.max_group_operations",
             )
+        ids = [new.id for new in given if new.id]
+        if len(set(ids)) != len(ids):
+            raise InvalidInput("two messages of the group have the same id")
         messages = [
             self._complete(session_id, new, request, index) for index, new in enumerate(given)
         ]
@@ -233,10 +237,12 @@ class Messages:
         """
         store = self._around.store
         versions = await store.message_versions(session_id, [message.id for message in messages])
+        known = [index for index, version in enumerate(versions) if version]
         offsets = [version.first for version in versions if version]
         entries = await store.log.entries_at(session_id, offsets)
         positions = []
-        for new, message, entry in zip(given, messages, entries, strict=False):
+        for index, entry in zip(known, entries, strict=True):
+            new, message = given[index], messages[index]
             if entry is None or not _is_append_of(entry, new, message):
                 raise AlreadyExists(
                     f"message id {message.id!r} is taken by another message",
@@ -275,6 +281,8 @@ class Messages:
         if entry is None:
             await store.end(session_id)  # is there a session at all?
             raise NotFound(f"session {session_id!r} has no message {message_id!r}")
+        if entry.id != message_id or entry.op not in ("message.append", "message.edit"):
+            raise StoreDamaged(f"the index of message {message_id!r} leads to another operation")
         return entry
 
     async def _changed_parts(self, session_id: str, message_id: str) -> dict[str, bytes | None]:
@@ -291,7 +299,7 @@ class Messages:
 
 def _edited(entry: Entry, patch: dict[str, Any]) -> Message:
     before = _MESSAGE.decode(entry.json)
-    if before.parts and patch.keys() & {"content", "tool_calls"}:
+    if before.parts is not UNSET and patch.keys() & {"content", "tool_calls"}:
         raise InvalidInput(
             "content and tool_calls of this message follow from its parts",
             hint="change its parts instead",

@@ -101,6 +101,10 @@ class Sessions:
         except AlreadyExists:
             await self._check_same_creation(session_id, draft)
             duplicate = True
+        except StoreDamaged as error:
+            raise StoreDamaged(
+                f"session {session_id!r}: {error.detail}", hint=error.hint
+            ) from error
         except SessionDeleted:
             await self._around.store.withdraw(session_id, workspace)
             raise

@@ -43,11 +43,11 @@ _WAITING_BYTES = 64 * 1024 * 1024
 
 
 class FieldChange(Struct, frozen=True):
-    """One field of a document hash; an empty value unsets it."""
+    """One field of a document hash; None unsets it."""
 
     document: str
     field: str
-    value: str | bytes
+    value: str | bytes | None
 
 
 class IdempotencyKey(Struct, frozen=True):
@@ -230,7 +230,10 @@ def _options(draft: Draft) -> list[str | bytes]:
     if draft.key:
         options += ("key", draft.key.name, draft.key.digest)
     for change in draft.changes:
-        options += (change.document, change.field, change.value)
+        if change.value is None:
+            options += (f"-{change.document}", change.field, "")
+        else:
+            options += (change.document, change.field, change.value)
     return options
 
 

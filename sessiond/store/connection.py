@@ -33,7 +33,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from sessiond.errors import ConfigurationError, SessiondError, StoreDamaged, StoreUnavailable
+from sessiond.errors import SessiondError, StoreDamaged, StoreRefusesUser, StoreUnavailable
 
 _PIPELINE_ERROR = " of pipeline caused error: "
 _RAW_REPLIES = ("XRANGE", "XREVRANGE")
@@ -87,7 +87,7 @@ def translate(error: RedisError) -> SessiondError:
     """Say what an error of the client means here."""
     said = str(error).rpartition(_PIPELINE_ERROR)[2]  # without the command's arguments
     if _is_refusal(error):
-        return ConfigurationError(
+        return StoreRefusesUser(
             f"Redis refuses this user: {said}",
             hint="check the user and password in redis.url and the rights in redis-acl.conf",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -37,7 +38,14 @@ async def read_key(redis: Redis, keys: Keys, key: str, limit: int) -> tuple[str,
         case "zset":
             length = await answered(redis.zcard(key))
             members = await answered(redis.zrevrange(key, 0, limit - 1, withscores=True))
-            return kind, length, {_text(member): int(score) for member, score in members}
+            return (
+                kind,
+                length,
+                {
+                    _text(member): int(score) if math.isfinite(score) else str(score)
+                    for member, score in members
+                },
+            )
         case "string":
             value = await answered(redis.get(key))
             return kind, 1, _decoded(value or b"")

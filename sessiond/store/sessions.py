@@ -24,6 +24,8 @@ OnCommit = Callable[[str, list[Draft], Committed], None]
 
 _INDEX_PAUSE_SECONDS = 1.0
 _INDEX_VALUE = re.compile(rb"(\d+)(?: (\d+)( removed)?)?")
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_HIGHEST_SCORE = 10**15
 _SCORE = re.compile(r"\d{1,15}", re.ASCII)
 
 
@@ -227,7 +229,11 @@ class SessionStore:
     async def positions(self, workspace: str) -> dict[str, Position]:
         """Return where the log of each session of a workspace ends."""
         members = await answered(self._redis.zrange(self._keys.workspace(workspace), 0, -1))
-        ids = [member.decode() for member in members]
+        ids = [
+            name
+            for member in members
+            if _SESSION_ID.fullmatch(name := member.decode("ascii", "replace"))
+        ]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for session_id in ids:
                 pipeline.hmget(self._keys.metadata(session_id), ["status", "epoch", "version"])
@@ -316,7 +322,9 @@ class SessionStore:
             )
             skip += len(pairs)
             for member, score in pairs:
-                session_id = member.decode()
+                session_id = member.decode("ascii", "replace")
+                if not (0 <= score < _HIGHEST_SCORE and _SESSION_ID.fullmatch(session_id)):
+                    continue  # something foreign: it must not hide the sessions
                 if after_id is None or int(score) < int(highest) or session_id < after_id:
                     found.append((session_id, int(score)))
             if len(pairs) < limit:

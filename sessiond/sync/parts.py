@@ -12,6 +12,7 @@ from msgspec import UNSET
 from sessiond.codec import json
 from sessiond.errors import InvalidInput
 from sessiond.model import Message, NewMessage, Part
+from sessiond.names import checked
 
 _MESSAGE = msgspec.json.Decoder(Message)
 _PART = msgspec.json.Decoder(Part)
@@ -131,6 +132,7 @@ def check_part(part: Part) -> None:
     for name in ("id", "type"):
         if not isinstance(part.get(name), str) or not part[name]:
             raise InvalidInput(f"every part needs a text `{name}`")
+    checked("part_id", part["id"])
     check_not_own(part["id"])
 
 

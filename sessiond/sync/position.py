@@ -20,7 +20,7 @@ _LANES = (67_108_859, 67_108_837)
 """The two largest primes below 2**26: products stay exact in Lua's doubles (below 2**53)."""
 _MULTIPLIERS = (45_678_917, 52_345_711)
 _LANE_DIGITS = 7
-_POSITION = re.compile(r"(?:([0-9a-f]{14}|0):)?(\d{1,15})")
+_POSITION = re.compile(r"(?:([0-9a-f]{14}|0):)?(\d{1,15})", re.ASCII)
 
 NO_EPOCH = "0" * (2 * _LANE_DIGITS)
 """The fingerprint of an empty log."""

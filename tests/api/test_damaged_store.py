@@ -57,9 +57,6 @@ DAMAGE: dict[str, Plant] = {
     "an entry of the right shape, with rubbish": lambda redis, key: redis.xadd(
         key("conversation"), SHAPED, id="4-0"
     ),
-    "an entry that is no message": lambda redis, key: redis.xadd(
-        key("conversation"), SHAPED | {"op": "message.append"}, id="4-0"
-    ),
     "metadata without a position": lambda redis, key: redis.hdel(key("metadata"), "epoch"),
     "metadata without a workspace": lambda redis, key: redis.hdel(key("metadata"), "workspace"),
     "a version that is no number": lambda redis, key: redis.hset(key("metadata"), "version", "x"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +109,7 @@ def removing_part(name: str, expected: str = "") -> Draft:
 
 
 def changing(
-    document: str, fields: dict[str, str | bytes], expected: str = "", key: str = ""
+    document: str, fields: Mapping[str, str | bytes | None], expected: str = "", key: str = ""
 ) -> Draft:
     changes = tuple(FieldChange(document, name, value) for name, value in fields.items())
     named = IdempotencyKey(f"key:{key}", "d1") if key else None

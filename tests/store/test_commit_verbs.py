@@ -164,14 +164,14 @@ async def test_each_document_has_a_version_of_its_own(
     second = (await core.commit(session, change)).positions[0]
     error = await refused(core, session, change, by=VersionMismatch)
     assert str(second) in error.detail
-    await core.commit(session, changing(document, {"title": ""}, expected=str(second.offset)))
+    await core.commit(session, changing(document, {"title": None}, expected=str(second.offset)))
 
 
 async def test_a_change_sets_fields_and_an_empty_value_unsets_one(
     core: Services, session: str
 ) -> None:
     await core.commit(session, changing("preferences", {"a": "1", "b": '"2"', "c": "null"}))
-    await core.commit(session, changing("preferences", {"a": "", "b": '""', "never": ""}))
+    await core.commit(session, changing("preferences", {"a": None, "b": '""', "never": None}))
     assert (await core.store.snapshot(session)).preferences == {"b": b'""', "c": b"null"}
 
 

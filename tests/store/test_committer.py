@@ -17,10 +17,10 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sessiond.errors import (
-    ConfigurationError,
     NotFound,
     SessiondError,
     StoreDamaged,
+    StoreRefusesUser,
     StoreUnavailable,
 )
 from sessiond.store.committer import Committed, Committer
@@ -209,8 +209,8 @@ async def test_what_may_pass_by_itself_is_tried_again(core: Services, passing: R
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
-        (AuthenticationError("WRONGPASS"), ConfigurationError),
-        (NoPermissionError("NOPERM"), ConfigurationError),
+        (AuthenticationError("WRONGPASS"), StoreRefusesUser),
+        (NoPermissionError("NOPERM"), StoreRefusesUser),
         (ResponseError("WRONGTYPE"), StoreDamaged),
         (ValueError("a bug"), StoreDamaged),
     ],

@@ -21,7 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from sessiond.errors import ConfigurationError, SessiondError, StoreDamaged, StoreUnavailable
+from sessiond.errors import SessiondError, StoreDamaged, StoreRefusesUser, StoreUnavailable
 from sessiond.store.connection import DirectConnections, answered, connect, translate
 from tests.conftest import Servers
 from tests.store.servers import RunningServer
@@ -177,8 +177,8 @@ async def test_a_client_for_commands_never_repeats_one_by_itself() -> None:
         (ResponseError("MISCONF Errors writing to the AOF file: No space"), StoreUnavailable),
         (ResponseError("BUSY Redis is busy running a script"), StoreUnavailable),
         (ResponseError("NOREPLICAS Not enough good replicas to write."), StoreUnavailable),
-        (AuthenticationError("WRONGPASS"), ConfigurationError),
-        (NoPermissionError("NOPERM"), ConfigurationError),
+        (AuthenticationError("WRONGPASS"), StoreRefusesUser),
+        (NoPermissionError("NOPERM"), StoreRefusesUser),
         (ResponseError("WRONGTYPE"), StoreDamaged),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)[:10]),

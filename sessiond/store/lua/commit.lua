@@ -13,7 +13,8 @@
 --            and for each option three values:
 --              "expected", version, ""     the version that the change is based on
 --              "key", name, digest         an idempotency key and what it is used for
---              document, field, value      a field of a document to set ("" unsets it)
+--              document, field, value      a field of a document to set
+--              "-document", field, ""      a field of a document to unset
 -- returns  one flat list: workspace, then for each group one of
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before

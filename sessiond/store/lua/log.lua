@@ -37,6 +37,11 @@ local session = {
   last_activity = head[7] or '',
 }
 
+if session.status and not (session.lane_one and session.lane_two and session.version
+  and session.workspace and session.total_messages and session.amendments) then
+  return redis.error_reply('ERR the metadata of this session is damaged')
+end
+
 -- Step to the next operation: the same fold as sync/position.py, exact in doubles. hash is seven
 -- bytes: the first three go into one lane, the last four into the other.
 local function advance(hash)

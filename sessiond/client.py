@@ -31,7 +31,7 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
-from sessiond.names import checked, checked_version
+from sessiond.sync.names import checked, checked_version
 
 Answer = TypeVar("Answer")
 

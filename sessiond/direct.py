@@ -27,10 +27,10 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
-from sessiond.names import checked, checked_version
 from sessiond.service.feeds import Events
 from sessiond.service.sessions import Filter
 from sessiond.service.writing import Request
+from sessiond.sync.names import checked, checked_version
 from sessiond.sync.position import parse_position
 
 Given = TypeVar("Given")

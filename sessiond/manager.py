@@ -46,10 +46,10 @@ from sessiond.model import (
     SessionPage,
     WrittenRecord,
 )
-from sessiond.names import checked
 from sessiond.paths import api_socket, host_name
 from sessiond.service.clock import moment, system_clock
 from sessiond.service.identity import new_id
+from sessiond.sync.names import checked
 from sessiond.sync.parts import check_part, completed
 from sessiond.sync.view import SessionView
 

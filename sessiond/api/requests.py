@@ -12,8 +12,8 @@ from aiohttp import web
 from sessiond.codec import json
 from sessiond.errors import IncompleteBody, InvalidInput, NotFound
 from sessiond.model import DOCUMENTS, DocumentName
-from sessiond.names import checked, checked_version
 from sessiond.service.writing import Request
+from sessiond.sync.names import checked, checked_version
 
 Body = TypeVar("Body")
 

@@ -183,7 +183,9 @@ class Follower:
         """
         restarted = False
         while True:
-            async for page in self._log.pages(self.session_id, self.position, until):
+            async for page in self._log.pages(
+                self.session_id, self.position, until, oldest=restarted
+            ):
                 if page.reset:
                     break
                 self.position = page.position

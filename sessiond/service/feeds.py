@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from msgspec import Raw
 
 from sessiond.codec import json
-from sessiond.errors import SessionDeleted, SessiondError, StoreDamaged
+from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreDamaged
 from sessiond.service.feed import (
     LIVE,
     RESET,
@@ -50,6 +50,14 @@ class _Feed:
         self.users = 0
         self._notices: deque[Notice | None] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._recent: deque[str] = deque(maxlen=_RECENT)
+
+    def _remember(self, event: Event) -> None:
+        """Note a position that was told, so that a late notice of it costs nothing."""
+        if event.name == RESET:
+            self._recent.clear()
+        else:
+            self._recent.append(event.id)
 
     def hear(self, message: bytes | None) -> None:
         """Take a message of the bus, or None for a gap."""
@@ -59,6 +67,12 @@ class _Feed:
         self._notices.append(notice)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
+
+    async def settle(self) -> None:
+        """Look into the log, and return when everything heard so far is worked off."""
+        self.hear(None)
+        if self._worker:
+            await asyncio.wait([self._worker])
 
     def stop(self) -> None:
         """Stop working."""
@@ -100,7 +114,6 @@ class _SessionFeed(_Feed):
     def __init__(self, follower: Follower) -> None:
         super().__init__()
         self._follower = follower
-        self._recent: deque[str] = deque(maxlen=_RECENT)
 
     def join(self, subscription: Subscription, position: Position) -> bool:
         """Add a subscriber who has read up to here; False when it must read on first."""
@@ -116,7 +129,7 @@ class _SessionFeed(_Feed):
         try:
             async for events in self._follower.read(until):
                 for event in events:
-                    self._recent.append(event.id)
+                    self._remember(event)
                     self._tell(event)
         except StoreDamaged as error:
             for subscription in self.subscriptions:
@@ -136,7 +149,6 @@ class _WorkspaceFeed(_Feed):
         self._store = store
         self._workspace = workspace
         self._followers: dict[str, Follower] = {}
-        self._recent: deque[str] = deque(maxlen=_RECENT)
         self._epoch = secrets.token_hex(7)
         self._number = 0
         self._ring: deque[Event] = deque()
@@ -168,18 +180,21 @@ class _WorkspaceFeed(_Feed):
             await self._read(notice.session_id, notice)
 
     async def _read(self, session_id: str, notice: Notice | None) -> None:
-        with contextlib.suppress(StoreDamaged):  # one damaged session must not silence the others
+        # One session that is damaged, or is none, must not silence the others.
+        with contextlib.suppress(StoreDamaged, NotFound, SessionDeleted):
             await self._read_whole(session_id, notice)
 
     async def _read_whole(self, session_id: str, notice: Notice | None) -> None:
         follower = self._followers.get(session_id)
         if follower is None:
+            if await self._store.workspace_of(session_id) != self._workspace:
+                return  # a stranger's words on our channel
             follower = Follower(self._store.log, session_id, START)
             self._followers[session_id] = follower
         until = announced_offset(notice, follower.position)
         async for events in follower.read(until):
             for event in events:
-                self._recent.append(event.id)
+                self._remember(event)
                 self._tell(self._numbered(event))
                 if event.name == DELETED:
                     del self._followers[session_id]
@@ -331,6 +346,7 @@ async def _session_events(feed: _SessionFeed, follower: Follower, buffer_bytes: 
                 return
         subscription = Subscription(buffer_bytes)
         if not feed.join(subscription, follower.position):
+            await feed.settle()  # it is ahead of this reader, or behind a rollback
             continue
         try:
             async for events in _unseen(subscription, follower):

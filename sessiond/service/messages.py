@@ -31,7 +31,7 @@ from sessiond.service.writing import (
     written_before,
 )
 from sessiond.store.committer import Committed, Draft
-from sessiond.store.log import PAGE
+from sessiond.store.log import PAGE, LogPage
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.entry import Entry
 from sessiond.sync.parts import assemble, check_not_own, check_part, completed
@@ -65,6 +65,8 @@ class Messages:
             AlreadyExists: a message id is taken by another message.
             InvalidInput, TooLarge, NotFound, SessionDeleted, StoreUnavailable.
         """
+        if not given:
+            raise InvalidInput("a group has at least one message")
         if len(given) > self._group_limit:
             raise TooLarge(
                 f"{len(given)} messages in one group; the limit is {self._group_limit}",
@@ -170,7 +172,8 @@ class Messages:
             NotFound: there is no such message, or the part was removed.
             SessionDeleted, VersionMismatch, AlreadyExists (the key).
         """
-        if part.setdefault("id", part_id) != part_id:
+        part = {"id": part_id} | part
+        if part["id"] != part_id:
             raise InvalidInput(f"the part says its id is {part['id']!r}, the address {part_id!r}")
         check_part(part)
         name = f"{message_id}/{part_id}"
@@ -259,6 +262,7 @@ class Messages:
     async def _appended(self, session_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
         async for page in self._around.store.log.pages(session_id, Position("", after)):
+            _require_beginning(page)
             found += page.appended()
             if len(found) >= limit:
                 break
@@ -267,6 +271,7 @@ class Messages:
     async def _amended(self, session_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
         conversation = Conversation()
         async for page in self._around.store.log.pages(session_id):
+            _require_beginning(page)
             for entry in page.entries:
                 conversation.apply(entry.op, entry.id, entry.offset, entry.json)
         return conversation.messages_after(after, limit)
@@ -295,6 +300,14 @@ class Messages:
             part_id: entry.json if entry and entry.op == "part.put" else None
             for part_id, entry in zip(versions, entries, strict=True)
         }
+
+
+def _require_beginning(page: LogPage) -> None:
+    if page.reset == "trimmed":
+        raise StoreDamaged(
+            "the beginning of the log is missing",
+            hint="something other than sessiond trimmed the stream; restore it from a backup",
+        )
 
 
 def _edited(entry: Entry, patch: dict[str, Any]) -> Message:

@@ -99,6 +99,7 @@ class Sessions:
             committed = await commit(self._around, session_id, [draft])
             duplicate = committed.duplicate
         except AlreadyExists:
+            await self._around.store.withdraw_from_others(session_id, workspace)
             await self._check_same_creation(session_id, draft)
             duplicate = True
         except StoreDamaged as error:

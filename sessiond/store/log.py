@@ -122,13 +122,18 @@ class LogReader:
         return _page(after, await self._fetch(session_id, after, limit))
 
     async def pages(
-        self, session_id: str, after: Position = START, until: int | None = None
+        self,
+        session_id: str,
+        after: Position = START,
+        until: int | None = None,
+        *,
+        oldest: bool = False,
     ) -> AsyncIterator[LogPage]:
         """Yield page after page, to the end of the log or to offset `until`.
 
         The last page may be a refusal: the log changed under the reader. Pages are kept near
         4 MiB, whatever the size of the messages. While the caller works on one page, Redis
-        works on the next.
+        works on the next. With `oldest`, a log whose beginning is gone is read from what is left.
         """
         limit = _limit(_FIRST_PAGE, after, until)
         if not limit:
@@ -136,7 +141,7 @@ class LogReader:
         fetching = asyncio.ensure_future(self._fetch(session_id, after, limit))
         try:
             while limit:
-                page = _page(after, await fetching)
+                page = _page(after, await fetching, oldest=oldest)
                 ended = bool(page.reset) or len(page.raw) < limit
                 after = page.position
                 limit = 0 if ended else _limit(_next_count(page), after, until)
@@ -180,13 +185,13 @@ def _next_count(page: LogPage) -> int:
     return max(1, min(PAGE, 4 * count, _PAGE_BYTES * count // max(page.size, 1)))
 
 
-def _page(after: Position, entries: list[Any]) -> LogPage:
+def _page(after: Position, entries: list[Any], *, oldest: bool = False) -> LogPage:
     """Return what was fetched from a position on, if the log still contains that position."""
     head = parse_entry(entries[0]) if entries else None
     end = parse_entry(entries[-1]).position if entries else after
     if head and head.op == "session.delete" and head.offset > after.offset:
         return LogPage(entries, end)
-    reset = _refusal(after, head)
+    reset = None if oldest and after == START else _refusal(after, head)
     known = 1 if after.offset else 0
     return LogPage([], START, reset) if reset else LogPage(entries[known:], end)
 

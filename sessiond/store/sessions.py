@@ -126,6 +126,11 @@ class SessionStore:
                 pipeline.zrem(index, session_id)
             await answered(pipeline.execute())
 
+    async def withdraw_from_others(self, session_id: str, announced: str) -> None:
+        """Take an existing session out of a workspace where its creation was announced in vain."""
+        if await self.workspace_of(session_id) != announced:
+            await answered(self._redis.zrem(self._keys.workspace(announced), session_id))
+
     async def snapshot(self, session_id: str) -> Snapshot:
         """Return the documents and the position, all of one moment.
 
@@ -236,12 +241,14 @@ class SessionStore:
         ]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for session_id in ids:
-                pipeline.hmget(self._keys.metadata(session_id), ["status", "epoch", "version"])
+                pipeline.hmget(
+                    self._keys.metadata(session_id), ["status", "epoch", "version", "workspace"]
+                )
             ends = await answered(pipeline.execute(raise_on_error=False))
-        ends = [(None, None, None) if isinstance(end, Exception) else end for end in ends]
+        ends = [(None,) * 4 if isinstance(end, Exception) else end for end in ends]
         found = {}
-        for session_id, (status, epoch, version) in zip(ids, ends, strict=True):
-            if status not in (None, b"deleted"):
+        for session_id, (status, epoch, version, home) in zip(ids, ends, strict=True):
+            if status not in (None, b"deleted") and home == workspace.encode():
                 with contextlib.suppress(StoreDamaged), _damage(session_id):  # not the others'
                     found[session_id] = Position(epoch.decode(), int(version))
         return found

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from sessiond.codec import json
 from sessiond.errors import InvalidInput
 from sessiond.model import Message, NewMessage, Part
-from sessiond.names import checked
+from sessiond.sync.names import checked
 
 _MESSAGE = msgspec.json.Decoder(Message)
 _PART = msgspec.json.Decoder(Part)

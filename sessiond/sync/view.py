@@ -135,7 +135,9 @@ class SessionView:
         """Give a document this value, in place: whoever holds it sees it."""
         match name:
             case "metadata":
+                active = self.metadata.last_activity  # every operation moves it, not this one alone
                 _overwrite(self.metadata, msgspec.convert(value, Metadata))
+                self.metadata.last_activity = max(active, self.metadata.last_activity)
             case "context":
                 _overwrite(self.context, msgspec.convert(value, Context))
             case _:

@@ -40,6 +40,7 @@ _RAW_REPLIES = ("XRANGE", "XREVRANGE")
 _hanging_up: set[asyncio.Future[None]] = set()
 
 _PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
+_REFUSALS_IN_SCRIPTS = ("ACL failure in script", "The user executing the script can't run")
 _PASSING_CODES = (
     "BUSY",
     "CLUSTERDOWN",
@@ -115,6 +116,8 @@ def _is_refusal(error: BaseException | None) -> bool:
     """Tell whether Redis refused the user; over Unix sockets the client hides that in a cause."""
     while error is not None:
         if isinstance(error, AuthenticationError | NoPermissionError):
+            return True
+        if str(error).startswith(_REFUSALS_IN_SCRIPTS):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -96,7 +96,8 @@ async def _as_problem(request: web.Request, response: web.StreamResponse) -> Non
     """Give what aiohttp answers by itself, outside of all routes, the form of a problem."""
     if isinstance(response, web.HTTPException):
         response.body = problem_body(_from_http(request, response, 0))
-        response.content_type = CONTENT_TYPE
+        response.headers["Content-Type"] = CONTENT_TYPE
+        response.headers["Content-Length"] = str(len(response.body))
 
 
 def _named(error: errors.StoreDamaged, session_id: str) -> errors.StoreDamaged:
@@ -197,5 +198,5 @@ class ApiServer:
         if server is None:
             raise RuntimeError("the server was not set up")
         options: dict[str, Any] = {"access_log": None, "keepalive_timeout": 75.0}
-        options["auto_decompress"] = False
+        options |= {"auto_decompress": False, "lingering_time": 1.0}
         return _Protocol(server, loop=asyncio.get_running_loop(), **options)

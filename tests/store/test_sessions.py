@@ -157,18 +157,20 @@ async def test_activity_that_was_just_being_noted_is_noted_on_closing(
     for number in range(3):
         await create(here.store, f"ses_{number}", 1_000 + number)
     await _index_written(here.store)
-    under_way, index = asyncio.Event(), here.store._index
+    under_way, go_on, index = asyncio.Event(), asyncio.Event(), here.store._index
 
     async def slowly(touched: dict[str, tuple[str, int]]) -> None:
-        if not under_way.is_set():
-            under_way.set()
-            await asyncio.Event().wait()
+        under_way.set()
+        await go_on.wait()
         await index(touched)
 
     monkeypatch.setattr(here.store, "_index", slowly)
     await here.store.commit("ses_0", [appending("m1")], 2_000)
     await under_way.wait()
-    await here.store.close()
+    closing = asyncio.create_task(here.store.close())
+    await asyncio.sleep(0)
+    go_on.set()
+    await closing
     assert await listed(there.store) == ["ses_0", "ses_2", "ses_1"]
 
 

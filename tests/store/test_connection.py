@@ -115,24 +115,6 @@ async def test_a_killed_connection_is_an_error_once_and_then_replaced(
     assert await direct.execute("ECHO", "mine") == b"mine"
 
 
-@real_servers
-async def test_a_cancelled_task_ends_whatever_its_command_is_doing(client: Redis) -> None:
-    async def ask_for_ever() -> None:
-        while True:
-            await client.execute_command("PING")
-
-    for steps in range(60):
-        asking = asyncio.create_task(ask_for_ever())
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        asking.cancel()
-        done, _ = await asyncio.wait([asking], timeout=1)
-        while not asking.done():
-            asking.cancel()
-            await asyncio.wait([asking], timeout=0.1)
-        assert done, f"cancelled after {steps} steps, it went on"
-
-
 async def test_a_server_that_is_not_there_is_a_connection_error() -> None:
     client = connect("unix:///tmp/sd-none/s", timeout_seconds=1, max_connections=2)
     direct = DirectConnections(client, size=2, timeout_seconds=1)

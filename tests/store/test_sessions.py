@@ -159,14 +159,14 @@ async def test_activity_that_was_just_being_noted_is_noted_on_closing(
     await _index_written(here.store)
     under_way, go_on, index = asyncio.Event(), asyncio.Event(), here.store._index
 
-    async def slowly(touched: dict[str, tuple[str, int]]) -> None:
+    async def slowly(*arguments: Any, **more: Any) -> None:
         under_way.set()
         await go_on.wait()
-        await index(touched)
+        await index(*arguments, **more)
 
     monkeypatch.setattr(here.store, "_index", slowly)
     await here.store.commit("ses_0", [appending("m1")], 2_000)
-    await under_way.wait()
+    await until(under_way.is_set)
     closing = asyncio.create_task(here.store.close())
     await asyncio.sleep(0)
     go_on.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -291,6 +292,60 @@ async def test_live_events_never_overtake_the_operations_announced_before_them(
         else:
             seen.add(operation(event).id)
     assert live == [f"m{number}" for number in range(60)]
+
+
+class HeldReply:
+    """Holds the reply to the next read of a log, so that others can be faster."""
+
+    def __init__(self, core: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._fetch = core.store.log._fetch
+        self._came, self._go_on = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(core.store.log, "_fetch", self._fetch_slowly)
+
+    async def came(self) -> None:
+        await until(self._came.is_set)
+
+    def let_go(self) -> None:
+        self._go_on.set()
+
+    async def _fetch_slowly(self, *arguments: Any) -> Any:
+        first = not self._came.is_set()
+        self._came.set()
+        reply = await self._fetch(*arguments)
+        if first:
+            await self._go_on.wait()
+        return reply
+
+
+async def test_what_was_told_while_a_subscriber_still_read_reaches_it_without_another_write(
+    core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live_from_now(core) as quick:
+        held = HeldReply(core, monkeypatch)
+        async with watching(core) as late:
+            await held.came()
+            await append(core, "m1")
+            await quick.told(1)
+            held.let_go()
+            await late.told(2)
+    assert late.ids == ["ses_1", "m1"]
+
+
+async def test_a_subscriber_that_read_ahead_of_the_feed_loses_no_live_event_to_that(
+    core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live_from_now(core) as quick:
+        held = HeldReply(core, monkeypatch)
+        await append(core, "m1")
+        await held.came()
+        async with watching(core) as ahead:
+            await ahead.told(2)
+            await until(lambda: core.feeds.subscribers == 2)
+            await core.sessions.send_live("ses_1", {"typing": True})
+            held.let_go()
+            await ahead.told(3)
+        await quick.told(2)
+    assert ahead.names == ["session.create", "message.append", "live"]
 
 
 async def test_a_live_event_tells_who_sent_what_and_is_not_part_of_the_log(

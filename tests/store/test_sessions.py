@@ -345,6 +345,7 @@ async def _index_written(store: SessionStore) -> None:
 async def _all_pages(store: SessionStore, limit: int) -> list[ListPage]:
     pages = [await store.list_page(None, None, limit)]
     while not pages[-1].last:
+        assert len(pages) < 100
         cursor = pages[-1].sessions[-1].cursor
         pages.append(await store.list_page(None, cursor, limit))
     return pages

@@ -162,7 +162,7 @@ async def roll_back(services: Services, session_id: str, copy: dict[str, bytes])
 async def contents(services: Services) -> dict[str, Any]:
     """Everything in the namespace, by key."""
     found = {}
-    async for key in services.redis.scan_iter(match=f"{services.keys.namespace}:*"):
+    async for key in services.redis.scan_iter(f"{services.keys.namespace}:*", count=10_000):
         found[key.decode()] = await services.redis.dump(key)
     return found
 

@@ -93,7 +93,7 @@ async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_d
 
     await _everything(core)
     found: dict[str, str] = {}
-    async for key in core.redis.scan_iter(match=f"{core.keys.namespace}:*"):
+    async for key in core.redis.scan_iter(f"{core.keys.namespace}:*", count=10_000):
         found[key.decode()] = (await core.redis.type(key)).decode()
     while len(channels) < len(CHANNELS):
         message = await listener.get_message(timeout=5)

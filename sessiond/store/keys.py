@@ -59,7 +59,7 @@ TABLE: dict[str, KeyKind] = {
     "applied": KeyKind(
         _session("applied"),
         "hash",
-        "the session's, the 2,048 newest",
+        "the session's, the 1,024 newest at least",
         "writer → its last sequence and offset; key:<Idempotency-Key> → digest and offset",
     ),
     "events": KeyKind(

@@ -147,6 +147,14 @@ class StoreUnavailable(SessiondError):
     temporary = True
 
 
+class SlowSubscriberCut(SessiondError):
+    """A subscriber did not take its events in time; it may come back and resume."""
+
+    code = "slow-subscriber"
+    title = "Slow subscriber cut"
+    temporary = True
+
+
 class StoreDamaged(SessiondError):
     """Something in Redis is not what sessiond wrote there."""
 

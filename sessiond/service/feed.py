@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sessiond.codec import json
-from sessiond.errors import InvalidInput, SessiondError
+from sessiond.errors import InvalidInput, SessiondError, SlowSubscriberCut
 from sessiond.store.log import LogReader, Reset
 from sessiond.sync.entry import Entry, operation_json
 from sessiond.sync.position import START, Position, parse_position
@@ -92,14 +92,6 @@ def operation_event(session_id: str, entry: Entry) -> Event:
 def reset_event(session_id: str, reason: Reset) -> Event:
     """Return the event that makes a subscriber drop what it holds of a session."""
     return Event(RESET, json.encode({"session_id": session_id, "reason": reason}))
-
-
-class SlowSubscriberCut(SessiondError):
-    """A subscriber did not take its events in time; it may come back and resume."""
-
-    code = "slow-subscriber"
-    title = "Slow subscriber cut"
-    temporary = True
 
 
 class Subscription:

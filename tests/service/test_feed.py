@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from sessiond.service.feed import Event, SlowSubscriberCut, Subscription, read_notice
+from sessiond.errors import SlowSubscriberCut
+from sessiond.service.feed import Event, Subscription, read_notice
 
 
 def test_a_notice_of_operations_names_session_and_position() -> None:

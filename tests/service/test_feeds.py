@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from sessiond.errors import NotFound
-from sessiond.service.feed import SlowSubscriberCut
+from sessiond.errors import NotFound, SlowSubscriberCut
 from sessiond.sync.position import START, Position
 from tests.service.support import (
     Subscriber,

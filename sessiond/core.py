@@ -20,7 +20,7 @@ from sessiond.service.writing import Surroundings
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
 from sessiond.store.connection import (
-    DirectConnections,
+    OrderedConnection,
     answered,
     connect,
     connect_subscriber,
@@ -28,7 +28,6 @@ from sessiond.store.connection import (
 from sessiond.store.keys import Keys
 from sessiond.store.sessions import SessionStore
 
-_COMMIT_CONNECTIONS = 16
 _OLDEST_SERVER = 7
 
 
@@ -67,11 +66,9 @@ class Core:
             url, timeout_seconds=redis.timeout_seconds, max_connections=redis.max_connections
         )
         self._subscriber = connect_subscriber(url, timeout_seconds=redis.timeout_seconds)
-        self._connections = DirectConnections(
-            self.redis, size=_COMMIT_CONNECTIONS, timeout_seconds=redis.timeout_seconds
-        )
+        self._commits = OrderedConnection(self.redis, timeout_seconds=redis.timeout_seconds)
         self.committer = Committer(
-            self._connections.execute,
+            self._commits.execute,
             self.keys,
             writer=f"{instance}.{incarnation()}",
             batch_operations=sync.batch_operations,
@@ -107,7 +104,7 @@ class Core:
         self.feeds.close()
         await self.store.close()
         await self.bus.close()
-        await self._connections.close()
+        await self._commits.close()
         await self._subscriber.aclose()
         await self.redis.aclose()
 

@@ -1,14 +1,19 @@
 """Group commit: what waits for the same session goes to Redis in one script call.
 
 An idle session's write leaves at once; while it is under way, later writes of this process to
-that session gather and leave together, in the order they came. One call per session is under
-way at any time, so this writer's order is the log's order, and a call whose reply was lost is
-sent again unchanged: the script recognises what it already applied.
+that session gather and leave together, in the order they came. When many gather, one further
+call is sent ahead, so that Redis works on one call while this process prepares the next.
+
+This writer's order is the log's order. Calls are decided one after the other: a call whose reply
+was lost is sent again, and the script recognises what it already applied. A call sent ahead names
+the operation that must have been applied before it; the script refuses it otherwise, whatever
+made it the first to arrive, and it is sent again in its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -40,6 +45,7 @@ _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.5
 _BATCH_BYTES = 4 * 1024 * 1024
 _WAITING_BYTES = 64 * 1024 * 1024
+_AHEAD_OPERATIONS = 16  # fewer are not worth the fixed cost of a call of their own
 
 
 class FieldChange(Struct, frozen=True):
@@ -91,9 +97,32 @@ class _Waiting(Struct):
     outcome: asyncio.Future[Committed]
 
 
+class _Call(Struct):
+    """A batch under the sequences that it keeps, however often it is sent.
+
+    `ahead` is the reply of a call that left before the one in front of it was decided.
+    """
+
+    session_id: str
+    batch: list[_Waiting]
+    first_sequence: int
+    ahead: asyncio.Task[list[Any]] | None = None
+
+
 class _Lane(Struct):
+    """The writes to one session: the call being decided, the one behind it, and what waits."""
+
+    session_id: str
     queue: deque[_Waiting] = field(default_factory=deque)
+    operations: int = 0
+    deciding: _Call | None = None
+    following: _Call | None = None
     flusher: asyncio.Task[None] | None = None
+
+    @property
+    def may_send_ahead(self) -> bool:
+        """Whether a call may leave although another one is under way."""
+        return bool(self.deciding and not self.following and self.operations >= _AHEAD_OPERATIONS)
 
 
 class Committer:
@@ -145,13 +174,18 @@ class Committer:
                 f"{self._waiting_bytes} bytes already wait to be written",
                 hint="Redis is slower than the writers; try again in a moment",
             )
-        waiting = _Waiting(group, size, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(group, size, loop.create_future())
         self._waiting_bytes += size
         lane = self._lanes.get(session_id)
         if lane is None:
-            lane = self._lanes[session_id] = _Lane()
-            lane.flusher = asyncio.create_task(self._flush(session_id, lane))
+            lane = self._lanes[session_id] = _Lane(session_id)
+            lane.flusher = asyncio.create_task(self._flush(lane))
         lane.queue.append(waiting)
+        began_waiting = lane.operations < _AHEAD_OPERATIONS
+        lane.operations += len(group)
+        if began_waiting and lane.may_send_ahead:  # soon: whoever runs in this turn may join
+            loop.call_soon(self._send_ahead, lane)
         return await waiting.outcome
 
     async def drain(self) -> None:
@@ -159,67 +193,89 @@ class Committer:
         while self._lanes:
             await asyncio.wait([lane.flusher for lane in self._lanes.values() if lane.flusher])
 
-    async def _flush(self, session_id: str, lane: _Lane) -> None:
-        while lane.queue:
-            batch = self._next_batch(lane.queue)
+    async def _flush(self, lane: _Lane) -> None:
+        while lane.following or lane.queue:
+            call = lane.following or self._next_call(lane)
+            lane.deciding, lane.following = call, None
+            if lane.may_send_ahead:  # soon: this call leaves first
+                asyncio.get_running_loop().call_soon(self._send_ahead, lane)
             try:
-                reply = await self._send(session_id, batch)
-                _settle(batch, reply)
+                _settle(call.batch, await self._reply(call))
             except Exception as error:  # noqa: BLE001 - whatever happens, the callers must hear of it
-                _refuse(batch, error)
-            self._waiting_bytes -= sum(waiting.size for waiting in batch)
-        del self._lanes[session_id]
+                _refuse(call.batch, error)
+            self._waiting_bytes -= sum(waiting.size for waiting in call.batch)
+            lane.deciding = None
+        del self._lanes[lane.session_id]
 
-    def _next_batch(self, queue: deque[_Waiting]) -> list[_Waiting]:
+    def _send_ahead(self, lane: _Lane) -> None:
+        if lane.deciding and lane.may_send_ahead:
+            call = lane.following = self._next_call(lane)
+            call.ahead = asyncio.create_task(self._send(call, after=lane.deciding.first_sequence))
+
+    def _next_call(self, lane: _Lane) -> _Call:
+        """Take what goes into the next call: of much, one half, so that the other is sent ahead."""
+        most, queue = self._batch_operations, lane.queue
+        if not lane.deciding and lane.operations >= 2 * _AHEAD_OPERATIONS:
+            most = min(most, (lane.operations + 1) // 2)
         batch = [queue.popleft()]
         operations, size = len(batch[0].group), batch[0].size
         while queue:
-            operations += len(queue[0].group)
             size += queue[0].size
-            if operations > self._batch_operations or size > _BATCH_BYTES:
+            if operations + len(queue[0].group) > most or size > _BATCH_BYTES:
                 break
+            operations += len(queue[0].group)
             batch.append(queue.popleft())
-        return batch
+        lane.operations -= operations
+        first, self._sequence = self._sequence + 1, self._sequence + operations
+        return _Call(lane.session_id, batch, first)
 
-    async def _send(self, session_id: str, batch: list[_Waiting]) -> list[Any]:
-        keys = self._keys.log(session_id)
-        groups = [waiting.group for waiting in batch]
-        script = commit_script(frozenset(draft.op for group in groups for draft in group))
-        arguments = self._encode(session_id, groups)
+    async def _reply(self, call: _Call) -> list[Any]:
+        """Return the script's answer to a call whose turn it is, sending it as often as needed."""
+        if call.ahead:
+            with contextlib.suppress(RedisError):  # whatever it was, now it is this call's turn
+                return await call.ahead
         deadline = self._now() + self._retry_seconds
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                reply: list[Any] = await script.run(self._execute, keys, arguments)
+                return await self._send(call)
             except RedisError as error:
                 if not may_pass(error) or self._now() + pause > deadline:
                     raise translate(error) from error
-            else:
-                return reply
             await self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _encode(self, session_id: str, groups: list[list[Draft]]) -> list[Any]:
-        """Return the script's arguments, every operation with the next sequence of this writer."""
+    async def _send(self, call: _Call, after: int = 0) -> list[Any]:
+        """Send a call once; with `after`, it has no effect before that sequence was applied."""
+        operations = frozenset(draft.op for waiting in call.batch for draft in waiting.group)
+        reply: list[Any] = await commit_script(operations).run(
+            self._execute, self._keys.log(call.session_id), self._encode(call, after)
+        )
+        return reply
+
+    def _encode(self, call: _Call, after: int) -> list[Any]:
+        """Return the script's arguments."""
         arguments: list[Any] = [
-            session_id,
-            self._keys.events(session_id),
+            call.session_id,
+            self._keys.events(call.session_id),
             self._keys.workspace_events_pattern,
             self.writer,
-            self._sequence + 1,
-            len(groups),
+            call.first_sequence,
+            after,
+            len(call.batch),
         ]
-        for group in groups:
-            arguments.append(len(group))
-            for draft in group:
-                self._sequence += 1
+        sequence = call.first_sequence
+        for waiting in call.batch:
+            arguments.append(len(waiting.group))
+            for draft in waiting.group:
                 by = f"{draft.client}@" if draft.client else ""
-                origin = f"{by}{self.writer}:{self._sequence}"
+                origin = f"{by}{self.writer}:{sequence}"
                 content = entry_hash(draft.op, draft.at, origin, draft.id, draft.json)
                 options = _options(draft)
                 arguments += (draft.op, draft.id, draft.at, content, draft.json, origin)
                 arguments.append(len(options) // 3)
                 arguments += options
+                sequence += 1
         return arguments
 
 

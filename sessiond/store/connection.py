@@ -123,23 +123,23 @@ def _is_refusal(error: BaseException | None) -> bool:
     return False
 
 
-class DirectConnections:
-    """A few connections without a pool's bookkeeping: one command in flight on each.
+class OrderedConnection:
+    """One connection whose commands arrive in the order they were given.
 
-    The commit path would spend more time in the pool, its timeouts and the packing of arguments
-    than on the wire. Callers beyond `size` wait their turn.
+    They do not wait for one another's answers. The commit path would spend more time in a
+    pool, its timeouts and the packing of arguments than on the wire.
 
     Args:
         client: whose address and credentials are used.
-        size: connections at most.
         timeout_seconds: how long one answer may take.
     """
 
-    def __init__(self, client: Redis, *, size: int, timeout_seconds: float) -> None:
+    def __init__(self, client: Redis, *, timeout_seconds: float) -> None:
         self._pool = client.connection_pool
         self._timeout_seconds = timeout_seconds
-        self._idle: list[AbstractConnection] = []
-        self._free = asyncio.Semaphore(size)
+        self._connection: AbstractConnection | None = None
+        # Both are taken in the order of the commands: the n-th answer is the n-th reader's.
+        self._sending, self._receiving = asyncio.Lock(), asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
     async def execute(self, *arguments: Any) -> Any:
@@ -149,33 +149,47 @@ class DirectConnections:
             redis.exceptions.RedisError: as the server or the connection gave it. The command may
                 or may not have been executed when it is a ConnectionError or TimeoutError.
         """
-        async with self._free:
-            connection = self._idle.pop() if self._idle else self._new()
-            watchdog = self._loop.call_later(self._timeout_seconds, _hang_up, connection)
-            try:
+        connection = watchdog = None
+        try:
+            async with self._sending:
+                connection = self._current()
+                watchdog = self._loop.call_later(self._timeout_seconds, _hang_up, connection)
                 if not connection.is_connected:
                     await connection.connect()
                 await connection.send_packed_command(pack_command(arguments), check_health=False)
-                answer = await connection.read_response()
-            except ResponseError:
-                self._idle.append(connection)
-                raise
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-            finally:
+            return await self._answer(connection)
+        except ResponseError:
+            raise
+        except BaseException:
+            await self._drop(connection)
+            raise
+        finally:
+            if watchdog:
                 watchdog.cancel()
-            self._idle.append(connection)
-            return answer
 
     async def close(self) -> None:
-        """Close the connections."""
-        while self._idle:
-            await self._idle.pop().disconnect()
+        """Close the connection."""
+        await self._drop(self._connection)
 
-    def _new(self) -> AbstractConnection:
-        options = dict(self._pool.connection_kwargs) | {"socket_timeout": None}
-        return self._pool.connection_class(**options)
+    async def _answer(self, connection: AbstractConnection) -> Any:
+        async with self._receiving:
+            if connection is not self._connection:
+                raise RedisConnectionError("the connection was lost before the answer came")
+            return await connection.read_response()
+
+    def _current(self) -> AbstractConnection:
+        """Return the connection, or a new one: commands may still wait on one that was lost."""
+        if self._connection is None or not self._connection.is_connected:
+            options = dict(self._pool.connection_kwargs) | {"socket_timeout": None}
+            self._connection = self._pool.connection_class(**options)
+        return self._connection
+
+    async def _drop(self, connection: AbstractConnection | None) -> None:
+        if connection is None:
+            return
+        if connection is self._connection:
+            self._connection = None
+        await connection.disconnect(nowait=True)
 
 
 def _hang_up(connection: AbstractConnection) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -187,11 +187,13 @@ async def heard(services: Services, channel: str) -> AsyncIterator[list[bytes | 
 class Line:
     """The way from a committer to the server, which a test can hold, cut, or look at.
 
-    `calls` holds what was sent, but for calls of scripts that the server did not know yet.
+    Calls arrive in the order they were sent, as on one connection. `calls` holds what was sent,
+    but for calls of scripts that the server did not know yet.
     """
 
     def __init__(self, execute: Execute) -> None:
         self._execute = execute
+        self._arriving = asyncio.Lock()
         self.calls: list[tuple[Any, ...]] = []
         self.open = asyncio.Event()
         self.open.set()
@@ -205,7 +207,8 @@ class Line:
             self.lose_requests -= 1
             raise RedisConnectionError("cut before it was sent")
         try:
-            reply = await self._execute(*arguments)
+            async with self._arriving:
+                reply = await self._execute(*arguments)
         except NoScriptError:
             self.calls.remove(arguments)
             raise
@@ -215,10 +218,16 @@ class Line:
         return reply
 
 
+class Way(Protocol):
+    """What leads to a server."""
+
+    async def execute(self, *arguments: Any) -> Any: ...
+
+
 def committer_on(
-    services: Services, line: Line, *, writer: str = "other.1", sequence: int = 0, **more: Any
+    services: Services, way: Way, *, writer: str = "other.1", sequence: int = 0, **more: Any
 ) -> Committer:
-    """A committer that stands behind a line; its next operation is number `sequence` + 1."""
-    committer = Committer(line.execute, services.keys, writer=writer, **more)
+    """A committer that writes this way; its next operation is number `sequence` + 1."""
+    committer = Committer(way.execute, services.keys, writer=writer, **more)
     committer._sequence = sequence
     return committer

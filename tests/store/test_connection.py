@@ -1,4 +1,4 @@
-"""Connections: one command in flight on each, and errors that say what they mean here."""
+"""Connections: every command gets its own answer, and errors say what they mean here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sessiond.errors import SessiondError, StoreDamaged, StoreRefusesUser, StoreUnavailable
-from sessiond.store.connection import DirectConnections, answered, connect, translate
+from sessiond.store.connection import OrderedConnection, answered, connect, translate
 from tests.conftest import Servers
 from tests.store.servers import RunningServer
 from tests.store.support import real_servers, until
@@ -41,19 +41,19 @@ async def client(server: RunningServer) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def direct(client: Redis) -> AsyncIterator[DirectConnections]:
-    connections = DirectConnections(client, size=2, timeout_seconds=5)
+async def direct(client: Redis) -> AsyncIterator[OrderedConnection]:
+    connections = OrderedConnection(client, timeout_seconds=5)
     yield connections
     await connections.close()
 
 
-async def connection_id(direct: DirectConnections) -> int:
+async def connection_id(direct: OrderedConnection) -> int:
     return int(await direct.execute("CLIENT", "ID"))
 
 
 @real_servers
 async def test_arguments_of_every_kind_arrive_and_replies_stay_raw(
-    direct: DirectConnections, namespace: str
+    direct: OrderedConnection, namespace: str
 ) -> None:
     await direct.execute("XADD", namespace, "1-0", "é", b"\xff\x00", 7, 1.5)
     assert await direct.execute("XRANGE", namespace, "-", "+") == [
@@ -63,7 +63,7 @@ async def test_arguments_of_every_kind_arrive_and_replies_stay_raw(
 
 @real_servers
 async def test_a_connection_is_used_again_even_after_an_error_of_the_command(
-    direct: DirectConnections, namespace: str
+    direct: OrderedConnection, namespace: str
 ) -> None:
     first = await connection_id(direct)
     await direct.execute("SET", namespace, "text")
@@ -74,11 +74,11 @@ async def test_a_connection_is_used_again_even_after_an_error_of_the_command(
 
 @real_servers
 async def test_a_cancelled_command_never_gives_its_answer_to_the_next_one(
-    direct: DirectConnections, namespace: str
+    direct: OrderedConnection, namespace: str
 ) -> None:
     first = await connection_id(direct)
     waiting = asyncio.create_task(direct.execute("BLPOP", namespace, "0"))
-    await until(lambda: not direct._idle)
+    await until(direct._receiving.locked)
     waiting.cancel()
     await asyncio.wait([waiting])
     assert await direct.execute("ECHO", "mine") == b"mine"
@@ -89,7 +89,7 @@ async def test_a_cancelled_command_never_gives_its_answer_to_the_next_one(
 async def test_a_command_without_an_answer_times_out_and_its_connection_is_not_used_again(
     client: Redis, namespace: str
 ) -> None:
-    direct = DirectConnections(client, size=1, timeout_seconds=0.1)
+    direct = OrderedConnection(client, timeout_seconds=0.1)
     first = await connection_id(direct)
     with pytest.raises((RedisTimeoutError, RedisConnectionError)):
         await direct.execute("BLPOP", namespace, "0")
@@ -99,14 +99,57 @@ async def test_a_command_without_an_answer_times_out_and_its_connection_is_not_u
 
 
 @real_servers
-async def test_no_more_connections_are_opened_than_allowed(direct: DirectConnections) -> None:
+async def test_commands_share_one_connection_and_arrive_in_the_order_they_were_given(
+    direct: OrderedConnection, namespace: str
+) -> None:
     ids = await asyncio.gather(*(connection_id(direct) for _ in range(20)))
-    assert len(set(ids)) == 2
+    assert len(set(ids)) == 1
+    lengths = await asyncio.gather(
+        *(direct.execute("RPUSH", namespace, number) for number in range(200))
+    )
+    assert lengths == list(range(1, 201))
+    stored = await direct.execute("LRANGE", namespace, 0, -1)
+    assert stored == [b"%d" % number for number in range(200)]
+
+
+@real_servers
+async def test_an_error_of_one_command_leaves_the_answers_of_those_behind_it(
+    direct: OrderedConnection, namespace: str
+) -> None:
+    await direct.execute("SET", namespace, "text")
+    refused, *echoes = await asyncio.gather(
+        direct.execute("HGET", namespace, "field"),
+        *(direct.execute("ECHO", number) for number in range(5)),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, ResponseError)
+    assert echoes == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@real_servers
+@pytest.mark.parametrize("ending", ["cancelled", "killed", "overdue"])
+async def test_who_waits_behind_a_command_that_ends_badly_never_gets_a_foreign_answer(
+    client: Redis, namespace: str, ending: str
+) -> None:
+    direct = OrderedConnection(client, timeout_seconds=0.3 if ending == "overdue" else 5)
+    first = await connection_id(direct)
+    blocked = asyncio.create_task(direct.execute("BLPOP", namespace, "0"))
+    behind = [asyncio.create_task(direct.execute("ECHO", number)) for number in range(3)]
+    await until(direct._receiving.locked)
+    if ending == "cancelled":
+        blocked.cancel()
+    elif ending == "killed":
+        await client.execute_command("CLIENT", "KILL", "ID", str(first))
+    outcomes = await asyncio.gather(blocked, *behind, return_exceptions=True)
+    assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes[1:])
+    assert await direct.execute("ECHO", "mine") == b"mine"
+    assert await connection_id(direct) != first
+    await direct.close()
 
 
 @real_servers
 async def test_a_killed_connection_is_an_error_once_and_then_replaced(
-    direct: DirectConnections, client: Redis
+    direct: OrderedConnection, client: Redis
 ) -> None:
     first = await connection_id(direct)
     await client.execute_command("CLIENT", "KILL", "ID", str(first))
@@ -117,7 +160,7 @@ async def test_a_killed_connection_is_an_error_once_and_then_replaced(
 
 async def test_a_server_that_is_not_there_is_a_connection_error() -> None:
     client = connect("unix:///tmp/sd-none/s", timeout_seconds=1, max_connections=2)
-    direct = DirectConnections(client, size=2, timeout_seconds=1)
+    direct = OrderedConnection(client, timeout_seconds=1)
     for _ in range(3):  # a failure must not use up a place
         with pytest.raises(RedisConnectionError):
             await direct.execute("PING")

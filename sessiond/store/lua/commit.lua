@@ -8,7 +8,9 @@
 --          3 pattern of the workspace's channel, with %s for the workspace
 --          4 writer
 --          5 sequence of the first operation; the others follow it without a gap
---          6 number of groups; then for each group: the number of its operations, and for each
+--          6 0, or a sequence that must have been applied: this call left before the one of that
+--            sequence was answered, and must not come before it
+--          7 number of groups; then for each group: the number of its operations, and for each
 --            op, id, at, hash (7 bytes), json, origin, number of its options,
 --            and for each option three values:
 --              "expected", version, ""     the version that the change is based on
@@ -20,6 +22,7 @@
 --            "duplicate", the same: it was applied before
 --            "error", code, detail
 -- errors   see the verbs; for all: not-found, session-deleted, superseded, sequence-reused, key-used
+--          as error reply: OUTOFORDER when the sequence of ARGV 6 was not applied
 --
 -- Lua never rolls back: a group is checked wholly before its first write.
 
@@ -34,6 +37,9 @@ redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that
 local known_writer = redis.call('HGET', APPLIED, WRITER)
 local applied_sequence, applied_offset = string.match(known_writer or '0 0', '^(%d+) (%d+)$')
 applied_sequence, applied_offset = tonumber(applied_sequence), tonumber(applied_offset)
+if tonumber(ARGV[6]) > applied_sequence then
+  return redis.error_reply('OUTOFORDER the call before this one was not applied')
+end
 
 local reply, replied = { '' }, 1
 local first_new = session.version
@@ -124,8 +130,8 @@ local function commit(group, sequence)
   applied_sequence, applied_offset = sequence + #group - 1, session.version
 end
 
-local cursor, sequence = 7, tonumber(ARGV[5])
-for _ = 1, tonumber(ARGV[6]) do
+local cursor, sequence = 8, tonumber(ARGV[5])
+for _ = 1, tonumber(ARGV[7]) do
   local group = {}
   local size = tonumber(ARGV[cursor])
   cursor = cursor + 1

@@ -234,20 +234,20 @@ class Sessions:
 
 
 def _session_json(snapshot: Snapshot, messages: list[bytes]) -> bytes:
-    documents: dict[str, bytes] = {
-        name: json.encode(document_value(snapshot, name)) for name in DOCUMENTS
-    }
-    counts = b'"total_messages":%d,"context_window_used":0' % len(messages)
-    conversation = b'{"messages":[%b],%b}' % (b",".join(messages), counts)
-    members = {
-        "metadata": documents["metadata"],
-        "conversation": conversation,
-        "context": documents["context"],
-        "preferences": documents["preferences"],
-        "position": json.encode(str(snapshot.position)),
-        "versions": json.encode(snapshot.versions),
-    }
-    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), members[name]) for name in members)
+    """Return a `model.Session` in JSON; the messages, often megabytes, are copied only twice."""
+    documents = {name: json.encode(document_value(snapshot, name)) for name in DOCUMENTS}
+    head = b'{"metadata":%b,"conversation":{"messages":[' % documents["metadata"]
+    tail = (
+        b'],"total_messages":%d,"context_window_used":0},'
+        b'"context":%b,"preferences":%b,"position":%b,"versions":%b}'
+    ) % (
+        len(messages),
+        documents["context"],
+        documents["preferences"],
+        json.encode(str(snapshot.position)),
+        json.encode(snapshot.versions),
+    )
+    return b"".join([head, b",".join(messages), tail])
 
 
 def _summary(snapshot: Snapshot) -> SessionSummary | None:

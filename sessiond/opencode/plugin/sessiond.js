@@ -2,24 +2,25 @@
 /**
  * The opencode plugin of sessiond: shares the sessions of this opencode with other instances, live,
  * through the sidecar daemon on this machine. It runs inside opencode (Bun), has no dependencies,
- * and is called once per project directory. `sessiond/opencode/protocol.py` is its contract with
- * the sidecar.
+ * and serves one project directory per call. Its contract with the sidecar is
+ * `sessiond/opencode/protocol.py`.
  *
- *     event hook ────────▶ Outbound ──▶ POST events ────▶ ┌─────────┐
- *     chat.message hook ─▶ Turns ─────▶ POST turns ─────▶ │ sidecar │ ⇄ Redis ⇄ other machines
- *     opencode's log   ◀─ History ◀┬─ Inbound ◀─ GET commands ◀──── │         │
- *     opencode's views ◀─ Views ◀──┘     └──────▶ POST applied ───▶ └─────────┘
+ *     event hook ──────────▶ Outbound ─── POST events ──▶ ┌─────────┐
+ *     chat.message hook ───▶ Turns ────── POST turns ───▶ │ sidecar │ ⇄ Redis ⇄ other instances
+ *     opencode's log ◀─── History ◀─┐                     │         │
+ *     opencode's views ◀─ Views ◀───┴─ Inbound ◀──────────│ GET commands (a stream)
+ *                                         └─ POST applied ▶ └─────────┘
  *
  * Three rules keep it right:
  * - A sidecar that is away costs nothing. opencode works on; what it writes stands in its own
- *   database, where the sidecar finds it later. No hook ever throws or waits without limit.
- * - Commands are worked off one after the other. Text that streams in must not overtake the
- *   message it belongs to, nor the other way round.
+ *   database, where the sidecar finds it later. No hook throws, or waits without limit.
+ * - Commands are worked off one after the other: text that streams in must not overtake the part it
+ *   belongs to.
  * - Nothing from elsewhere is written into a session while a turn runs in it here: opencode's turn
  *   loop would take a foreign message for one that it has to answer, again and again.
  *
- * What it needs of opencode beyond the plugin API is private there, and stands in `Opencode`,
- * `History` and `capturedBus` only. Only the plugin may be exported: opencode calls every export.
+ * What it needs of opencode beyond the plugin API is private there. It stands in `Opencode`,
+ * `History` and `captureBus`. Only the plugin is exported: opencode calls every export.
  */
 
 import { Database } from "bun:sqlite";
@@ -32,48 +33,46 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 /**
  * @typedef {{ id: string, type: string, properties: Record<string, any> }} Event
- * @typedef {{ instance: string, machine: string, workspace: string, reason: string }} Attached
- * @typedef {{ machine: string, instance: string }} Holder
+ * @typedef {{ machine: string, workspace: string }} Attached
  * @typedef {{ batch: number, session_id: string, events: Event[], announce?: boolean }} Apply
  * @typedef {{ name: string, data: any }} Command
- * @typedef {{ socket: string, url: string, token: string, mode: string, share: boolean,
- *   shareKey: string, turnSeconds: number, live: boolean, log: string }} Settings
- * @typedef {(what: string, details?: Record<string, unknown>) => void} Log
+ * @typedef {{ session: string, isSaved: boolean, timer: NodeJS.Timeout }} Prompt
+ * @typedef {ReturnType<typeof settingsFrom>} Settings
  * @typedef {{ client: any, project: { id: string }, directory: string, worktree: string }} Input
  */
 
 const VERSION = "0.1.0";
-const DURABLE = new Set([
-  ...["session.created", "session.updated", "session.deleted"],
-  ...["message.updated", "message.removed", "message.part.updated", "message.part.removed"],
+const PUSHED = new Set([
+  ...["session.created", "session.updated", "session.deleted", "session.status", "session.idle"],
+  ...["message.updated", "message.removed"],
+  ...["message.part.updated", "message.part.removed", "message.part.delta"],
 ]);
-const LIVE = new Set(["message.part.delta", "session.status", "session.idle"]);
 
 const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 10_000;
 const SILENCE_MS = 60_000; // a sidecar sends a heartbeat every 15 s, unless configured otherwise
-const ATTACH_MS = 1_000; // how long a prompt waits for an attachment that is being made
-const SETTLE_MS = 1_000; // how long a prompt waits until what happened before it was pushed
-const APPLY_MS = 5_000; // how long a prompt waits for an apply in its session
-const FIRST_WAIT_SECONDS = 1; // after it the person is told what they are waiting for
-const WAIT_SECONDS = 20;
-const UNSAVED_MS = 30_000; // a prompt that was not saved by then was cancelled
-const UNANSWERED_MS = 2_000; // a saved prompt that no turn answers by then wants none (`noReply`)
 const CAPTURE_MS = 5_000;
-const REPLAY_EVENTS = 50;
+const ATTACH_MS = 1_000; // a prompt waits this long for an attachment that is being made,
+const SETTLE_MS = 1_000; // this long until what happened before it was pushed,
+const APPLY_MS = 5_000; // and this long until nothing is written into its session
+const TURN_SECONDS = 20; // per request; the first is short, to tell soon what is waited for
+const FIRST_TURN_SECONDS = 1;
+const UNSAVED_MS = 30_000; // a prompt that is not saved by then was cancelled
+const UNANSWERED_MS = 2_000; // a saved prompt that no turn takes up by then wants none (`noReply`)
+const REPLAYED_EVENTS = 50; // opencode does nothing else meanwhile: about 1 ms each
 const LOST_RACES = 40;
-const REQUEST_EVENTS = 200;
-const REQUEST_CHARACTERS = 1_000_000;
+const SENT_EVENTS = 200;
+const SENT_CHARACTERS = 1_000_000;
 const WAITING_EVENTS = 2_000;
 const WAITING_CHARACTERS = 8_000_000;
+const SEEN_EVENTS = 5_000;
 
-/** Return the settings: of the environment, else of `sessiond.json` beside this file, else defaults. */
+/** Return the settings: the environment's, else those of `sessiond.json` beside this file. */
 function settingsFrom(environ = process.env, folder = import.meta.dir) {
-  const file = parsed(contentOf(join(folder, "sessiond.json"))) ?? {};
-  const isNamed = environ.SESSIOND_URL || environ.SESSIOND_SOCKET; // then the file's place is void
-  const place = isNamed ? {} : file;
-  const share = environ.SESSIOND_SHARE ?? file.share ?? "on";
+  const file = JSON.parse(contentOf(join(folder, "sessiond.json")) || "{}");
+  const place = environ.SESSIOND_URL || environ.SESSIOND_SOCKET ? {} : file; // one of the two
+  const share = environ.SESSIOND_SHARE ?? file.share;
   return {
     url: environ.SESSIOND_URL ?? place.url ?? "",
     socket: environ.SESSIOND_SOCKET ?? place.socket ?? defaultSocket(environ),
@@ -81,9 +80,8 @@ function settingsFrom(environ = process.env, folder = import.meta.dir) {
     mode: environ.SESSIOND_OPENCODE_MODE ?? file.mode ?? "lease",
     share: share !== "off" && share !== false,
     shareKey: environ.SESSIOND_SHARE_KEY ?? file.share_key ?? "",
-    turnSeconds: Number(environ.SESSIOND_TURN_SECONDS ?? file.turn_seconds ?? 600),
+    turnMs: 1000 * Number(environ.SESSIOND_TURN_SECONDS ?? file.turn_seconds ?? 600),
     live: environ.SESSIOND_PLUGIN_LIVE !== "off",
-    log: environ.SESSIOND_PLUGIN_LOG ?? "",
   };
 }
 
@@ -99,37 +97,9 @@ function defaultSocket(environ) {
 
 /** Where opencode keeps its database. @param {NodeJS.ProcessEnv} environ */
 function databasePath(environ) {
-  const base = environ.XDG_DATA_HOME || join(homedir(), ".local", "share");
-  const named = environ.OPENCODE_DB || "opencode.db";
-  return isAbsolute(named) ? named : join(base, "opencode", named);
-}
-
-/** opencode's own HTTP API, called as its plugins may: without a port, without a password. */
-class Opencode {
-  #client;
-
-  /** @param {Input} input */
-  constructor(input) {
-    this.#client = input.client._client;
-  }
-
-  /**
-   * Return the answer's status and content. A request that arrives while opencode boots may never
-   * be answered, hence the limit.
-   * @param {string} method @param {string} url @param {unknown} [body]
-   */
-  async call(method, url, body, limitMs = ANSWER_MS) {
-    const headers = { "Content-Type": "application/json" };
-    const signal = AbortSignal.timeout(limitMs);
-    const answer = await this.#client.request({ method, url, body, headers, signal });
-    if (!answer.response) throw new Error(`opencode does not answer ${method} ${url}`);
-    return { status: answer.response.status, data: answer.data };
-  }
-
-  /** @param {string} message @param {string} variant */
-  async toast(message, variant) {
-    await this.call("POST", "/tui/show-toast", { title: "sessiond", message, variant });
-  }
+  const dataHome = environ.XDG_DATA_HOME || join(homedir(), ".local", "share");
+  const name = environ.OPENCODE_DB || "opencode.db";
+  return isAbsolute(name) ? name : join(dataHome, "opencode", name);
 }
 
 /** A sidecar's answer that is not what was asked for. */
@@ -138,28 +108,28 @@ class Refusal extends Error {
   constructor(status, answer) {
     super(`the sidecar answers ${status}: ${answer.slice(0, 300)}`);
     this.status = status;
+    this.isFinal = status < 500 && ![401, 404, 408, 429].includes(status); // asking again is in vain
   }
 }
 
 /** The sidecar: attached to for ever, and again whenever it was lost. */
 class Sidecar {
   #settings;
-  #log;
   #path = `/v1/opencode/instances/oc-${randomBytes(6).toString("hex")}`;
-  #connection = new AbortController(); // of the present attachment; aborted when it is lost
   #attaching = Promise.resolve();
-  #isClosed = false;
   /** @type {Attached | undefined} */
   #attached;
+  #attachment = new AbortController(); // aborted when the attachment is lost
+  #isClosed = false;
 
-  /** @param {Settings} settings @param {Log} log */
-  constructor(settings, log) {
+  /** @param {Settings} settings */
+  constructor(settings) {
     this.#settings = settings;
-    this.#log = log;
   }
 
+  /** What the sidecar said when it was attached to, while that holds. */
   get attached() {
-    return this.#connection.signal.aborted ? undefined : this.#attached;
+    return this.#attachment.signal.aborted ? undefined : this.#attached;
   }
 
   /** Tell whether sessions are shared now; an attachment that is just being made is waited for. */
@@ -170,7 +140,7 @@ class Sidecar {
 
   /**
    * Attach and hand over commands, until `close`. With each comes the signal that the attachment
-   * has ended: whoever sent the command has forgotten it then.
+   * is lost: who sent the command knows nothing of it then.
    * @param {() => Promise<object>} describe @param {() => void} onAttached
    * @param {(command: Command, lost: AbortSignal) => void} onCommand
    */
@@ -178,65 +148,50 @@ class Sidecar {
     for (let failures = 0; !this.#isClosed; failures += 1) {
       if (failures) await pause(backoff(failures - 1, Math.random()));
       this.#attached = undefined;
-      const connection = (this.#connection = new AbortController());
+      const attachment = (this.#attachment = new AbortController());
       try {
         const attaching = this.#attach(describe);
-        this.#attaching = attaching.catch(() => {}); // for who waits; here it is told
+        this.#attaching = attaching.catch(() => {}); // told of below
         await attaching;
         onAttached();
-        const chunks = await this.#openCommands(connection);
+        const { body } = await this.#fetch("GET", "/commands", undefined, attachment.signal);
         failures = 0;
-        for await (const command of eventsOf(chunks)) onCommand(command, connection.signal);
-        this.#log("commands.ended");
+        for await (const command of eventsOf(/** @type {any} */ (body), attachment)) {
+          onCommand(command, attachment.signal);
+        }
       } catch (error) {
-        this.#log("sidecar.lost", { error: String(error), failures });
+        log("sidecar.lost", { error: String(error), failures });
       }
-      connection.abort();
+      attachment.abort();
     }
   }
 
   /**
-   * Send a request and return what is answered. A sidecar that does not answer, or does not know
-   * this instance because it was restarted, is attached to anew.
+   * Send a request and return what is answered. A sidecar that does not answer, or that does not
+   * know this instance because it was restarted, is attached to anew.
    * @param {string} method @param {string} path @param {string} [json] @param {number} [limitMs]
    */
   async call(method, path, json, limitMs = ANSWER_MS) {
-    const connection = this.#connection;
+    const attachment = this.#attachment;
     try {
-      const limit = AbortSignal.timeout(limitMs);
-      const signal = AbortSignal.any([limit, connection.signal]);
-      const response = await this.#fetch(method, path, json, signal);
-      const answer = await response.text();
+      const signal = AbortSignal.any([attachment.signal, AbortSignal.timeout(limitMs)]);
+      const answer = await (await this.#fetch(method, path, json, signal)).text();
       return answer && JSON.parse(answer);
     } catch (error) {
-      if (!(error instanceof Refusal) || error.status === 404) connection.abort(error);
+      if (!(error instanceof Refusal) || error.status === 404) attachment.abort(error);
       throw error;
     }
   }
 
   close() {
     this.#isClosed = true;
-    this.#connection.abort();
+    this.#attachment.abort();
   }
 
   /** @param {() => Promise<object>} describe */
   async #attach(describe) {
-    const attached = await this.call("PUT", "", JSON.stringify(await describe()));
-    this.#attached = attached;
-    this.#log("attached", attached);
-  }
-
-  /** @param {AbortController} connection */
-  async #openCommands(connection) {
-    const response = await this.#fetch("GET", "/commands", undefined, connection.signal);
-    const silence = setTimeout(() => connection.abort(new Error("silence")), SILENCE_MS);
-    connection.signal.addEventListener("abort", () => clearTimeout(silence));
-    return (async function* () {
-      for await (const chunk of /** @type {any} */ (response.body)) {
-        silence.refresh();
-        yield chunk;
-      }
-    })();
+    this.#attached = await this.call("PUT", "", JSON.stringify(await describe()));
+    log("sidecar.attached", { ...this.#attached });
   }
 
   /**
@@ -251,8 +206,8 @@ class Sidecar {
       ...(url && token && { Authorization: `Bearer ${token}` }),
     };
     const place = url ? {} : { unix: socket };
-    const address = (url || "http://localhost").replace(/\/$/, "") + this.#path + path;
     const options = { ...place, method, headers, body, signal, timeout: false }; // Bun's own limit
+    const address = (url || "http://localhost").replace(/\/$/, "") + this.#path + path;
     const response = await fetch(address, /** @type {any} */ (options));
     if (!response.ok) throw new Refusal(response.status, await response.text());
     return response;
@@ -262,85 +217,109 @@ class Sidecar {
 /**
  * What happens here, on its way to the sidecar: in order, each event until it is answered.
  *
- * While the sidecar is away memory is bounded and the oldest events are dropped. Nothing is lost by
- * that: the sidecar reads them in opencode's database. Only a deletion takes its log with it, and
- * stays here.
+ * When too much waits because the sidecar is away, it is dropped, and yet nothing is lost: the
+ * sidecar reads opencode's database. Only of a deletion nothing is left there, hence it is kept.
  */
 class Outbound {
   #sidecar;
-  #log;
   /** @type {{ json: string, isKept: boolean }[]} */
   #waiting = [];
-  #characters = 0;
+  #characters = 0; // of what waits
   #pushed = 0;
-  #done = 0;
+  #inFlight = 0;
   #isSending = false;
 
-  /** @param {Sidecar} sidecar @param {Log} log */
-  constructor(sidecar, log) {
+  /** @param {Sidecar} sidecar */
+  constructor(sidecar) {
     this.#sidecar = sidecar;
-    this.#log = log;
   }
 
   /** @param {Event} event */
   push({ id, type, properties }) {
-    if (!DURABLE.has(type) && !LIVE.has(type)) return;
-    if (this.#sidecar.attached?.workspace === "") return;
-    const item = { json: JSON.stringify({ id, type, properties }), isKept: type === "session.deleted" };
-    this.#waiting.push(item);
-    this.#characters += item.json.length;
+    if (!PUSHED.has(type) || this.#sidecar.attached?.workspace === "") return;
+    const json = JSON.stringify({ id, type, properties });
+    this.#waiting.push({ json, isKept: type === "session.deleted" });
+    this.#characters += json.length;
     this.#pushed += 1;
-    while (this.#waiting.length > WAITING_EVENTS || this.#characters > WAITING_CHARACTERS) {
-      const oldest = this.#waiting.findIndex((each) => !each.isKept);
-      if (oldest < 0) break;
-      this.#remove(oldest, 1);
+    if (this.#waiting.length > WAITING_EVENTS || this.#characters > WAITING_CHARACTERS) {
+      this.#waiting = this.#waiting.filter(({ isKept }) => isKept);
+      this.#characters = sizeOf(this.#waiting);
     }
     this.wake();
   }
 
-  /** Begin to send what waits, if there is somebody to send it to. */
+  /** Send what waits, if there is somebody to send it to. */
   async wake() {
     if (this.#isSending) return;
     this.#isSending = true;
     for (let failures = 0; this.#waiting.length && this.#sidecar.attached; ) {
-      if (failures) await pause(backoff(failures - 1, Math.random()));
       failures = (await this.#send()) ? 0 : failures + 1;
+      if (failures) await pause(backoff(failures - 1, Math.random()));
     }
     this.#isSending = false;
   }
 
-  /** Wait until all that was pushed so far was answered. @param {number} limitMs */
+  /** Wait until all that was pushed so far is answered. @param {number} limitMs */
   async settled(limitMs) {
-    const goal = this.#pushed;
-    const limit = Date.now() + limitMs;
-    while (this.#done < goal && this.#sidecar.attached && Date.now() < limit) await pause(2);
+    const [goal, limit] = [this.#pushed, Date.now() + limitMs];
+    const isBehind = () => this.#pushed - this.#waiting.length - this.#inFlight < goal;
+    while (isBehind() && this.#sidecar.attached && Date.now() < limit) await pause(2);
   }
 
-  /** Send as much as one request may carry; return whether it is done with. */
+  /** Send as much as one request may carry; return whether that is done with. */
   async #send() {
-    if (!this.#sidecar.attached?.workspace) return this.#remove(0, this.#waiting.length);
-    let count = 0;
-    for (let size = 0; count < Math.min(this.#waiting.length, REQUEST_EVENTS); count += 1) {
-      size += this.#waiting[count].json.length;
-      if (count && size > REQUEST_CHARACTERS) break;
-    }
-    const sent = this.#waiting.slice(0, count);
+    const batch = this.#take();
+    if (!this.#sidecar.attached?.workspace) return true; // nothing is shared
+    this.#inFlight = batch.length;
     try {
-      const events = sent.map((item) => item.json).join(",");
-      await this.#sidecar.call("POST", "/events", `{"events":[${events}]}`);
+      await this.#sidecar.call("POST", "/events", `{"events":[${batch.map(({ json }) => json)}]}`);
     } catch (error) {
-      this.#log("events.refused", { error: String(error), count });
-      if (!isFinal(error)) return false;
+      log("events.refused", { error: String(error), events: batch.length });
+      if (error.isFinal) return true;
+      this.#waiting.unshift(...batch);
+      this.#characters += sizeOf(batch);
+      return false;
+    } finally {
+      this.#inFlight = 0;
     }
-    // the oldest may have been dropped meanwhile
-    return this.#remove(0, sent.filter((item) => this.#waiting.includes(item)).length);
+    return true;
   }
 
-  /** @param {number} from @param {number} count */
-  #remove(from, count) {
-    for (const item of this.#waiting.splice(from, count)) this.#characters -= item.json.length;
-    this.#done += count;
-    return true;
+  #take() {
+    let [count, size] = [0, 0];
+    for (const { json } of this.#waiting.slice(0, SENT_EVENTS)) {
+      if (count && size + json.length > SENT_CHARACTERS) break;
+      [count, size] = [count + 1, size + json.length];
+    }
+    this.#characters -= size;
+    return this.#waiting.splice(0, count);
+  }
+}
+
+/** opencode's own HTTP API, called as plugins may: without a port, without a password. */
+class Opencode {
+  #client;
+
+  /** @param {Input} input */
+  constructor(input) {
+    this.#client = input.client._client;
+  }
+
+  /**
+   * What is called while opencode boots may never be answered, hence the limit.
+   * @param {string} method @param {string} url @param {unknown} [body]
+   */
+  async call(method, url, body, limitMs = ANSWER_MS) {
+    const headers = { "Content-Type": "application/json" };
+    const signal = AbortSignal.timeout(limitMs);
+    const { response, data } = await this.#client.request({ method, url, body, headers, signal });
+    if (!response) throw new Error(`opencode does not answer ${method} ${url}`);
+    return { status: response.status, data };
+  }
+
+  /** @param {string} message @param {string} [variant] */
+  toast(message, variant = "info") {
+    this.call("POST", "/tui/show-toast", { title: "sessiond", message, variant }).catch(() => {});
   }
 }
 
@@ -348,17 +327,13 @@ class Outbound {
 class History {
   #opencode;
   #directory;
-  #path;
-  #log;
   /** @type {Database | undefined} */
   #database;
 
-  /** @param {Opencode} opencode @param {string} directory @param {string} path @param {Log} log */
-  constructor(opencode, directory, path, log) {
+  /** @param {Opencode} opencode @param {string} directory */
+  constructor(opencode, directory) {
     this.#opencode = opencode;
     this.#directory = directory;
-    this.#path = path;
-    this.#log = log;
   }
 
   /**
@@ -368,8 +343,8 @@ class History {
   async append(session, events) {
     /** @type {Map<string, string>} */
     const refused = new Map();
-    for (let from = 0; from < events.length; from += REPLAY_EVENTS) {
-      await this.#appendRun(session, events.slice(from, from + REPLAY_EVENTS), refused);
+    for (let from = 0; from < events.length; from += REPLAYED_EVENTS) {
+      await this.#appendRun(session, events.slice(from, from + REPLAYED_EVENTS), refused);
     }
     return refused;
   }
@@ -381,56 +356,48 @@ class History {
 
   /**
    * The log takes an event only at the place after its last one, so a local writer may win the race
-   * for that place: then read again and repeat. A replay stops at the first event that is refused.
-   * If nobody else wrote, the fault is that event's; after a second try it is set aside.
+   * for that place: then read again and repeat. A replay stops at the first event that is refused,
+   * without a reason. If nobody else wrote, the fault is that event's: after a second try it is set
+   * aside, so that it does not hold up the others.
    * @param {string} session @param {Event[]} events @param {Map<string, string>} refused
    */
   async #appendRun(session, events, refused) {
     let suspect = "";
-    for (let races = 0; ; ) {
+    for (let races = 0; races <= LOST_RACES; ) {
       const before = this.#read(session, events);
-      const wanted = events.filter(({ id }) => !refused.has(id) && !before.known.has(id));
+      const wanted = events.filter(({ id }) => !before.known.has(id) && !refused.has(id));
       const entries = entriesFor(session, wanted, before, refused);
-      const reason = entries.length ? await this.#replay(entries) : "";
-      if (!reason) return;
+      if (!entries.length || (await this.#replay(entries))) return;
       const after = this.#read(session, events);
       const written = entries.filter(({ id }) => after.known.has(id)).length;
-      const culprit = entries[written]?.id;
-      const isRace = after.seq > before.seq + written || !culprit;
-      this.#log("replay.refused", { session, isRace, races, culprit, reason });
-      if (isRace && (races += 1) > LOST_RACES) throw new Error(`${LOST_RACES} races lost: ${reason}`);
-      if (!isRace && culprit === suspect) refused.set(culprit, reason);
-      if (!isRace) suspect = culprit;
+      const first = entries[written]?.id;
+      const isRace = !first || after.seq > before.seq + written;
+      log("replay.refused", { session, isRace, races, event: first });
+      if (isRace) races += 1;
+      else if (first === suspect) refused.set(first, "opencode refuses it");
+      else suspect = first;
       await pause(5 + 20 * Math.random());
     }
+    throw new Error(`others wrote first, ${LOST_RACES} times`);
   }
 
   /** @param {string} session @param {Event[]} events */
   #read(session, events) {
-    this.#database ??= opened(this.#path);
-    try {
-      const last = this.#one("select seq from event_sequence where aggregate_id = ?", session);
-      const exists = this.#one("select 1 from session where id = ?", session) !== null;
-      const ids = JSON.stringify(events.map(({ id }) => id));
-      const query = "select id from event where id in (select value from json_each(?))";
-      const rows = /** @type {{ id: string }[]} */ (this.#database.query(query).all(ids));
-      return { seq: last?.seq ?? -1, exists, known: new Set(rows.map(({ id }) => id)) };
-    } catch (error) {
-      this.close();
-      throw error;
-    }
+    const database = (this.#database ??= opened(databasePath(process.env)));
+    const rows = (/** @type {string} */ query, /** @type {string} */ value) =>
+      database.query(query).values(value).flat();
+    const [seq = -1] = rows("select seq from event_sequence where aggregate_id = ?", session);
+    const exists = rows("select 1 from session where id = ?", session).length > 0;
+    const ids = JSON.stringify(events.map(({ id }) => id));
+    const known = rows("select id from event where id in (select value from json_each(?))", ids);
+    return { seq: Number(seq), exists, known: new Set(known) };
   }
 
-  /** @param {string} query @param {string} value @returns {any} */
-  #one(query, value) {
-    return this.#database.query(query).get(value);
-  }
-
-  /** Return why opencode refuses; it says no more than the status. @param {object[]} events */
+  /** @param {object[]} events */
   async #replay(events) {
     const body = { directory: this.#directory, events };
     const { status } = await this.#opencode.call("POST", "/sync/replay", body, 3 * ANSWER_MS);
-    return status === 200 ? "" : `opencode answers ${status} to the replay`;
+    return status === 200;
   }
 }
 
@@ -445,7 +412,7 @@ function entriesFor(session, events, { seq, exists }, refused) {
     const isPut = type === "session.created" || type === "session.updated";
     if (!exists && type === "session.deleted") continue;
     if (!exists && !isPut) {
-      refused.set(id, `session ${session} is not here`);
+      refused.set(id, "its session is not here"); // opencode would answer 200, or worse
       continue;
     }
     const name = isPut ? (exists ? "session.updated" : "session.created") : type;
@@ -462,44 +429,41 @@ let bus;
 
 /**
  * Return the emitter by which opencode tells its views what happens, or undefined when it cannot be
- * had. It is private, but a Node EventEmitter: whoever emits the first opencode event is it. An
- * empty text for the prompt makes it do so.
+ * had. It is private, but a Node EventEmitter: whoever emits the first event of opencode's is it.
+ * Putting an empty text into the prompt makes it do so.
  * @param {Opencode} opencode
  */
-function capturedBus(opencode) {
-  return (bus ??= (async () => {
-    const { emit } = EventEmitter.prototype;
-    /** @type {EventEmitter | undefined} */
-    let found;
-    EventEmitter.prototype.emit = function (/** @type {any[]} */ ...[name, ...values]) {
-      if (name === "event" && values[0]?.payload?.type) found ??= this;
-      return emit.call(this, name, ...values);
-    };
-    const limit = Date.now() + CAPTURE_MS;
-    for (let pauseMs = 10; !found && Date.now() < limit; pauseMs = Math.min(2 * pauseMs, 500)) {
-      await pause(pauseMs);
-      if (!found) opencode.call("POST", "/tui/append-prompt", { text: "" }, 1_000).catch(() => {});
-    }
-    EventEmitter.prototype.emit = emit;
-    return found;
-  })());
+async function captureBus(opencode) {
+  const { emit } = EventEmitter.prototype;
+  /** @type {EventEmitter | undefined} */
+  let found;
+  EventEmitter.prototype.emit = function (/** @type {any[]} */ ...[name, ...values]) {
+    if (name === "event" && values[0]?.payload?.type) found ??= this;
+    return emit.call(this, name, ...values);
+  };
+  const limit = Date.now() + CAPTURE_MS;
+  for (let pauseMs = 5; !found && Date.now() < limit; pauseMs = Math.min(2 * pauseMs, 500)) {
+    opencode.call("POST", "/tui/append-prompt", { text: "" }, 1_000).catch(() => {});
+    await pause(pauseMs);
+  }
+  EventEmitter.prototype.emit = emit;
+  log(found ? "bus.captured" : "bus.missing");
+  return found;
 }
 
 /** The terminals, editors and pages that look at this opencode. */
 class Views {
   #input;
   #opencode;
-  #seen;
   #bus;
-  /** Parts that were written again to be shown. @type {Set<string>} */
+  /** Parts that were written a second time, to be shown. @type {Set<string>} */
   #rewritten = new Set();
 
-  /** @param {Input} input @param {Opencode} opencode @param {boolean} isLive @param {Recent} seen */
-  constructor(input, opencode, isLive, seen) {
+  /** @param {Input} input @param {Opencode} opencode @param {boolean} live */
+  constructor(input, opencode, live) {
     this.#input = input;
     this.#opencode = opencode;
-    this.#seen = seen;
-    this.#bus = isLive ? capturedBus(opencode) : Promise.resolve(undefined);
+    this.#bus = live ? (bus ??= captureBus(opencode)) : Promise.resolve(undefined);
   }
 
   /** Tell whether they can be moved by events. */
@@ -513,11 +477,8 @@ class Views {
     if (!bus) return areWritten ? this.#rewrite(events) : undefined;
     const { directory, project } = this.#input;
     for (const { id, type, properties } of events) {
-      if (id) this.#seen.add(id);
       const payload = { ...(id && { id }), type, properties };
-      try {
-        bus.emit("event", { directory, project: project.id, payload });
-      } catch {} // a listener's own failure; the others and the next events go on
+      bus.emit("event", { directory, project: project.id, payload });
     }
   }
 
@@ -526,7 +487,7 @@ class Views {
     return type === "message.part.updated" && this.#rewritten.delete(properties.part.id);
   }
 
-  /** Without the bus: a part that is written again, through the API, moves. @param {Event[]} events */
+  /** Without the bus: a part that is written through the API moves. @param {Event[]} events */
   async #rewrite(events) {
     const written = events.filter(({ type }) => type === "message.part.updated");
     const parts = new Map(written.map(({ properties: { part } }) => [part.id, part]));
@@ -543,34 +504,32 @@ class Turns {
   #sidecar;
   #outbound;
   #opencode;
-  #limitSeconds;
-  #log;
-  /** Sessions that opencode says are busy. @type {Set<string>} */
+  #limitMs;
+  /** Sessions that opencode calls busy. @type {Set<string>} */
   #busy = new Set();
-  /** Prompts that are let through, until a turn takes them up. @type {Map<string, Prompt>} */
+  /** Prompts that no turn has taken up yet, by message. @type {Map<string, Prompt>} */
   #prompts = new Map();
 
   /**
-   * @typedef {{ session: string, isSaved: boolean, timer: NodeJS.Timeout }} Prompt
    * @param {Sidecar} sidecar @param {Outbound} outbound @param {Opencode} opencode
-   * @param {number} limitSeconds @param {Log} log
+   * @param {number} limitMs a prompt waits at most this long
    */
-  constructor(sidecar, outbound, opencode, limitSeconds, log) {
+  constructor(sidecar, outbound, opencode, limitMs) {
     this.#sidecar = sidecar;
     this.#outbound = outbound;
     this.#opencode = opencode;
-    this.#limitSeconds = limitSeconds;
-    this.#log = log;
+    this.#limitMs = limitMs;
   }
 
   /** The sessions in which a turn runs or is about to: nothing may be written into them. */
   get sessions() {
-    return [...new Set([...this.#busy, ...[...this.#prompts.values()].map((each) => each.session)])];
+    const about = [...this.#prompts.values()].map(({ session }) => session);
+    return [...new Set([...this.#busy, ...about])];
   }
 
   /**
-   * Return when a prompt may begin a turn; the turn counts from then on. Until then it does not:
-   * what the prompt waits for is another's turn, which has to come in first.
+   * Return when a prompt may begin its turn, which counts as running from then on. Until then it
+   * does not: what it waits for is another's turn, and that has to come in first.
    * @param {string} session @param {string} message
    */
   async begin(session, message) {
@@ -581,66 +540,66 @@ class Turns {
   /** Learn from an event of this opencode. @param {Event} event */
   observe({ type, properties }) {
     const session = properties.sessionID;
-    const status = properties.status?.type;
+    const isBusy = type === "session.status" && properties.status.type !== "idle";
     if (type === "message.updated" && this.#prompts.has(properties.info.id)) {
       this.#expect(session, properties.info.id, true, UNANSWERED_MS);
     }
-    if (type === "session.status" && status !== "idle") this.#busy.add(session);
-    if (type === "session.status" && status === "idle") this.#ended(session);
-    if (type === "session.idle" || type === "session.deleted") this.#ended(session);
+    const isEnd = ["session.status", "session.idle", "session.deleted"].includes(type);
+    if (isBusy) this.#busy.add(session);
+    else if (isEnd) this.#end(session);
   }
 
-  /** Wait for the right to begin; whoever cannot say no must not keep anybody waiting. @param {string} session */
+  /** Ask until it is granted. Who cannot tell must not keep anybody waiting. @param {string} session */
   async #permission(session) {
-    const limit = Date.now() + this.#limitSeconds * 1000;
+    const limit = Date.now() + this.#limitMs;
     let [refusals, failures] = [0, 0];
-    while (Date.now() < limit && (await this.#sidecar.isSharing())) {
-      await this.#outbound.settled(SETTLE_MS); // the end of the turn before this one, above all
-      const wait_seconds = refusals ? WAIT_SECONDS : FIRST_WAIT_SECONDS;
+    while (Date.now() < limit && failures < 2 && (await this.#sidecar.isSharing())) {
+      await this.#outbound.settled(SETTLE_MS); // above all the end of the turn before
+      const wait_seconds = refusals ? TURN_SECONDS : FIRST_TURN_SECONDS;
       const json = JSON.stringify({ session_id: session, wait_seconds });
       try {
-        const turn = await this.#sidecar.call("POST", "/turns", json, wait_seconds * 1000 + ANSWER_MS);
-        this.#log("turn.asked", { session, ...turn });
-        if (turn.granted || !turn.holder) return;
-        if (!refusals) this.#tell(turn.holder);
+        const limitMs = 1000 * wait_seconds + ANSWER_MS;
+        const { granted, holder } = await this.#sidecar.call("POST", "/turns", json, limitMs);
+        log("turn.asked", { session, granted, holder });
+        if (granted || !holder) return;
+        if (!refusals) this.#tell(holder.machine);
         refusals += 1;
       } catch (error) {
-        this.#log("turn.failed", { session, error: String(error) });
+        log("turn.failed", { session, error: String(error) });
+        if (error.isFinal) return;
         failures += 1;
-        if (failures > 1 || isFinal(error)) return;
       }
       await pause(FIRST_PAUSE_MS);
     }
   }
 
-  /** @param {Holder} holder */
-  #tell({ machine }) {
+  /** @param {string} machine */
+  #tell(machine) {
     const who = machine === this.#sidecar.attached?.machine ? "Another opencode here" : machine;
-    this.#opencode.toast(`${who} is answering; your message waits`, "info").catch(() => {});
+    this.#opencode.toast(`${who} is answering; your message waits`);
   }
 
-  /** @param {string} session @param {string} message @param {boolean} isSaved @param {number} limitMs */
-  #expect(session, message, isSaved, limitMs) {
+  /** @param {string} session @param {string} message @param {boolean} isSaved @param {number} ms */
+  #expect(session, message, isSaved, ms) {
     clearTimeout(this.#prompts.get(message)?.timer);
-    const timer = setTimeout(() => this.#giveUp(session, message), limitMs);
+    const timer = setTimeout(() => this.#release(session, message), ms);
     this.#prompts.set(message, { session, isSaved, timer });
   }
 
-  /** No turn took the prompt up: it wanted none, or was cancelled. @param {string} session @param {string} message */
-  async #giveUp(session, message) {
+  /** No turn took a prompt up. @param {string} session @param {string} message */
+  async #release(session, message) {
     this.#prompts.delete(message);
-    if (this.sessions.includes(session)) return;
+    if (this.sessions.includes(session) || !this.#sidecar.attached) return;
+    log("turn.released", { session });
     await this.#outbound.settled(SETTLE_MS);
-    if (!this.#sidecar.attached) return;
-    await this.#sidecar.call("DELETE", `/turns/${session}`).catch(() => {});
-    this.#log("turn.released", { session });
+    await this.#sidecar.call("DELETE", `/turns/${session}`).catch(() => {}); // or it attaches anew
   }
 
   /** @param {string} session */
-  #ended(session) {
+  #end(session) {
     this.#busy.delete(session);
     for (const [message, prompt] of this.#prompts) {
-      if (prompt.session !== session || !prompt.isSaved) continue;
+      if (prompt.session !== session || !prompt.isSaved) continue; // the next turn's
       clearTimeout(prompt.timer);
       this.#prompts.delete(message);
     }
@@ -650,33 +609,31 @@ class Turns {
 /** What comes from the sidecar, worked off one command after the other. */
 class Inbound {
   #sidecar;
+  #opencode;
   #history;
   #views;
   #turns;
-  #opencode;
-  #log;
   #last = Promise.resolve();
-  /** @type {{ session: string, ended: Promise<void> } | undefined} */
+  /** @type {{ session: string, ended: Promise<object> } | undefined} */
   #applying;
 
   /**
-   * @param {Sidecar} sidecar @param {History} history @param {Views} views @param {Turns} turns
-   * @param {Opencode} opencode @param {Log} log
+   * @param {Sidecar} sidecar @param {Opencode} opencode @param {History} history
+   * @param {Views} views @param {Turns} turns
    */
-  constructor(sidecar, history, views, turns, opencode, log) {
+  constructor(sidecar, opencode, history, views, turns) {
     this.#sidecar = sidecar;
+    this.#opencode = opencode;
     this.#history = history;
     this.#views = views;
     this.#turns = turns;
-    this.#opencode = opencode;
-    this.#log = log;
   }
 
   /** @param {Command} command @param {AbortSignal} lost */
-  take({ name, data }, lost) {
+  take(command, lost) {
     this.#last = this.#last
-      .then(() => (lost.aborted ? undefined : this.#work(name, data, lost)))
-      .catch((error) => this.#log("command.failed", { name, error: String(error) }));
+      .then(() => (lost.aborted ? undefined : this.#work(command, lost)))
+      .catch((error) => log("command.failed", { name: command.name, error: String(error) }));
   }
 
   /** Wait until nothing is being written into a session. @param {string} session */
@@ -685,88 +642,174 @@ class Inbound {
     await Promise.race([this.#applying.ended, pause(APPLY_MS)]);
   }
 
-  /** @param {string} name @param {any} data @param {AbortSignal} lost */
-  async #work(name, data, lost) {
+  /** @param {Command} command @param {AbortSignal} lost */
+  async #work({ name, data }, lost) {
     if (name === "notify") await this.#views.show(data.events);
-    if (name === "toast") this.#opencode.toast(data.message, data.variant ?? "info").catch(() => {});
-    if (name === "apply") {
-      const report = await this.#apply(data);
-      this.#log("batch.done", { ...report, session: data.session_id, events: data.events.length });
-      if (!lost.aborted) await this.#sidecar.call("POST", "/applied", JSON.stringify(report));
-    }
+    if (name === "toast") this.#opencode.toast(data.message, data.variant);
+    if (name !== "apply") return;
+    const ended = this.#apply(data);
+    this.#applying = { session: data.session_id, ended };
+    const report = { batch: data.batch, ...(await ended) };
+    this.#applying = undefined;
+    log("batch.done", { ...report, session: data.session_id, events: data.events.length });
+    if (!lost.aborted) await this.#sidecar.call("POST", "/applied", JSON.stringify(report));
   }
 
-  /** @param {Apply} command */
-  async #apply({ batch, session_id: session, events, announce = true }) {
-    if (this.#turns.sessions.includes(session)) {
-      if (announce) await this.#views.show(events);
-      return { batch, outcome: "held" };
-    }
-    const { promise: ended, resolve } = Promise.withResolvers();
-    this.#applying = { session, ended };
+  /** @param {Apply} batch */
+  async #apply({ session_id: session, events, announce = true }) {
     try {
+      if (this.#turns.sessions.includes(session)) {
+        if (announce) await this.#views.show(events);
+        return { outcome: "held" };
+      }
       const refused = await this.#history.append(session, events);
-      const taken = events.filter(({ id }) => !refused.has(id));
-      if (announce) await this.#views.show(taken, true);
-      const [error] = refused.values();
-      if (error === undefined) return { batch, outcome: "applied" };
-      const summary = `${refused.size} of ${events.length} events: ${error}`;
-      return { batch, outcome: "failed", error: summary.slice(0, 1000) };
+      if (announce) await this.#views.show(events.filter(({ id }) => !refused.has(id)), true);
+      if (!refused.size) return { outcome: "applied" };
+      const [[id, reason]] = refused;
+      return { outcome: "failed", error: `${refused.size} of ${events.length}: ${id}: ${reason}` };
     } catch (error) {
-      return { batch, outcome: "failed", error: String(error).slice(0, 1000) };
-    } finally {
-      this.#applying = undefined;
-      resolve();
+      return { outcome: "failed", error: String(error).slice(0, 1000) };
     }
   }
 }
 
-/** The last values added, as many as it has room for. */
-class Recent {
-  #room;
+/** Everything that shares the sessions of one project directory. */
+class Sharing {
+  users = 0; // a terminal's opencode calls the plugin twice for its directory
+  #input;
+  #settings = settingsFrom();
   /** @type {Set<string>} */
-  #values = new Set();
+  #seen = new Set();
+  #sidecar = new Sidecar(this.#settings);
+  #outbound = new Outbound(this.#sidecar);
+  #opencode;
+  #history;
+  #views;
+  #turns;
+  #inbound;
 
-  /** @param {number} room */
-  constructor(room) {
-    this.#room = room;
+  /** @param {Input} input */
+  constructor(input) {
+    this.#input = input;
+    const opencode = (this.#opencode = new Opencode(input));
+    this.#history = new History(opencode, input.directory);
+    this.#views = new Views(input, opencode, this.#settings.live);
+    this.#turns = new Turns(this.#sidecar, this.#outbound, opencode, this.#settings.turnMs);
+    this.#inbound = new Inbound(this.#sidecar, opencode, this.#history, this.#views, this.#turns);
+    this.#sidecar.run(
+      () => this.#attachment(),
+      () => this.#outbound.wake(),
+      (command, lost) => {
+        for (const { id } of command.data.events ?? []) this.#isNew(id);
+        this.#inbound.take(command, lost);
+      },
+    );
   }
 
-  /** @param {string} value */
-  add(value) {
-    this.#values.delete(value);
-    this.#values.add(value);
-    if (this.#values.size > this.#room) this.#values.delete(this.#values.values().next().value);
+  /** Take an event of this opencode. @param {Event} event */
+  observe(event) {
+    if (!this.#isNew(event.id) || this.#views.isEcho(event)) return;
+    this.#turns.observe(event);
+    this.#outbound.push(event);
   }
 
-  /** @param {string} value */
-  has(value) {
-    return this.#values.has(value);
+  /** Let a prompt wait until its turn may begin. @param {string} session @param {any} message */
+  async admit(session, message) {
+    await this.#turns.begin(session, message.id);
+    await this.#inbound.settled(session);
+    message.time.created = Date.now(); // it stands after what came in meanwhile
+  }
+
+  async end() {
+    await this.#outbound.settled(SETTLE_MS);
+    this.#sidecar.close();
+    this.#history.close();
+  }
+
+  /** Tell whether an event was neither heard of nor shown before. @param {string} id */
+  #isNew(id) {
+    const isNew = !this.#seen.has(id);
+    this.#seen.add(id);
+    if (this.#seen.size > SEEN_EVENTS) this.#seen.delete(this.#seen.values().next().value);
+    return isNew;
+  }
+
+  async #attachment() {
+    const { data: health } = await this.#opencode.call("GET", "/global/health", undefined, 1_000);
+    const { project, directory, worktree } = this.#input;
+    const { mode, share, shareKey: share_key } = this.#settings;
+    return {
+      ...{ version: health.version, plugin: VERSION, pid: process.pid },
+      ...{ project_id: project.id, directory, worktree, database: databasePath(process.env) },
+      ...{ mode, share, share_key, live: await this.#views.areLive(), turns: this.#turns.sessions },
+    };
   }
 }
 
-/** Yield the events of a stream as the sidecar frames them. @param {AsyncIterable<Uint8Array>} chunks */
-async function* eventsOf(chunks) {
+/** By project directory. @type {Map<string, Sharing>} */
+const sharings = new Map();
+
+/** The plugin. What goes wrong in its hooks must not reach opencode. @param {Input} input */
+export const Sessiond = async (input) => {
+  const failed = (/** @type {unknown} */ error) => log("plugin.failed", { error: String(error) });
+  try {
+    const sharing = sharings.get(input.directory) ?? new Sharing(input);
+    sharings.set(input.directory, sharing);
+    sharing.users += 1;
+    return {
+      event: async (/** @type {{ event: Event }} */ { event }) => {
+        try {
+          sharing.observe(event);
+        } catch (error) {
+          failed(error);
+        }
+      },
+      "chat.message": async (/** @type {any} */ { sessionID }, /** @type {any} */ { message }) => {
+        await sharing.admit(sessionID, message).catch(failed);
+      },
+      dispose: async () => {
+        sharing.users -= 1;
+        if (sharing.users) return;
+        sharings.delete(input.directory);
+        await sharing.end().catch(failed);
+      },
+    };
+  } catch (error) {
+    failed(error);
+    return {};
+  }
+};
+
+/**
+ * Yield the events of a stream, as the sidecar frames them. A stream that falls silent is lost.
+ * @param {AsyncIterable<Uint8Array>} chunks @param {AbortController} attachment
+ */
+async function* eventsOf(chunks, attachment) {
   const decoder = new TextDecoder();
+  const silence = setTimeout(() => attachment.abort(new Error("silence")), SILENCE_MS);
   let rest = "";
-  for await (const chunk of chunks) {
-    const added = decoder.decode(chunk, { stream: true });
-    rest += added;
-    if (!added.includes("\n")) continue; // a long line still grows
-    const frames = rest.split("\n\n");
-    rest = frames.pop();
-    for (const frame of frames) {
-      const name = /^event: (.*)$/m.exec(frame)?.[1];
-      const data = /^data: (.*)$/m.exec(frame)?.[1];
-      if (name && data) yield { name, data: JSON.parse(data) };
+  try {
+    for await (const chunk of chunks) {
+      silence.refresh();
+      const added = decoder.decode(chunk, { stream: true });
+      rest += added;
+      if (!added.includes("\n")) continue; // a long line still grows
+      const frames = rest.split("\n\n");
+      rest = frames.pop();
+      for (const frame of frames) {
+        const fields = frame.split("\n").map((line) => line.split(/: (.*)/s, 2));
+        const { event: name, data } = Object.fromEntries(fields);
+        if (name) yield { name, data: JSON.parse(data) };
+      }
     }
+  } finally {
+    clearTimeout(silence);
   }
 }
 
-/** Tell whether repeating a request would not help. @param {unknown} error */
-function isFinal(error) {
-  if (!(error instanceof Refusal)) return false;
-  return error.status < 500 && ![401, 404, 408, 429].includes(error.status);
+/** @param {{ json: string }[]} items */
+function sizeOf(items) {
+  return items.reduce((sum, { json }) => sum + json.length, 0);
 }
 
 /** @param {number} failures @param {number} random */
@@ -795,149 +838,12 @@ function contentOf(path) {
   }
 }
 
-/** @param {string} json @returns {any} */
-function parsed(json) {
+/** Tell what happened, if somebody wants to know. @param {string} what @param {object} [details] */
+function log(what, details) {
+  const file = process.env.SESSIOND_PLUGIN_LOG;
+  if (!file) return;
+  const line = { at: new Date().toISOString(), pid: process.pid, what, ...details };
   try {
-    return JSON.parse(json);
-  } catch {
-    return undefined;
-  }
-}
-
-/** Return a log: JSON lines in a file, or nothing. @param {string} file @returns {Log} */
-function logTo(file) {
-  return (what, details = {}) => {
-    try {
-      const line = { at: new Date().toISOString(), pid: process.pid, what, ...details };
-      if (file) appendFileSync(file, `${JSON.stringify(line)}\n`);
-    } catch {} // a full disk must not stop anything
-  };
-}
-
-/** What shares the sessions of one project directory. */
-class Sharing {
-  /** Who uses it: a terminal's opencode calls the plugin twice for the same directory. */
-  users = 0;
-  #input;
-  #settings = settingsFrom();
-  #log = logTo(this.#settings.log);
-  #database = databasePath(process.env);
-  #seen = new Recent(WAITING_EVENTS);
-  #opencode;
-  #views;
-  #history;
-  #sidecar = new Sidecar(this.#settings, this.#log);
-  #outbound = new Outbound(this.#sidecar, this.#log);
-  #turns;
-  #inbound;
-
-  /** @param {Input} input */
-  constructor(input) {
-    this.#input = input;
-    this.#opencode = new Opencode(input);
-    this.#views = new Views(input, this.#opencode, this.#settings.live, this.#seen);
-    this.#history = new History(this.#opencode, input.directory, this.#database, this.#log);
-    const { turnSeconds } = this.#settings;
-    this.#turns = new Turns(this.#sidecar, this.#outbound, this.#opencode, turnSeconds, this.#log);
-    this.#inbound = new Inbound(
-      ...[this.#sidecar, this.#history, this.#views, this.#turns, this.#opencode, this.#log],
-    );
-  }
-
-  start() {
-    this.#log("started", { directory: this.#input.directory });
-    const onAttached = () => this.#outbound.wake();
-    this.#sidecar.run(() => this.#description(), onAttached, (command, lost) =>
-      this.#inbound.take(command, lost),
-    );
-  }
-
-  /** Take note of what happens in this opencode. @param {Event} event */
-  observe(event) {
-    if (this.#seen.has(event.id) || this.#views.isEcho(event)) return;
-    this.#seen.add(event.id);
-    this.#turns.observe(event);
-    this.#outbound.push(event);
-  }
-
-  /** Let a prompt wait until its turn may begin. @param {string} session @param {any} message */
-  async admit(session, message) {
-    await this.#turns.begin(session, message.id);
-    await this.#inbound.settled(session);
-    message.time.created = Date.now(); // it stands after what came in while it waited
-  }
-
-  async end() {
-    await this.#outbound.settled(SETTLE_MS);
-    this.#sidecar.close();
-    this.#history.close();
-    this.#log("ended", { directory: this.#input.directory });
-  }
-
-  /** @param {string} hook @param {unknown} error */
-  failed(hook, error) {
-    this.#log("hook.failed", { hook, error: String(error) });
-  }
-
-  async #description() {
-    const { data: health } = await this.#opencode.call("GET", "/global/health", undefined, 1_000);
-    const { project, directory, worktree } = this.#input;
-    return {
-      version: health.version,
-      plugin: VERSION,
-      pid: process.pid,
-      database: this.#database,
-      project_id: project.id,
-      directory,
-      worktree,
-      mode: this.#settings.mode,
-      share: this.#settings.share,
-      share_key: this.#settings.shareKey,
-      live: await this.#views.areLive(),
-      turns: this.#turns.sessions,
-    };
-  }
-}
-
-/** @type {Map<string, Sharing>} By project directory. */
-const sharings = new Map();
-
-/** @param {Input} input */
-export const Sessiond = async (input) => {
-  try {
-    let sharing = sharings.get(input.directory);
-    if (!sharing) sharings.set(input.directory, (sharing = new Sharing(input)));
-    if (!sharing.users) sharing.start();
-    sharing.users += 1;
-    return hooksOf(sharing, () => sharings.delete(input.directory));
-  } catch (error) {
-    logTo(settingsFrom().log)("start.failed", { error: String(error) });
-    return {};
-  }
-};
-
-/** Return opencode's hooks; nothing that goes wrong here may reach it. @param {Sharing} sharing @param {() => void} forget */
-function hooksOf(sharing, forget) {
-  return {
-    /** @param {{ event: Event }} given */
-    async event({ event }) {
-      try {
-        sharing.observe(event);
-      } catch (error) {
-        sharing.failed(event.type, error);
-      }
-    },
-
-    /** @param {{ sessionID: string }} given @param {{ message: any }} output */
-    async "chat.message"({ sessionID }, { message }) {
-      await sharing.admit(sessionID, message).catch((error) => sharing.failed("prompt", error));
-    },
-
-    async dispose() {
-      sharing.users -= 1;
-      if (sharing.users) return;
-      forget();
-      await sharing.end().catch((error) => sharing.failed("dispose", error));
-    },
-  };
+    appendFileSync(file, `${JSON.stringify(line)}\n`);
+  } catch {} // a full disk must not stop anything
 }

@@ -1,0 +1,1 @@
+"""Tests with real opencode instances, offline, on a model that the tests script."""

@@ -14,6 +14,7 @@ from sessiond.errors import ConfigurationError
 from sessiond.service.clock import Clock, system_clock
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
+from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
@@ -26,6 +27,8 @@ from sessiond.store.connection import (
     connect_subscriber,
 )
 from sessiond.store.keys import Keys
+from sessiond.store.leases import LeaseStore
+from sessiond.store.opencode import OpencodeStore
 from sessiond.store.sessions import SessionStore
 
 _OLDEST_SERVER = 7
@@ -76,6 +79,10 @@ class Core:
         )
         self.bus = Bus(self._subscriber)
         self.store = SessionStore(self.redis, self.keys, self.committer)
+        self.opencode = OpencodeStore(self.redis, self.keys)
+        self.leases = Leases(
+            LeaseStore(self.redis, self.keys, round(sync.lease_seconds * 1000)), instance
+        )
         around = Surroundings(self.store, clock)
         self.sessions = Sessions(around, workspace=sync.workspace)
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)

@@ -14,6 +14,7 @@ from pathlib import Path
 from sessiond import __version__, config, sockets
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
+from sessiond.api.opencode import OpencodeHandlers, opencode_routes
 from sessiond.api.routes import routes
 from sessiond.api.schema import openapi
 from sessiond.api.server import ApiServer, application
@@ -25,6 +26,8 @@ from sessiond.errors import ConfigurationError, SessiondError
 from sessiond.logs import Logs
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
 from sessiond.service.clock import system_clock
+from sessiond.service.opencode.opencodes import Opencodes
+from sessiond.service.opencode.outbox import Target
 from sessiond.service.status import Health, InstanceStatus, KeyContent, ServerStatus, Status
 from sessiond.store.committer import Committed, Draft
 from sessiond.store.embedded.server import (
@@ -55,6 +58,7 @@ class Daemon:
         self._began = time.monotonic()
         self._embedded: EmbeddedServer | None = None
         self._core: Core | None = None
+        self._opencodes: Opencodes | None = None
         self._facts = ServerFacts("", "", limited=False)
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
@@ -93,8 +97,10 @@ class Daemon:
         self._trace_sessions()
         listening = self._bind()
         self._bound = True
-        self._server = self._api(self._core, listening)
+        self._opencodes = self._open_opencodes(self._core)
+        self._server = self._api(self._core, self._opencodes, listening)
         await self._server.start(listening)
+        self._opencodes.start()
         await self._beat_once()
         self._beating = asyncio.create_task(self._beat())
         self._log.info(
@@ -114,6 +120,8 @@ class Daemon:
         if self._server:
             self._streams.close()
             await self._server.stop(_GRACE_SECONDS)
+        if self._opencodes:
+            await self._opencodes.close()
         if self._core:
             with contextlib.suppress(SessiondError):
                 await self._core.store.leave(self._instance)
@@ -204,7 +212,19 @@ class Daemon:
             self.address = f"http://{host}:{bound[-1].getsockname()[1]}"
         return bound
 
-    def _api(self, core: Core, listening: list[socket.socket]) -> ApiServer:
+    def _open_opencodes(self, core: Core) -> Opencodes:
+        target = Target(core.sessions, core.store, core.opencode, system_clock)
+        folder = data_folder(self._environ) / "opencode"
+        return Opencodes(
+            target,
+            core.feeds,
+            core.leases,
+            folder=folder,
+            machine=self._instance,
+            writer=core.store.writer,
+        )
+
+    def _api(self, core: Core, opencodes: Opencodes, listening: list[socket.socket]) -> ApiServer:
         api = self.configuration.api
         guard = Guard(
             token=sockets.token(self._token_file) if api.host else "",
@@ -214,7 +234,8 @@ class Daemon:
         )
         services = Services(core.sessions, core.messages, core.documents, core.feeds, self._streams)
         system = System(self)
-        table = routes(Handlers(services), system)
+        plugin = OpencodeHandlers(opencodes, self._streams)
+        table = [*routes(Handlers(services), system), *opencode_routes(plugin)]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
 
@@ -271,6 +292,8 @@ class Daemon:
 
     async def _beat_once(self) -> None:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)
+        if self._opencodes:
+            await self._opencodes.beat()
 
 
 def embedded_options(configuration: Configuration, environ: Mapping[str, str]) -> ServerOptions:

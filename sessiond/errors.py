@@ -136,6 +136,22 @@ class Superseded(SessiondError):
     title = "Superseded"
 
 
+class DatabaseUnreadable(SessiondError):
+    """opencode's database cannot be read now: missing, busy, damaged or of another version."""
+
+    code = "opencode-database-unreadable"
+    title = "opencode's database cannot be read"
+    temporary = True
+
+
+class InstanceGone(SessiondError):
+    """An attached opencode process went away, or does not answer."""
+
+    code = "instance-gone"
+    title = "Instance gone"
+    temporary = True
+
+
 class StoreUnavailable(SessiondError):
     """Redis did not answer in time. The operation may or may not have been applied.
 

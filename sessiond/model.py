@@ -65,12 +65,16 @@ class Conversation(Struct, kw_only=True):
 
 
 class Context(Struct, kw_only=True, forbid_unknown_fields=True):
-    """The specification's `context.json`. `state` is open: anything an agent keeps fits there."""
+    """The specification's `context.json`. `state` is open: anything an agent keeps fits there.
+
+    `opencode` is opencode's own record of the session, when it is one of its sessions.
+    """
 
     working_directory: str = ""
     active_files: list[str] = []
     recent_commands: list[str] = []
     state: dict[str, Any] = {}
+    opencode: dict[str, Any] | UnsetType = UNSET
 
 
 Preferences = dict[str, Any]

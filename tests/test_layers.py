@@ -24,11 +24,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "config": ("config", "errors"),
     "service.identity": (),
     "service.clock": (),
-    "service": ("service", "store", "sync", "codec", "model", "errors"),
-    "api": ("api", "service", "sync", "codec", "model", "errors"),
+    "opencode": ("opencode", "sync", "codec", "model", "errors"),
+    "service": ("service", "store", "opencode", "sync", "codec", "model", "errors"),
+    "api": ("api", "service", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),
-        *("store.keys", "service.status", "daemon"),
+        *("store.keys", "service.status", "service.opencode.overview", "opencode", "daemon"),
     ),
 }
 """Layer → what of sessiond it may import. The longest name that fits a module is its layer."""
@@ -43,12 +44,16 @@ IMPURE = (
     *("asyncio", "redis", "hiredis", "aiohttp", "sqlite3"),
     *("os", "pathlib", "socket", "time", "random", "secrets"),
 )
-PURE = ("codec", "sync", "policy")
+PURE = (
+    *("codec", "sync", "policy"),
+    *("opencode.mapping", "opencode.difference", "opencode.records", "opencode.protocol"),
+)
 
 RESERVED: dict[str, tuple[str, ...]] = {
     "redis": ("store", "core"),
     "hiredis": ("store", "core"),
     "aiohttp": ("api", "client"),
+    "sqlite3": ("opencode.database",),
 }
 """Library → the only places that may import it."""
 
@@ -171,6 +176,9 @@ def test_every_layer_of_the_rules_that_should_exist_does() -> None:
         ("service.feeds", "from sessiond.config import Configuration"),
         ("api.handlers", "from sessiond.store.keys import Keys"),
         ("api.handlers", "from sessiond.core import Core"),
+        ("api.opencode", "from sessiond.opencode.database import Database"),
+        ("opencode.mapping", "import sqlite3"),
+        ("opencode.saved", "import sqlite3"),
         ("client", "from sessiond.service.status import Status"),
         ("client", "import sessiond.daemon"),
         ("client", "import redis"),

@@ -28,6 +28,8 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.ExpectationFailed: 417,
     errors.StoreDamaged: 502,
     errors.StoreRefusesUser: 502,
+    errors.DatabaseUnreadable: 502,
+    errors.InstanceGone: 410,
     errors.StoreUnavailable: 503,
 }
 

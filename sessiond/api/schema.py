@@ -22,6 +22,7 @@ _PATTERNS = {
     "part_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "workspace": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "document": r"^(metadata|context|preferences)$",
+    "instance": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
 }
 
 

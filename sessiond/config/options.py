@@ -177,6 +177,10 @@ class SyncOptions(Section, frozen=True):
         float,
         Meta(ge=0, le=60, description="Seconds a write is retried when Redis does not answer."),
     ] = 5.0
+    lease_seconds: Annotated[
+        float,
+        Meta(ge=1, le=600, description="Seconds until the turn of an instance that died is free."),
+    ] = 15.0
 
 
 _ListEntry = Annotated[str, Meta(min_length=1)]

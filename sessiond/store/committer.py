@@ -63,6 +63,13 @@ class IdempotencyKey(Struct, frozen=True):
     digest: str
 
 
+class Mark(Struct, frozen=True):
+    """How far a source of operations is written: kept with them, so that both are or neither."""
+
+    name: str
+    value: int
+
+
 class Draft(Struct, frozen=True):
     """An operation that is to be written; the committer adds sequence and origin.
 
@@ -75,6 +82,7 @@ class Draft(Struct, frozen=True):
     json: bytes
     expected: str = ""
     key: IdempotencyKey | None = None
+    mark: Mark | None = None
     client: str = ""
     changes: tuple[FieldChange, ...] = ()
 
@@ -285,6 +293,8 @@ def _options(draft: Draft) -> list[str | bytes]:
         options += ("expected", draft.expected, "")
     if draft.key:
         options += ("key", draft.key.name, draft.key.digest)
+    if draft.mark:
+        options += ("mark", draft.mark.name, str(draft.mark.value))
     for change in draft.changes:
         if change.value is None:
             options += (f"-{change.document}", change.field, "")

@@ -60,7 +60,14 @@ TABLE: dict[str, KeyKind] = {
         _session("applied"),
         "hash",
         "the session's, the 1,024 newest at least",
-        "writer → its last sequence and offset; key:<Idempotency-Key> → digest and offset",
+        "writer → its last sequence and offset; key:<Idempotency-Key> → digest and offset; "
+        "outbox:<replica> → how far an opencode's own log is written (kept)",
+    ),
+    "lease": KeyKind(
+        _session("lease"),
+        "hash",
+        "7 days after its last use",
+        "who runs the session's turn: instance, machine, since_ms, until_ms; token grows",
     ),
     "events": KeyKind(
         _session("events"),
@@ -89,6 +96,12 @@ TABLE: dict[str, KeyKind] = {
         "rebuildable",
         "daemon → its last heartbeat (ms)",
     ),
+    "opencodes": KeyKind(
+        "sessiond:opencodes",
+        "hash",
+        "rebuildable",
+        "attached opencode → JSON: machine, version, project, sessions, lag, seen_ms",
+    ),
 }
 
 _LOG_KINDS = (
@@ -111,6 +124,7 @@ class Keys:
         self.namespace = namespace
         self.sessions = self._name("sessions")
         self.instances = self._name("instances")
+        self.opencodes = self._name("opencodes")
         self._logs: dict[str, tuple[str, ...]] = {}
         self.workspace_events_pattern = self._name("workspace_events", "%s")
 
@@ -151,6 +165,10 @@ class Keys:
             names = tuple(self._name(kind, session_id) for kind in _LOG_KINDS)
             self._logs[session_id] = names
         return names
+
+    def lease(self, session_id: str) -> str:
+        """Hash: who runs the session's turn."""
+        return self._name("lease", session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

@@ -9,10 +9,11 @@ from unittest.mock import MagicMock
 
 import msgspec
 
+from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
 from tests.api.wire import PROBLEM, Answer, exchange, problem, request_bytes
 
-ROUTES: list[Route] = routes(MagicMock(), MagicMock())
+ROUTES: list[Route] = [*routes(MagicMock(), MagicMock()), *opencode_routes(MagicMock())]
 """The table of routes, without anything behind it."""
 
 _PARAMETER = re.compile(r"\{\w+\}")
@@ -26,6 +27,7 @@ def filled(route: Route, **values: str) -> str:
         "part_id": "prt_1",
         "document": "context",
         "workspace": "default",
+        "instance": "oc-1",
     }
     return route.path.format(**(names | values))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from sessiond.model import Problem
 from tests.api.client import ROUTES, Client, check_documented, filled, name_of
 from tests.api.schemas import KEYWORDS, TYPES, conforms
 from tests.api.wire import PROBLEM, Answer, problem
+from tests.opencode.tables import add_session, make_database
 
 METHODS = {"get", "put", "post", "delete", "patch"}
 
@@ -150,9 +152,21 @@ def test_patterns_of_parameters_refuse_what_the_daemon_refuses(
                 assert fits == (answer.status != 400), (path, parameter["name"], name)
 
 
-def example(client: Client, session: str, route: Route) -> Answer:
+def example(client: Client, session: str, route: Route, database: Path) -> Answer:
     """Return a real answer of a route."""
     name = session.rpartition("/")[2]
+    attachment = {
+        "version": "1.18.33",
+        "plugin": "0.1.0",
+        "pid": 1,
+        "database": str(database),
+        "project_id": f"project-{name}",
+        "directory": "/home/dev/proj",
+        "worktree": "/home/dev/proj",
+    }
+    if "/opencode" in route.path:
+        add_session(make_database(database), name, f"project-{name}", 1_800_000_000_000)
+        client.call("PUT", "/v1/opencode/instances/oc-1", attachment)
     bodies = {
         "/v1/sessions": {"title": "example"},
         "/messages": {"role": "user"},
@@ -161,6 +175,11 @@ def example(client: Client, session: str, route: Route) -> Answer:
         "/{part_id}": {"type": "text"},
         "/{document}": {},
         "/v1/config": {},
+        "/{instance}": attachment,
+        "/{instance}/events": {"events": []},
+        "/applied": {"batch": 1, "outcome": "held"},
+        "/turns": {"session_id": name, "wait_seconds": 0},
+        "/sharing": {"shared": False},
     }
     body = next((bodies[end] for end in bodies if route.path.endswith(end)), None)
     if route.method == "DELETE" and route.path.endswith("{part_id}"):
@@ -173,9 +192,9 @@ def example(client: Client, session: str, route: Route) -> Answer:
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)
 def test_a_real_answer_is_of_the_status_and_shape_that_are_described(
-    client: Client, document: dict[str, Any], session: str, route: Route
+    client: Client, document: dict[str, Any], session: str, route: Route, tmp_path: Path
 ) -> None:
-    answer = example(client, session, route)
+    answer = example(client, session, route, tmp_path / "opencode.db")
     assert answer.status == route.status, answer
     assert answer.header("content-type") == (
         route.media_type if route.answer or answer.body else ""

@@ -46,6 +46,7 @@ OURS: dict[str, Any] = {
         "heartbeat_seconds": 15.0,
         "subscriber_buffer_bytes": 8388608,
         "retry_seconds": 5.0,
+        "lease_seconds": 15.0,
     },
     "api": {
         "socket": "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +15,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, ResponseError
 
+from sessiond.api.opencode import Imported, Sharing
 from sessiond.client import DaemonClient
 from sessiond.errors import NotFound, SessionDeleted
 from sessiond.model import Context, NewMessage, NewSession
+from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
+from sessiond.service.opencode.overview import Overview
 from sessiond.service.status import Health, KeyContent, Status
 from sessiond.store.keys import Keys
 from tests.deploy import (
@@ -31,6 +35,7 @@ from tests.deploy import (
     short_folder,
     until,
 )
+from tests.opencode.tables import add_event, add_session, make_database
 
 KEYS = Keys()
 WORKSPACE = "work"
@@ -146,7 +151,7 @@ def _evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
         admin.config_resetstat()
         url = f"unix://sessiond:{PASSWORDS['sessiond']}@{socket}"
         with daemon(folder, "--redis-url", url) as api:
-            asked, offered = asyncio.run(work(str(api), admin))
+            asked, offered = asyncio.run(work(str(api), admin, folder / "opencode.db"))
         yield Evidence(
             socket=socket,
             log=admin.acl_log(),
@@ -162,7 +167,7 @@ def commands_used(admin: Redis) -> set[str]:
     return {name.removeprefix("cmdstat_") for name, row in stats.items() if row["calls"]}
 
 
-async def work(api: str, admin: Redis) -> tuple[list[str], set[str]]:
+async def work(api: str, admin: Redis, database: Path) -> tuple[list[str], set[str]]:
     """Ask for everything that the API offers, and expect it to be done."""
     client = RecordingClient(socket=api)
     try:
@@ -184,6 +189,7 @@ async def work(api: str, admin: Redis) -> tuple[list[str], set[str]]:
             await write_documents(client)
             await read_sessions(client)
             await look_inside(client, admin)
+            await attach_an_opencode(client, make_database(database))
             # The bus pings only a subscription that has lasted some seconds.
             await asyncio.to_thread(until, lambda: "ping" in commands_used(admin), within_s=20)
             await client.send_live("s", {"typing": True})
@@ -271,6 +277,53 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
         assert found.type == kind
     with pytest.raises(NotFound):
         await client.call("GET", "/v1/redis", KeyContent, query={"key": "sessiond:none"})
+
+
+async def attach_an_opencode(client: DaemonClient, database: Path) -> None:
+    instance = "/v1/opencode/instances/oc-1"
+    now = round(time.time() * 1000)
+    add_session(database, "ses_oc", "project", now)
+    described = Attachment(
+        version="1.18.33",
+        plugin="0.1.0",
+        pid=1,
+        database=str(database),
+        project_id="project",
+        directory="/home/dev/proj",
+        worktree="/home/dev/proj",
+    )
+    attached: Attached
+    attached, _ = await client.call("PUT", instance, Attached, body=described)
+    assert attached.workspace == "project"
+    commands = client.stream(f"{instance}/commands", "")
+    first = asyncio.create_task(anext(commands))
+    user = {"id": "msg_1", "sessionID": "ses_oc", "role": "user", "time": {"created": now}}
+    told = {"sessionID": "ses_oc", "info": user}
+    created = {"type": "session.created", "properties": {"sessionID": "ses_oc"}}
+    await client.call("POST", f"{instance}/events", None, body={"events": [created]})
+    add_event(database, "ses_oc", "message.updated.1", told)
+    add_event(database, "ses_oc", "message.updated.1", told)
+    events = [
+        {"id": "evt_1", "type": "message.updated", "properties": told},
+        {"type": "message.part.delta", "properties": {"sessionID": "ses_oc", "delta": "a"}},
+    ]
+    await client.call("POST", f"{instance}/events", None, body={"events": events})
+    assert (await client.page("ses_oc")).messages[0].id == "msg_1"
+    wanted = WantedTurn(session_id="ses_oc", wait_seconds=0)
+    turn: Turn
+    turn, _ = await client.call("POST", f"{instance}/turns", Turn, body=wanted)
+    assert turn.granted
+    await client.call("DELETE", f"{instance}/turns/ses_oc", None)
+    await client.call("POST", "/v1/opencode/import", Imported)
+    private = {"shared": False}
+    await client.call("PUT", "/v1/opencode/sessions/ses_oc/sharing", Sharing, body=private)
+    await client.call("POST", f"{instance}/applied", None, body={"batch": 9, "outcome": "held"})
+    overview: Overview
+    overview, _ = await client.call("GET", "/v1/opencode", Overview)
+    assert [one.instance for one in overview.instances] == ["oc-1"]
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await asyncio.sleep(6)  # its attachment ends, and a heartbeat of the daemon has told of it
 
 
 async def offered_by(client: DaemonClient) -> set[str]:

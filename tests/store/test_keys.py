@@ -10,6 +10,8 @@ from redis.crc import key_slot
 from sessiond.model import NewMessage, NewSession
 from sessiond.service.writing import Request
 from sessiond.store.keys import TABLE, KeyKind, Keys
+from sessiond.store.leases import LeaseStore
+from sessiond.store.opencode import OpencodeStore
 from tests.store.support import Services, until
 
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
@@ -77,6 +79,7 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
 def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
     names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances]
+    names += [keys.lease("a"), keys.opencodes]
     names += [keys.workspace("w"), keys.workspace_events("w")]
     assert all(name.startswith(f"{namespace}:") for name in names)
     matching = {kind for kind, row in TABLE.items() for name in names if fits(row, namespace, name)}
@@ -124,4 +127,6 @@ async def _everything(core: Services) -> None:
     await core.sessions.send_live("ses_1", {"typing": True})
     await core.sessions.delete("ses_2")
     await core.store.beat("here", 1_000, 500)
+    await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
+    await OpencodeStore(core.redis, core.keys).beat({"oc-1": b"{}"})
     await until(lambda: not core.store._committer._lanes)

@@ -15,6 +15,7 @@
 --            and for each option three values:
 --              "expected", version, ""     the version that the change is based on
 --              "key", name, digest         an idempotency key and what it is used for
+--              "mark", name, value         how far the writer's source is written by now
 --              document, field, value      a field of a document to set
 --              "-document", field, ""      a field of a document to unset
 -- returns  one flat list: workspace, then for each group one of
@@ -109,6 +110,8 @@ local function write(operation)
     keys_used = true
     redis.call('HSET', APPLIED, key, string.format('%s %d', digest, session.version))
   end
+  local mark, value = option(operation, 'mark')
+  if mark then redis.call('HSET', APPLIED, mark, value) end
   if at > session.last_activity then session.last_activity = at end
   last_written = operation
 end
@@ -157,7 +160,8 @@ if (keys_used or not known_writer) and redis.call('HLEN', APPLIED) > DEDUPE_WIND
   local remembered = redis.call('HGETALL', APPLIED)
   local ages = {}
   for i = 1, #remembered, 2 do
-    ages[#ages + 1] = { field = remembered[i], offset = tonumber(string.match(remembered[i + 1], '(%d+)$')) }
+    local age = tonumber(string.match(remembered[i + 1], ' (%d+)$'))  -- a mark has none, and stays
+    if age then ages[#ages + 1] = { field = remembered[i], offset = age } end
   end
   table.sort(ages, function(one, other) return one.offset < other.offset end)
   for i = 1, #ages - DEDUPE_WINDOW / 2 do redis.call('HDEL', APPLIED, ages[i].field) end

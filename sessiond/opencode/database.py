@@ -1,0 +1,204 @@
+"""opencode's own database, read only: its durable log of events, and the records as they stand.
+
+Reads are short and never write: opencode waits at most five seconds for a lock. Source of the
+tables: opencode 1.18.33 (`event`, `event_sequence`, `session`, `message`, `part`, `project`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from sessiond.errors import DatabaseUnreadable
+from sessiond.opencode.mapping import REPLAYED
+from sessiond.opencode.records import SessionRow, SessionState, StoredEvent
+
+_BUSY_SECONDS = 1.0
+_SESSION_EVENTS = "('session.created.1', 'session.updated.1')"
+_WRITERS = (
+    (_SESSION_EVENTS, "$.sessionID"),
+    ("('message.updated.1')", "$.info.id"),
+    ("('message.part.updated.1')", "$.part.id"),
+)
+_JSON_COLUMNS = ("model", "permission", "revert", "metadata")
+_PLAIN_COLUMNS = {
+    "id": "id",
+    "slug": "slug",
+    "projectID": "project_id",
+    "directory": "directory",
+    "path": "path",
+    "parentID": "parent_id",
+    "title": "title",
+    "agent": "agent",
+    "version": "version",
+    "cost": "cost",
+}
+
+
+class Database:
+    """One `opencode.db`. Not for several threads at once.
+
+    Raises:
+        DatabaseUnreadable: by every method.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next read opens another."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def identity(self) -> str:
+        """Return what tells this file from one that replaced it."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise DatabaseUnreadable(f"{self.path} cannot be read: {error}") from error
+        return f"{found.st_dev}:{found.st_ino}"
+
+    def version(self) -> int:
+        """Return a number that changes with every commit of somebody else."""
+        with self._reading() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def sessions(self, project_id: str) -> dict[str, SessionRow]:
+        """Return the sessions of a project."""
+        query = (
+            "SELECT s.id, s.project_id, s.title, s.time_updated, coalesce(e.seq, -1) "
+            "FROM session s LEFT JOIN event_sequence e ON e.aggregate_id = s.id "
+            "WHERE s.project_id = ?"
+        )
+        with self._reading() as connection:
+            return {row[0]: SessionRow(*row) for row in connection.execute(query, (project_id,))}
+
+    def events(self, session_id: str, after: int, limit: int = 200) -> list[StoredEvent]:
+        """Return a stretch of a session's log, without what sessiond itself replayed into it."""
+        query = (
+            "SELECT seq, id, type, data FROM event WHERE aggregate_id = ? AND seq > ? "
+            "AND id NOT LIKE ? ORDER BY seq LIMIT ?"
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query, (session_id, after, f"{REPLAYED}%", limit)).fetchall()
+            return [StoredEvent(seq, id_, kind, _object(data)) for seq, id_, kind, data in rows]
+
+    def state(self, session_id: str) -> SessionState | None:
+        """Return a session's records, all of one moment; None when there is no such session."""
+        with self._reading() as connection:
+            connection.execute("BEGIN")
+            try:
+                return _state(connection, session_id)
+            finally:
+                connection.execute("ROLLBACK")
+
+    def info(self, session_id: str) -> dict[str, Any] | None:
+        """Return a session's record as events carry it; None when there is no such session."""
+        with self._reading() as connection:
+            return _info(connection, session_id)
+
+    def last_event(self, session_id: str, record_id: str) -> str | None:
+        """Return the id of the event that last wrote a record: "", a message or a part."""
+        kinds, place = _WRITERS[record_id.count("/") + 1 if record_id else 0]
+        query = (
+            f"SELECT id FROM event WHERE aggregate_id = ? AND type IN {kinds} "  # noqa: S608 - constants
+            "AND json_extract(data, ?) = ? ORDER BY seq DESC LIMIT 1"
+        )
+        wanted = record_id.rpartition("/")[2] or session_id
+        with self._reading() as connection:
+            row = connection.execute(query, (session_id, place, wanted)).fetchone()
+            return row[0] if row else None
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    f"file:{quote(str(self.path))}?mode=ro",
+                    uri=True,
+                    timeout=_BUSY_SECONDS,
+                    isolation_level=None,
+                    check_same_thread=False,
+                )
+            yield self._connection
+        except (sqlite3.Error, msgspec.DecodeError) as error:
+            self.close()
+            raise DatabaseUnreadable(
+                f"{self.path} cannot be read: {error}",
+                hint="is it the database of a supported opencode?",
+            ) from error
+
+
+def _info(connection: sqlite3.Connection, session_id: str) -> dict[str, Any] | None:
+    found = connection.execute("SELECT * FROM session WHERE id = ?", (session_id,))
+    row = found.fetchone()
+    if row is None:
+        return None
+    told = connection.execute(
+        f"SELECT data FROM event WHERE aggregate_id = ? AND type IN {_SESSION_EVENTS} "  # noqa: S608 - a constant
+        "ORDER BY seq DESC LIMIT 1",
+        (session_id,),
+    ).fetchone()
+    if told:
+        info: dict[str, Any] = _object(told[0])["info"]
+        return info
+    return session_info(
+        {column[0]: value for column, value in zip(found.description, row, strict=True)}
+    )
+
+
+def _state(connection: sqlite3.Connection, session_id: str) -> SessionState | None:
+    info = _info(connection, session_id)
+    if info is None:
+        return None
+    sequence = connection.execute(
+        "SELECT seq FROM event_sequence WHERE aggregate_id = ?", (session_id,)
+    ).fetchone()
+    messages = connection.execute(
+        "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created, id",
+        (session_id,),
+    ).fetchall()
+    parts = connection.execute(
+        "SELECT message_id, id, data FROM part WHERE session_id = ? ORDER BY id", (session_id,)
+    ).fetchall()
+    return SessionState(
+        seq=sequence[0] if sequence else -1,
+        info=info,
+        messages={message_id: _object(data) for message_id, data in messages},
+        parts={f"{message_id}/{part_id}": _object(data) for message_id, part_id, data in parts},
+    )
+
+
+def session_info(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a session's `info` as events carry it, from its row.
+
+    For sessions whose events opencode did not keep: those from before it had a log.
+    """
+    info = {name: row[column] for name, column in _PLAIN_COLUMNS.items() if row[column] is not None}
+    info |= {name: _object(row[name]) for name in _JSON_COLUMNS if row[name] is not None}
+    if row["summary_files"] is not None:
+        names = ("additions", "deletions", "files")
+        info["summary"] = {name: row[f"summary_{name}"] for name in names}
+        if row["summary_diffs"] is not None:
+            info["summary"]["diffs"] = _object(row["summary_diffs"])
+    info["tokens"] = {
+        "input": row["tokens_input"],
+        "output": row["tokens_output"],
+        "reasoning": row["tokens_reasoning"],
+        "cache": {"read": row["tokens_cache_read"], "write": row["tokens_cache_write"]},
+    }
+    times = {name: row[f"time_{name}"] for name in ("created", "updated", "compacting", "archived")}
+    info["time"] = {name: value for name, value in times.items() if value is not None}
+    return info
+
+
+def _object(data: str) -> Any:
+    return msgspec.json.decode(data)

@@ -1,0 +1,146 @@
+"""What an opencode database lacks of a session's log, and the log of it: by state. Pure.
+
+A late joiner, one that was off for a day, and one whose log was rolled back all need the same: the
+current state of each record that differs, not the log of how it came to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct, field
+
+from sessiond.opencode.mapping import (
+    Change,
+    Machine,
+    change_of_operation,
+    event_of_change,
+    replayed_id,
+)
+from sessiond.opencode.protocol import OpencodeEvent
+from sessiond.opencode.records import SessionState
+
+_IDS = ("id", "sessionID", "messageID")
+
+
+class Written(Struct, frozen=True):
+    """A record as the log last had it, and where."""
+
+    change: Change
+    epoch: str
+    offset: int
+
+
+class LoggedState(Struct):
+    """The records of a session as its log leaves them, each with its last writing.
+
+    `removed` are the messages and parts that once were there.
+    """
+
+    session: Written | None = None
+    title: str = ""
+    records: dict[str, Written] = field(default_factory=dict)
+    removed: dict[str, Written] = field(default_factory=dict)
+    deleted: bool = False
+
+    def take(self, op: str, record_id: str, body: Any, written: tuple[str, int, int]) -> None:
+        """Take one operation of the log; `written` is epoch, offset and time (ms)."""
+        epoch, offset, at_ms = written
+        if op == "document.change" and record_id == "metadata":
+            self.title = str(body["set"].get("title", self.title))
+        change = change_of_operation(op, record_id, body, at_ms)
+        if change is None:
+            return
+        now = Written(change, epoch, offset)
+        match change.kind:
+            case "session.put":
+                self.session = now
+                self.title = str((change.body or {}).get("title", self.title))
+            case "session.delete":
+                self.deleted = True
+            case "message.put" | "part.put":
+                self.records[change.id] = now
+            case "message.remove" | "part.remove":
+                self.removed[change.id] = now
+                self.records.pop(change.id, None)
+                for name in [n for n in self.records if n.startswith(f"{change.id}/")]:
+                    del self.records[name]
+
+    def session_change(self) -> Change | None:
+        """Return the session's record, with the title that was given last."""
+        if self.session is None:
+            return None
+        change = self.session.change
+        titled = (change.body or {}) | ({"title": self.title} if self.title else {})
+        return Change(kind=change.kind, id="", body=titled, at_ms=change.at_ms)
+
+
+class Difference(Struct):
+    """`missing`: what opencode is to be told. `unknown`: its records that the log never had."""
+
+    missing: list[OpencodeEvent]
+    unknown_messages: dict[str, dict[str, Any]]
+    unknown_parts: dict[str, dict[str, Any]]
+
+
+def difference(
+    session_id: str,
+    logged: LoggedState,
+    local: SessionState | None,
+    machine: Machine,
+    now_ms: int,
+) -> Difference:
+    """Compare a session's log with what an opencode database has of it."""
+    here: dict[str, dict[str, Any]] = {} if local is None else {**local.messages, **local.parts}
+    events = list(_missing(session_id, logged, local, machine, now_ms))
+
+    def unknown(records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: record
+            for name, record in records.items()
+            if name not in logged.records
+            and name not in logged.removed
+            and name.partition("/")[0] not in logged.removed
+        }
+
+    if local is None or not here:
+        return Difference(events, {}, {})
+    return Difference(events, unknown(local.messages), unknown(local.parts))
+
+
+def _missing(
+    session_id: str,
+    logged: LoggedState,
+    local: SessionState | None,
+    machine: Machine,
+    now_ms: int,
+) -> Iterator[OpencodeEvent]:
+    """Yield the session, then what was removed, then messages, then parts that differ."""
+    here: dict[str, dict[str, Any]] = {} if local is None else {**local.messages, **local.parts}
+
+    def event(change: Change, written: Written) -> OpencodeEvent:
+        name = replayed_id(written.epoch, written.offset, salt=now_ms)
+        return event_of_change(session_id, change, machine, now_ms, name)
+
+    session = logged.session_change()
+    if session and logged.session:
+        told = event(session, logged.session)
+        if local is None or told.properties["info"] != local.info:
+            yield told
+    for name, written in logged.removed.items():
+        if name in here:
+            yield event(written.change, written)
+    records = logged.records.items()
+    messages = [written for name, written in records if "/" not in name]
+    parts = [written for name, written in records if "/" in name]
+    for written in (*messages, *parts):
+        told = event(written.change, written)
+        if here.get(written.change.id) != _kept(told):
+            yield told
+
+
+def _kept(event: OpencodeEvent) -> dict[str, Any]:
+    """Return a record as opencode's tables keep it: without the ids of its columns."""
+    record = event.properties.get("info") or event.properties["part"]
+    return {name: value for name, value in record.items() if name not in _IDS}

@@ -1,0 +1,39 @@
+"""opencode's records as its database holds them. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class StoredEvent(Struct, frozen=True):
+    """One row of opencode's log. `type` ends in its version: `message.updated.1`."""
+
+    seq: int
+    id: str
+    type: str
+    data: dict[str, Any]
+
+
+class SessionRow(Struct, frozen=True):
+    """What a listing needs of a session. `seq` is the last of its log, -1 without one."""
+
+    id: str
+    project_id: str
+    title: str
+    updated_ms: int
+    seq: int
+
+
+class SessionState(Struct, frozen=True):
+    """A session's records at one moment; `messages` and `parts` by id, in their order.
+
+    `info` is as events carry it; a message lacks `id` and `sessionID`, a part (by
+    `<message>/<part>`) its three ids: so opencode keeps them.
+    """
+
+    seq: int
+    info: dict[str, Any]
+    messages: dict[str, dict[str, Any]]
+    parts: dict[str, dict[str, Any]]

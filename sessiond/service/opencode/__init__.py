@@ -1,0 +1,1 @@
+"""Sharing the sessions of opencode: outbox, inbound lanes, turns, attached instances."""

@@ -1,0 +1,101 @@
+"""One attached opencode process: commands go to it in order, answers come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import Struct
+
+from sessiond.codec import json
+from sessiond.errors import InstanceGone
+from sessiond.opencode.protocol import (
+    Applied,
+    Apply,
+    Attachment,
+    Notify,
+    OpencodeEvent,
+    Toast,
+)
+from sessiond.service.feed import Event, Subscription
+
+_ANSWER_SECONDS = 60.0
+
+
+class Instance:
+    """An attached opencode process.
+
+    Args:
+        name: the name the plugin gave it.
+        attachment: what the plugin said of it.
+        buffer_bytes: commands that may wait for it before it is cut off.
+    """
+
+    def __init__(self, name: str, attachment: Attachment, buffer_bytes: int) -> None:
+        self.name = name
+        self.attachment = attachment
+        self.listeners = 0
+        self.applied_events = 0
+        self._commands = Subscription(buffer_bytes)
+        self._batches: dict[int, asyncio.Future[Applied]] = {}
+        self._last_batch = 0
+        self._gone = False
+
+    async def commands(self) -> AsyncIterator[list[Event]]:
+        """Yield the commands for the plugin, as they come."""
+        while True:
+            yield await self._commands.take()
+
+    async def apply(
+        self, session_id: str, events: Sequence[OpencodeEvent], *, announce: bool = True
+    ) -> Applied:
+        """Have opencode take events of a session, and return what became of them.
+
+        Raises:
+            InstanceGone: the process went away before it answered.
+        """
+        if self._gone:
+            raise InstanceGone(f"instance {self.name} is not attached any more")
+        self._last_batch += 1
+        batch = self._last_batch
+        answer: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        self._batches[batch] = answer
+        command = Apply(batch=batch, session_id=session_id, events=list(events), announce=announce)
+        self._send("apply", command)
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                outcome = await answer
+        except TimeoutError as error:
+            raise InstanceGone(f"instance {self.name} does not answer") from error
+        finally:
+            del self._batches[batch]
+        self.applied_events += len(events) if outcome.outcome == "applied" else 0
+        return outcome
+
+    def answered(self, outcome: Applied) -> None:
+        """Take the plugin's report on a batch."""
+        answer = self._batches.get(outcome.batch)
+        if answer and not answer.done():
+            answer.set_result(outcome)
+
+    def notify(self, events: Sequence[OpencodeEvent]) -> None:
+        """Show events to the views of this process."""
+        if events and not self._gone:
+            self._send("notify", Notify(events=list(events)))
+
+    def toast(self, message: str) -> None:
+        """Tell the person at this process something."""
+        if not self._gone:
+            self._send("toast", Toast(message=message))
+
+    def leave(self) -> None:
+        """Give up on the process: what waits for an answer from it fails."""
+        self._gone = True
+        error = InstanceGone(f"instance {self.name} went away")
+        self._commands.fail(error)
+        for answer in self._batches.values():
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _send(self, name: str, command: Struct) -> None:
+        self._commands.offer(Event(name, json.encode(command)))

@@ -1,0 +1,319 @@
+"""From opencode's own log into the session's: in order, idempotent, resumable.
+
+opencode's durable log is the truth; what the plugin pushes only tells that there is something to
+read. How far a session's log is written stands in Redis and is written with the operations
+themselves, so that neither a crash here nor a rollback there can make the two disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from msgspec import Struct, structs
+
+from sessiond.codec import json
+from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
+from sessiond.model import Context, Message, NewSession
+from sessiond.opencode.database import Database
+from sessiond.opencode.mapping import (
+    FIELD,
+    Change,
+    Machine,
+    change_of_event,
+    neutral_message,
+    neutral_part,
+    neutral_session,
+)
+from sessiond.opencode.protocol import OpencodeEvent
+from sessiond.opencode.records import SessionState, StoredEvent
+from sessiond.service.clock import Clock, moment, timestamp
+from sessiond.service.sessions import Sessions
+from sessiond.service.writing import Request
+from sessiond.store.committer import Draft, FieldChange, Mark
+from sessiond.store.opencode import OpencodeStore, outbox_mark
+from sessiond.store.sessions import SessionStore
+
+Outcome = TypeVar("Outcome")
+Read = Callable[[Callable[[Database], Outcome]], Awaitable[Outcome]]
+"""Runs a read of opencode's database away from the event loop."""
+
+_GROUP = 64
+_TITLE = 1024
+_TOGETHER = frozenset({"message.append", "message.edit", "part.put"})
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Replica(Struct, frozen=True):
+    """One opencode database, as far as it takes part in one workspace.
+
+    `name` is the client under which its operations stand in the log.
+    """
+
+    name: str
+    workspace: str
+    project_id: str
+
+
+class Target(Struct, frozen=True):
+    """Where an outbox writes."""
+
+    sessions: Sessions
+    store: SessionStore
+    opencode: OpencodeStore
+    clock: Clock
+
+
+class Outbox:
+    """Brings what one opencode database logged of a project's sessions into Redis.
+
+    Args:
+        replica: whose log it is.
+        read: how to read the database.
+        target: where it goes.
+        machine: what is peculiar to this machine now.
+        shared: tells whether a session is to be shared.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        read: Read[Any],
+        target: Target,
+        machine: Callable[[], Machine],
+        shared: Callable[[str], bool],
+    ) -> None:
+        self._replica = replica
+        self._read = read
+        self._target = target
+        self._machine = machine
+        self._shared = shared
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._written: dict[str, int] = {}
+        self._known: dict[str, set[str]] = {}
+        self._titles: dict[str, str] = {}
+        self._deleted: set[str] = set()
+        self.written_events = 0
+
+    def forget(self, session_id: str) -> None:
+        """Drop what is remembered of a session: Redis has another history of it now."""
+        for memory in (self._written, self._known, self._titles):
+            memory.pop(session_id, None)
+
+    async def flush(self, session_id: str) -> None:
+        """Return when all that opencode logged of a session so far is in Redis.
+
+        Raises:
+            StoreUnavailable, DatabaseUnreadable: nothing is lost, the next call goes on.
+        """
+        if session_id in self._deleted or not self._shared(session_id):
+            return
+        async with self._locks[session_id]:
+            try:
+                await self._flush(session_id)
+            except SessionDeleted:  # a deletion wins over what was written without knowing of it
+                self._deleted.add(session_id)
+
+    async def _flush(self, session_id: str) -> None:
+        written = self._written.get(session_id)
+        if written is None:
+            written = await self._begin(session_id)
+        if written is None:
+            return
+        while events := await self._events(session_id, written):
+            await self._write_events(session_id, events)
+            written = self._written[session_id] = events[-1].seq
+
+    async def _events(self, session_id: str, after: int) -> list[StoredEvent]:
+        found: list[StoredEvent] = await self._read(
+            lambda database: database.events(session_id, after)
+        )
+        return found
+
+    async def _begin(self, session_id: str) -> int | None:
+        """Return up to where the session is written; bring it in as it stands if it is not."""
+        written = await self._target.opencode.written_up_to(session_id, self._replica.name)
+        if written is None:
+            try:
+                await self._target.store.end(session_id)
+                written = -1
+            except NotFound:
+                written = await self._bring_in(session_id)
+        if written is not None:
+            self._written[session_id] = written
+        return written
+
+    async def _bring_in(self, session_id: str) -> int | None:
+        state: SessionState | None = await self._read(lambda database: database.state(session_id))
+        if state is None:
+            return None
+        machine = self._machine()
+        info = neutral_session(state.info, machine)
+        new = NewSession(
+            session_id=session_id,
+            title=str(info.get("title", ""))[:_TITLE],
+            workspace=self._replica.workspace,
+            user_agent=f"opencode {info.get('version', '')}".strip(),
+            context=Context(working_directory=str(info.get("directory", "")), opencode=info),
+        )
+        try:
+            await self._target.sessions.create(new, Request(client=self._replica.name))
+        except AlreadyExists:
+            return -1
+        await self._put_records(session_id, state.messages, state.parts, state.seq)
+        return state.seq
+
+    async def put_records(
+        self,
+        session_id: str,
+        messages: dict[str, dict[str, Any]],
+        parts: dict[str, dict[str, Any]],
+    ) -> None:
+        """Write records that the session's log never had."""
+        async with self._locks[session_id]:
+            written = self._written.get(session_id, -1)
+            await self._put_records(session_id, messages, parts, written)
+
+    async def _put_records(
+        self,
+        session_id: str,
+        messages: dict[str, dict[str, Any]],
+        parts: dict[str, dict[str, Any]],
+        seq: int,
+    ) -> None:
+        machine, now = self._machine(), self._target.clock()
+        changes = [
+            Change(kind="message.put", id=name, body=neutral_message(info, machine), at_ms=now)
+            for name, info in messages.items()
+        ]
+        changes += [
+            Change(
+                kind="part.put", id=name, body=neutral_part(_named(name, part), machine), at_ms=now
+            )
+            for name, part in parts.items()
+        ]
+        await self._write(session_id, [(change, seq) for change in changes])
+
+    async def _write_events(self, session_id: str, events: list[StoredEvent]) -> None:
+        machine, now = self._machine(), self._target.clock()
+        changes: list[tuple[Change, int]] = []
+        for event in events:
+            given = OpencodeEvent(id=event.id, type=event.type, properties=event.data)
+            try:
+                change = change_of_event(given, machine, now)
+            except (KeyError, TypeError, ValueError) as error:
+                await _log.awarning("opencode.event_unknown", type=event.type, error=repr(error))
+                continue
+            if change:
+                changes.append((change, event.seq))
+        await self._write(session_id, changes)
+        self.written_events += len(changes)
+
+    async def _write(self, session_id: str, changes: list[tuple[Change, int]]) -> None:
+        """Write changes in groups as large as they may be; each with its place in the source."""
+        group: list[Draft] = []
+        fresh: set[str] = set()
+        for change, seq in changes:
+            for draft in await self._drafts(session_id, change, seq):
+                alone = draft.op not in _TOGETHER
+                if group and (alone or len(group) >= _GROUP or draft.id in fresh):
+                    await self._commit(session_id, group)
+                    group, fresh = [], set()
+                group.append(draft)
+                fresh.add(draft.id if draft.op == "message.append" else "")
+                if alone:
+                    await self._commit(session_id, group)
+                    group, fresh = [], set()
+        if group:
+            await self._commit(session_id, group)
+
+    async def _commit(self, session_id: str, group: list[Draft]) -> None:
+        """Write a group; one by one what was refused as a whole, leaving out what has no place.
+
+        A record that was removed meanwhile stays removed.
+        """
+        now = self._target.clock()
+        one_mark = [*(structs.replace(draft, mark=None) for draft in group[:-1]), group[-1]]
+        try:
+            await self._target.store.commit(session_id, one_mark, now)
+        except SessionDeleted:
+            raise
+        except (NotFound, AlreadyExists) as error:
+            if len(group) > 1:
+                for draft in group:
+                    await self._commit(session_id, [draft])
+            elif isinstance(error, AlreadyExists) and group[0].op == "message.append":
+                self._known[session_id].add(group[0].id)
+                await self._commit(session_id, [structs.replace(group[0], op="message.edit")])
+            else:
+                await _log.ainfo(
+                    "opencode.superseded", session_id=session_id, op=group[0].op, id=group[0].id
+                )
+
+    async def _drafts(self, session_id: str, change: Change, seq: int) -> list[Draft]:
+        if session_id not in self._known:
+            self._known[session_id] = await self._target.opencode.message_ids(session_id)
+        known = self._known[session_id]
+        mark = Mark(outbox_mark(self._replica.name), seq)
+        at, client = timestamp(change.at_ms), self._replica.name
+
+        def draft(op: str, name: str, body: bytes, *changes: FieldChange) -> Draft:
+            return Draft(op, name, at, body, mark=mark, client=client, changes=changes)
+
+        match change.kind:
+            case "session.put":
+                return self._session_drafts(session_id, change.body or {}, draft)
+            case "session.delete":
+                return [draft("session.delete", session_id, b"{}")]
+            case "message.put":
+                op = "message.edit" if change.id in known else "message.append"
+                known.add(change.id)
+                return [draft(op, change.id, json.encode(_message(change)))]
+            case "part.put":
+                return [draft("part.put", change.id, json.encode(change.body))]
+            case "message.remove" | "part.remove":
+                return [draft(change.kind, change.id, b"{}")]
+
+    def _session_drafts(
+        self, session_id: str, info: dict[str, Any], draft: Callable[..., Draft]
+    ) -> list[Draft]:
+        body = {"set": {FIELD: info}, "unset": []}
+        field = FieldChange("context", FIELD, json.encode(info))
+        drafts = [draft("document.change", "context", json.encode(body), field)]
+        title = str(info.get("title", ""))[:_TITLE]
+        if self._titles.get(session_id) != title:
+            self._titles[session_id] = title
+            body = {"set": {"title": title}, "unset": []}
+            changed = FieldChange("metadata", "title", title)
+            drafts.append(draft("document.change", "metadata", json.encode(body), changed))
+        return drafts
+
+    async def deleted(self, session_id: str) -> None:
+        """Note that opencode has a session no more, and delete it for everybody."""
+        if session_id in self._deleted or not self._shared(session_id):
+            return
+        async with self._locks[session_id]:
+            with contextlib.suppress(NotFound, SessionDeleted):
+                await self._target.sessions.delete(session_id, Request(client=self._replica.name))
+            self._deleted.add(session_id)
+            self.forget(session_id)
+
+
+def _message(change: Change) -> Message:
+    body = change.body or {}
+    created = body.get("time", {}).get("created", change.at_ms)
+    return Message(
+        id=change.id,
+        timestamp=moment(created),
+        role=body.get("role", "assistant"),
+        metadata={FIELD: body},
+    )
+
+
+def _named(name: str, part: dict[str, Any]) -> dict[str, Any]:
+    return part | {"id": name.partition("/")[2]}

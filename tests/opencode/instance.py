@@ -24,8 +24,8 @@ from tests.opencode.events import Events
 
 _BOOT_SECONDS = 20.0
 _BOOTS = 3
-_PROBE_SECONDS = 1.0
-_WARM_SECONDS = 10.0
+_PROBE_SECONDS = 0.2
+_WARM_SECONDS = 5.0
 _TERM_SECONDS = 3.0
 
 _OFFLINE = (
@@ -108,8 +108,8 @@ class Opencode:
     async def start(self) -> None:
         """Start its server and return when it answers and has loaded the project's plugins.
 
-        A request that comes while opencode boots may never be answered, so that a boot is given
-        up after a while, and tried again.
+        A request that comes while opencode boots may never be answered (nearly every boot
+        swallows one), so that none is waited for long.
         """
         assert self.process is None, "opencode runs already"
         for _ in range(_BOOTS):
@@ -267,13 +267,17 @@ class Opencode:
             )
 
     async def _ready(self) -> bool:
+        """Wait until it answers; False when it ended, or hangs."""
         deadline = time.monotonic() + _BOOT_SECONDS
+        patience = _PROBE_SECONDS
         while time.monotonic() < deadline and self.process and self.process.poll() is None:
             try:
-                await self.request("GET", "/global/health", seconds=_PROBE_SECONDS)
+                await self.request("GET", "/global/health", seconds=patience)
                 await self.request("GET", "/session", seconds=_WARM_SECONDS)
-            except (aiohttp.ClientConnectionError, TimeoutError):
+            except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.05)
+            except TimeoutError:
+                patience *= 1.5
             else:
                 return True
         return False

@@ -6,14 +6,18 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 20.0
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], seconds: float = PATIENCE_SECONDS) -> T:
+@overload
+async def until(condition: Callable[[], Awaitable[T]], seconds: float = ...) -> T: ...
+@overload
+async def until(condition: Callable[[], T], seconds: float = ...) -> T: ...
+async def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """Ask again and again, and return the first answer that holds.
 
     Raises:
@@ -22,8 +26,9 @@ async def until(condition: Callable[[], T | Awaitable[T]], seconds: float = PATI
     deadline = time.monotonic() + seconds
     while True:
         answer = condition()
-        value = cast("T", await answer if inspect.isawaitable(answer) else answer)
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"still waiting: the last answer was {value!r}"
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"still waiting: the last answer was {answer!r}"
         await asyncio.sleep(0.01)

@@ -21,7 +21,7 @@ from sessiond.service.writing import Surroundings
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
 from sessiond.store.connection import (
-    OrderedConnection,
+    OrderedConnections,
     answered,
     connect,
     connect_subscriber,
@@ -31,6 +31,7 @@ from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.sessions import SessionStore
 
+_COMMIT_CONNECTIONS = 16
 _OLDEST_SERVER = 7
 
 
@@ -69,7 +70,9 @@ class Core:
             url, timeout_seconds=redis.timeout_seconds, max_connections=redis.max_connections
         )
         self._subscriber = connect_subscriber(url, timeout_seconds=redis.timeout_seconds)
-        self._commits = OrderedConnection(self.redis, timeout_seconds=redis.timeout_seconds)
+        self._commits = OrderedConnections(
+            self.redis, size=_COMMIT_CONNECTIONS, timeout_seconds=redis.timeout_seconds
+        )
         self.committer = Committer(
             self._commits.execute,
             self.keys,

@@ -192,6 +192,33 @@ class OrderedConnection:
         await connection.disconnect(nowait=True)
 
 
+class OrderedConnections:
+    """A few ordered connections for scripts: calls with the same first key share one.
+
+    So each session's calls keep their order, and a large one holds up few others.
+
+    Args:
+        client: whose address and credentials are used.
+        size: connections at most.
+        timeout_seconds: how long one answer may take.
+    """
+
+    def __init__(self, client: Redis, *, size: int, timeout_seconds: float) -> None:
+        self._connections = [
+            OrderedConnection(client, timeout_seconds=timeout_seconds) for _ in range(size)
+        ]
+
+    async def execute(self, command: str, script: str, count: int, *arguments: Any) -> Any:
+        """Send EVAL or EVALSHA with at least one key; see OrderedConnection.execute."""
+        connection = self._connections[hash(arguments[0]) % len(self._connections)]
+        return await connection.execute(command, script, count, *arguments)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for connection in self._connections:
+            await connection.close()
+
+
 def _hang_up(connection: AbstractConnection) -> None:
     """End a connection whose answer is overdue: who waits for it gets a ConnectionError."""
     ending = asyncio.ensure_future(connection.disconnect(nowait=True))

@@ -18,7 +18,7 @@ from redis.exceptions import (
 
 from sessiond.errors import AlreadyExists, NotFound, StoreDamaged, StoreUnavailable
 from sessiond.store.committer import Committed, Committer
-from sessiond.store.connection import OrderedConnection
+from sessiond.store.connection import OrderedConnections
 from sessiond.store.scripts import Execute
 from tests.store.support import (
     Line,
@@ -270,10 +270,10 @@ async def test_what_cannot_be_sent_is_told_and_what_comes_behind_is_written(
 async def test_scripts_forgotten_and_connections_killed_under_load_cost_nothing(
     core: Services,
 ) -> None:
-    """On the connection that daemons use, not a line of the tests."""
-    connection = OrderedConnection(core.redis, timeout_seconds=5)
+    """On the connections that daemons use, not a line of the tests."""
+    connections = OrderedConnections(core.redis, size=2, timeout_seconds=5)
     await core.commit("ses_1", creating("ses_1"))
-    committer = committer_on(core, connection)
+    committer = committer_on(core, connections)
     ids = iter(names(4_000))
     done = 0
 
@@ -291,4 +291,4 @@ async def test_scripts_forgotten_and_connections_killed_under_load_cost_nothing(
 
     await asyncio.gather(*(write() for _ in range(64)), disturb())
     assert sorted(await written(core)) == sorted(names(4_000))
-    await connection.close()
+    await connections.close()

@@ -22,7 +22,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sessiond.errors import SessiondError, StoreDamaged, StoreRefusesUser, StoreUnavailable
-from sessiond.store.connection import OrderedConnection, answered, connect, translate
+from sessiond.store.connection import (
+    OrderedConnection,
+    OrderedConnections,
+    answered,
+    connect,
+    translate,
+)
 from tests.conftest import Servers
 from tests.store.servers import RunningServer
 from tests.store.support import real_servers, until
@@ -156,6 +162,28 @@ async def test_a_killed_connection_is_an_error_once_and_then_replaced(
     with pytest.raises(RedisConnectionError):
         await direct.execute("PING")
     assert await direct.execute("ECHO", "mine") == b"mine"
+
+
+@real_servers
+async def test_scripts_on_the_same_key_share_a_connection_and_others_need_not_wait_for_them(
+    client: Redis, namespace: str
+) -> None:
+    connections = OrderedConnections(client, size=2, timeout_seconds=5)
+    push = "return redis.call('RPUSH', KEYS[1], ARGV[1])"
+    lengths = await asyncio.gather(
+        *(connections.execute("EVAL", push, 1, namespace, number) for number in range(200))
+    )
+    assert lengths == list(range(1, 201))
+
+    busy = connections._connections[hash(namespace) % 2]
+    waiting = asyncio.create_task(busy.execute("BLPOP", f"{namespace}:none", "0"))
+    await until(busy._receiving.locked)
+    other = next(name for name in map(str, range(1_000)) if hash(name) % 2 != hash(namespace) % 2)
+    assert await connections.execute("EVAL", "return KEYS[1]", 1, other) == other.encode()
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await connections.close()
 
 
 async def test_a_server_that_is_not_there_is_a_connection_error() -> None:

@@ -150,13 +150,14 @@ class OrderedConnection:
                 or may not have been executed when it is a ConnectionError or TimeoutError.
         """
         connection = watchdog = None
+        packed = pack_command(arguments)
         try:
             async with self._sending:
                 connection = self._current()
                 watchdog = self._loop.call_later(self._timeout_seconds, _hang_up, connection)
                 if not connection.is_connected:
                     await connection.connect()
-                await connection.send_packed_command(pack_command(arguments), check_health=False)
+                await _send(connection, packed)
             return await self._answer(connection)
         except ResponseError:
             raise
@@ -190,6 +191,14 @@ class OrderedConnection:
         if connection is self._connection:
             self._connection = None
         await connection.disconnect(nowait=True)
+
+
+async def _send(connection: AbstractConnection, packed: bytes) -> None:
+    """Send a command; where uvloop closed the transport under the client, say so as it would."""
+    try:
+        await connection.send_packed_command(packed, check_health=False)
+    except RuntimeError as error:
+        raise RedisConnectionError("the connection was lost before the command left") from error
 
 
 class OrderedConnections:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
@@ -162,6 +164,27 @@ async def test_a_killed_connection_is_an_error_once_and_then_replaced(
     with pytest.raises(RedisConnectionError):
         await direct.execute("PING")
     assert await direct.execute("ECHO", "mine") == b"mine"
+
+
+@real_servers
+def test_a_connection_that_uvloop_closed_is_a_connection_error_and_is_replaced(
+    server: RunningServer,
+) -> None:
+    async def lose() -> None:
+        client = connect(server.url, timeout_seconds=5, max_connections=2)
+        direct = OrderedConnection(client, timeout_seconds=5)
+        await direct.execute("PING")
+        connection: Any = direct._connection
+        transport = connection._writer.transport
+        transport.abort()  # as a failed write does; the client does not notice
+        await until(lambda: "closed=True" in repr(transport))
+        with pytest.raises(RedisConnectionError):
+            await direct.execute("PING")
+        assert await direct.execute("ECHO", "mine") == b"mine"
+        await direct.close()
+        await client.aclose()
+
+    uvloop.run(lose())
 
 
 @real_servers

@@ -345,8 +345,8 @@ def _configuration(model_url: str, plugins: Sequence[Path]) -> dict[str, Any]:
 def _prepare(folder: Path, configured: Mapping[str, Any]) -> None:
     """Write the folders and the configuration.
 
-    With any plugin opencode installs a package into its configuration folder: 4 s with a
-    registry, over a minute without. All three files together (measured: no two of them) make it
+    With any plugin opencode installs a package into its configuration folder: 4 s, and over a
+    minute offline. `node_modules` and a lock that names the package, both together, make it
     believe that this was done: 0.1 s.
     """
     configuration = folder / "config" / "opencode"
@@ -355,7 +355,6 @@ def _prepare(folder: Path, configured: Mapping[str, Any]) -> None:
     lock = {"lockfileVersion": 3, "requires": True, "packages": {"": _PLUGIN_PACKAGE}}
     for name, content in (
         ("opencode.json", configured),
-        ("package.json", _PLUGIN_PACKAGE),
         ("package-lock.json", lock),
     ):
         (configuration / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

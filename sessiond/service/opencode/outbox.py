@@ -295,7 +295,7 @@ class Outbox:
 
     async def deleted(self, session_id: str) -> None:
         """Note that opencode has a session no more, and delete it for everybody."""
-        if session_id in self._deleted or not self._shared(session_id):
+        if session_id in self._deleted:
             return
         async with self._locks[session_id]:
             with contextlib.suppress(NotFound, SessionDeleted):

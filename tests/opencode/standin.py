@@ -27,7 +27,6 @@ from sessiond.opencode.protocol import (
     WantedTurn,
 )
 from sessiond.service.feed import Event
-
 from tests.opencode.events import PATIENCE_SECONDS
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -36,6 +35,13 @@ MACHINE = "here"
 
 _NAME = "instance"
 _PATH = f"/v1/opencode/instances/{{{_NAME}}}"
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """That a turn was asked for, and after how many pushed events."""
+
+    session: str
+    after: int
 
 
 class StandIn:
@@ -51,9 +57,9 @@ class StandIn:
         self.is_broken = False
         self.attachments: list[tuple[str, Attachment]] = []
         self.pushed: list[OpencodeEvent] = []
-        self.asked: list[WantedTurn] = []
+        self.asked: list[Asked] = []
         self.released: list[str] = []
-        self._streams: dict[str, web.StreamResponse] = {}
+        self._streams: dict[str, tuple[web.Request, web.StreamResponse]] = {}
         self._known: set[str] = set()
         self._holders: dict[str, Holder] = {}
         self._reports: dict[int, Applied] = {}
@@ -93,9 +99,9 @@ class StandIn:
 
     def cut(self) -> None:
         """Break the streams of commands."""
-        for stream in self._streams.values():
-            if transport := stream._req and stream._req.transport:  # noqa: SLF001 - no other way
-                transport.abort()
+        for request, _ in self._streams.values():
+            if request.transport:
+                request.transport.abort()
         self._streams.clear()
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -111,14 +117,19 @@ class StandIn:
             except TimeoutError:
                 raise AssertionError(f"never came to pass; pushed: {self.pushed[-5:]}") from None
 
+    @property
+    def listeners(self) -> int:
+        """How many streams of commands are open."""
+        return len(self._streams)
+
     async def attached(self) -> Attachment:
         """Return what the plugin says of itself, when it listens for commands."""
         await self.until(lambda: self._streams)
         return self.attachments[-1][1]
 
-    def of(self, session: str) -> list[OpencodeEvent]:
-        """Return the events of a session that were pushed."""
-        return [event for event in self.pushed if event.properties.get("sessionID") == session]
+    def of(self, session: str, *, before: int | None = None) -> list[OpencodeEvent]:
+        """Return the events of a session that were pushed, or those among so many first ones."""
+        return [e for e in self.pushed[:before] if e.properties.get("sessionID") == session]
 
     async def pushed_type(self, session: str, type_: str, *, times: int = 1) -> None:
         """Return when so many events of a type were pushed."""
@@ -157,6 +168,7 @@ class StandIn:
         name = request.match_info[_NAME]
         self.attachments.append((name, await _body(request, Attachment)))
         self._known.add(name)
+        await self._tell()
         return _answer(Attached(instance=name, machine=MACHINE, workspace=self.workspace))
 
     async def _commands(self, request: web.Request) -> web.StreamResponse:
@@ -164,13 +176,13 @@ class StandIn:
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
         await stream.write(b"retry: 500\n\n")
-        self._streams[name] = stream
+        self._streams[name] = request, stream
         await self._tell()
         with suppress(ConnectionError):
             while True:
                 await stream.write(b": heartbeat\n\n")
                 await asyncio.sleep(1)
-        if self._streams.get(name) is stream:
+        if self._streams.get(name) == (request, stream):
             del self._streams[name]
         return stream
 
@@ -190,7 +202,7 @@ class StandIn:
     async def _take_turn(self, request: web.Request) -> web.Response:
         self._known_instance(request)
         wanted = await _body(request, WantedTurn)
-        self.asked.append(wanted)
+        self.asked.append(Asked(wanted.session_id, after=len(self.pushed)))
         await self._tell()
         if self.is_broken:
             raise web.HTTPInternalServerError
@@ -218,7 +230,7 @@ class StandIn:
 
     async def _send(self, name: str, command: msgspec.Struct) -> None:
         data = frame(Event(name, msgspec.json.encode(command)))
-        for stream in self._streams.values():
+        for _, stream in self._streams.values():
             await stream.write(data)
 
     async def _tell(self) -> None:

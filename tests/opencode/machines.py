@@ -1,4 +1,4 @@
-"""Machines that share sessions: each a sidecar and an opencode with the plugin, all on one Redis."""
+"""Machines that share sessions: each a sidecar and an opencode, all on one Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import sessiond
 from sessiond.client import DaemonClient
-from sessiond.opencode.mapping import Machine as Mapping_
+from sessiond.opencode import mapping
 from tests.daemons import RunningDaemon
 from tests.opencode.events import Events
 from tests.opencode.instance import Opencode
@@ -103,7 +103,7 @@ class Machine:
     async def history(self, session: str) -> str:
         """A session's messages as opencode shows them, with what is this machine's made neutral."""
         messages = await self.opencode.messages(session)
-        neutral = Mapping_("", str(self.project)).neutral(messages)
+        neutral = mapping.Machine("", str(self.project)).neutral(messages)
         return json.dumps(neutral, sort_keys=True, indent=1)
 
     async def turns(self, session: str) -> list[tuple[str, str]]:

@@ -160,7 +160,7 @@ async def test_a_session_is_renamed_on_either_side(ana: Machine, ben: Machine) -
         await here.opencode.request("PATCH", f"/session/{session}", {"title": title})
 
         async def renamed(there: Machine = there, title: str = title) -> bool:
-            return (await there.opencode.session(session))["title"] == title
+            return bool((await there.opencode.session(session))["title"] == title)
 
         await until(renamed)
 

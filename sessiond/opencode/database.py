@@ -19,6 +19,9 @@ from sessiond.errors import DatabaseUnreadable
 from sessiond.opencode.mapping import REPLAYED
 from sessiond.opencode.records import SessionRow, SessionState, StoredEvent
 
+STRETCH = 200
+"""Events that one read returns at most."""
+
 _BUSY_SECONDS = 1.0
 _SESSION_EVENTS = "('session.created.1', 'session.updated.1')"
 _WRITERS = (
@@ -81,15 +84,29 @@ class Database:
         with self._reading() as connection:
             return {row[0]: SessionRow(*row) for row in connection.execute(query, (project_id,))}
 
-    def events(self, session_id: str, after: int, limit: int = 200) -> list[StoredEvent]:
-        """Return a stretch of a session's log, without what sessiond itself replayed into it."""
+    def events(self, session_id: str, after: int, up_to: int) -> list[StoredEvent]:
+        """Return events of a session's log, without what sessiond itself replayed into it.
+
+        Args:
+            session_id: whose log.
+            after: the sequence after which to begin.
+            up_to: the last sequence wanted; large logs are returned in stretches.
+        """
         query = (
-            "SELECT seq, id, type, data FROM event WHERE aggregate_id = ? AND seq > ? "
+            "SELECT seq, id, type, data FROM event WHERE aggregate_id = ? AND seq > ? AND seq <= ? "
             "AND id NOT LIKE ? ORDER BY seq LIMIT ?"
         )
+        values = (session_id, after, up_to, f"{REPLAYED}%", STRETCH)
         with self._reading() as connection:
-            rows = connection.execute(query, (session_id, after, f"{REPLAYED}%", limit)).fetchall()
+            rows = connection.execute(query, values).fetchall()
             return [StoredEvent(seq, id_, kind, _object(data)) for seq, id_, kind, data in rows]
+
+    def sequence_of(self, event_id: str) -> int | None:
+        """Return the place of an event in its session's log; None when it is not there."""
+        query = "SELECT seq FROM event WHERE id = ?"
+        with self._reading() as connection:
+            row = connection.execute(query, (event_id,)).fetchone()
+            return row[0] if row else None
 
     def state(self, session_id: str) -> SessionState | None:
         """Return a session's records, all of one moment; None when there is no such session."""

@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m tests.bench [store|daemon …]`."""
+"""Measure everything and print one table: `python -m tests.bench [store|daemon|opencode …]`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import platform
 import sys
 
-from tests.bench import daemons, store
+from tests.bench import daemons, opencode, store
 from tests.bench.machinery import Figure
 
-_GROUPS = {"store": store.figures, "daemon": daemons.figures}
+_GROUPS = {"store": store.figures, "daemon": daemons.figures, "opencode": opencode.figures}
 
 
 def main(chosen: list[str]) -> None:

@@ -163,7 +163,7 @@ async def test_a_thousand_messages_reach_one_that_joins_late(team: Team, model: 
     session = await ana.opencode.create_session("long")
     await ana.opencode.prompt(session, "hello")
     await same_history(session, ana)  # so that nothing else is logged meanwhile
-    await _lengthen(ana, session, 1000)
+    await lengthen(ana, session, 1000)
     ben = team.add("ben")
     await ben.start()
     began = time.monotonic()
@@ -173,7 +173,7 @@ async def test_a_thousand_messages_reach_one_that_joins_late(team: Team, model: 
     assert len(await ben.opencode.messages(session)) == 1002
 
 
-async def _lengthen(machine: Machine, session: str, count: int) -> None:
+async def lengthen(machine: Machine, session: str, count: int, batch: int = 200) -> None:
     """Have opencode log a long past of a session."""
     user = (await machine.opencode.messages(session))[0]
     seq = machine.opencode.seq(session)
@@ -196,8 +196,8 @@ async def _lengthen(machine: Machine, session: str, count: int) -> None:
                     "data": told | data,
                 }
             )
-    for start in range(0, len(events), 200):
-        await machine.opencode.replay(*events[start : start + 200])
+    for start in range(0, len(events), batch):
+        await machine.opencode.replay(*events[start : start + batch])
 
 
 def _redis_pid(machine: Machine) -> int:

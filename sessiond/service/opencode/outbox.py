@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 from sessiond.codec import json
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import Context, Message, NewSession
-from sessiond.opencode.database import Database
+from sessiond.opencode.database import STRETCH, Database
 from sessiond.opencode.mapping import (
     FIELD,
     Change,
@@ -44,6 +44,7 @@ Read = Callable[[Callable[[Database], Outcome]], Awaitable[Outcome]]
 
 _GROUP = 64
 _TITLE = 1024
+_ALL = 2**53
 _TOGETHER = frozenset({"message.append", "message.edit", "part.put"})
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -105,8 +106,13 @@ class Outbox:
         for memory in (self._written, self._known, self._titles):
             memory.pop(session_id, None)
 
-    async def flush(self, session_id: str) -> None:
-        """Return when all that opencode logged of a session so far is in Redis.
+    async def flush(self, session_id: str, up_to: int | str | None = None) -> None:
+        """Return when what opencode logged of a session is in Redis.
+
+        Args:
+            session_id: the session.
+            up_to: the last sequence or event that is to be written; None for all so far. What
+                passes by between two events keeps its place by this.
 
         Raises:
             StoreUnavailable, DatabaseUnreadable: nothing is lost, the next call goes on.
@@ -115,25 +121,31 @@ class Outbox:
             return
         async with self._locks[session_id]:
             try:
-                await self._flush(session_id)
+                await self._flush(session_id, up_to)
             except SessionDeleted:  # a deletion wins over what was written without knowing of it
                 self._deleted.add(session_id)
 
-    async def _flush(self, session_id: str) -> None:
+    async def _flush(self, session_id: str, up_to: int | str | None) -> None:
         written = self._written.get(session_id)
         if written is None:
             written = await self._begin(session_id)
-        if written is None:
-            return
-        while events := await self._events(session_id, written):
-            await self._write_events(session_id, events)
-            written = self._written[session_id] = events[-1].seq
+        while written is not None:
+            events = await self._events(session_id, written, up_to)
+            if events:
+                await self._write_events(session_id, events)
+                written = self._written[session_id] = max(written, events[-1].seq)
+            if len(events) < STRETCH:
+                break
 
-    async def _events(self, session_id: str, after: int) -> list[StoredEvent]:
-        found: list[StoredEvent] = await self._read(
-            lambda database: database.events(session_id, after)
-        )
-        return found
+    async def _events(
+        self, session_id: str, after: int, up_to: int | str | None
+    ) -> list[StoredEvent]:
+        def found(database: Database) -> list[StoredEvent]:
+            last = database.sequence_of(up_to) if isinstance(up_to, str) else up_to
+            return database.events(session_id, after, _ALL if last is None else last)
+
+        events: list[StoredEvent] = await self._read(found)
+        return events
 
     async def _begin(self, session_id: str) -> int | None:
         """Return up to where the session is written; bring it in as it stands if it is not."""

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -305,19 +306,18 @@ class Share:
 
     async def pushed(self, instance: Instance, events: list[OpencodeEvent]) -> None:
         """Take what a process says happened there, in its order."""
-        passing: dict[str, list[OpencodeEvent]] = {}
-        for event in events:
-            session_id = _session_of(event)
-            if event.type in DURABLE:
-                await self._publish(passing)
-                await self._flush_pushed(session_id, event)
-            else:
-                passing.setdefault(session_id, []).append(event)
-                if event.type == "session.idle":
-                    await self._publish(passing)
-                    self.end_turn(instance.name, session_id)
-        await self._publish(passing)
         self._tell_siblings(instance, events)
+        for is_kept, run in groupby(events, key=lambda event: event.type in DURABLE):
+            by_session: dict[str, list[OpencodeEvent]] = {}
+            for event in run:
+                by_session.setdefault(_session_of(event), []).append(event)
+            for session_id, told in by_session.items():
+                if is_kept:
+                    await self._flush_pushed(session_id, told)
+                else:
+                    await self._pass_on(session_id, told)
+                    if any(event.type == "session.idle" for event in told):
+                        self.end_turn(instance.name, session_id)
 
     async def turn(self, instance: Instance, session_id: str, wait_seconds: float) -> Turn:
         """Give a process the right to run a turn, after all that was said before is there."""
@@ -366,21 +366,29 @@ class Share:
     # From opencode
 
     async def _tail(self) -> None:
-        """Read what opencode logs, whether or not its plugin says so."""
+        """Read what opencode logs, whether or not its plugin says so.
+
+        While one is attached its word is waited for, for the length of a pause: it knows what
+        passed by between the events.
+        """
         version = -1
+        due: dict[str, int] = {}
         while True:
             try:
+                for session_id, seq in due.items():
+                    await self.outbox.flush(session_id, seq)
+                due = {}
                 now = await self.read(Database.version)
                 if now != version:
-                    for session_id in await self._look():
-                        await self.outbox.flush(session_id)
+                    due = {name: self._local[name].seq for name in await self._look()}
                     version = now
             except SessiondError as error:
                 await _log.ainfo("opencode.tail_waits", error=error.code)
             self._forget_silent_turns()
             self.save()
-            pause = _ATTACHED_POLL_SECONDS if self.instances else _IDLE_POLL_SECONDS
-            await asyncio.sleep(pause)
+            if not due or self.instances:
+                pause = _ATTACHED_POLL_SECONDS if self.instances else _IDLE_POLL_SECONDS
+                await asyncio.sleep(pause)
 
     async def _look(self) -> list[str]:
         """See which sessions there are; return those whose log grew.
@@ -417,11 +425,12 @@ class Share:
         if session_id not in self.saved.private:
             await self.outbox.deleted(session_id)
 
-    async def _flush_pushed(self, session_id: str, event: OpencodeEvent) -> None:
-        if event.type == "session.deleted" or session_id not in self._local:
+    async def _flush_pushed(self, session_id: str, events: Sequence[OpencodeEvent]) -> None:
+        is_deleted = any(event.type == "session.deleted" for event in events)
+        if is_deleted or session_id not in self._local:
             await self._look()
         with contextlib.suppress(DatabaseUnreadable):  # the tail finds it
-            await self.outbox.flush(session_id)
+            await self.outbox.flush(session_id, events[-1].id)
 
     def _tell_siblings(self, instance: Instance, events: Sequence[OpencodeEvent]) -> None:
         """Show events to the other processes on this database; one may be attached twice."""
@@ -431,17 +440,14 @@ class Share:
                 pids.add(sibling.attachment.pid)
                 sibling.notify(events)
 
-    async def _publish(self, passing: dict[str, list[OpencodeEvent]]) -> None:
+    async def _pass_on(self, session_id: str, events: Sequence[OpencodeEvent]) -> None:
         """Tell the other machines what passes by: text being typed, a session's status."""
-        for session_id, events in passing.items():
-            if self.is_shared(session_id):
-                neutral = self.machine().neutral
-                told = [
-                    {"type": event.type, "properties": neutral(event.properties)}
-                    for event in events
-                ]
-                await self._say(session_id, {FIELD: told})
-        passing.clear()
+        if self.is_shared(session_id):
+            neutral = self.machine().neutral
+            told = [
+                {"type": event.type, "properties": neutral(event.properties)} for event in events
+            ]
+            await self._say(session_id, {FIELD: told})
 
     async def _say(self, session_id: str, body: dict[str, Any]) -> None:
         origin = f"{self.replica}@{self._services.writer}"

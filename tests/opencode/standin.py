@@ -37,13 +37,6 @@ _NAME = "instance"
 _PATH = f"/v1/opencode/instances/{{{_NAME}}}"
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """That a turn was asked for, and after how many pushed events."""
-
-    session: str
-    after: int
-
-
 class StandIn:
     """The sidecar of one test, on a Unix socket.
 
@@ -57,7 +50,7 @@ class StandIn:
         self.is_broken = False
         self.attachments: list[tuple[str, Attachment]] = []
         self.pushed: list[OpencodeEvent] = []
-        self.asked: list[Asked] = []
+        self.asked: list[tuple[str, int]] = []
         self.released: list[str] = []
         self._streams: dict[str, tuple[web.Request, web.StreamResponse]] = {}
         self._known: set[str] = set()
@@ -131,6 +124,10 @@ class StandIn:
         """Return the events of a session that were pushed, or those among so many first ones."""
         return [e for e in self.pushed[:before] if e.properties.get("sessionID") == session]
 
+    def asked_of(self, session: str) -> list[int]:
+        """Return, for each time a turn was asked for, how many events were pushed before."""
+        return [before for asked, before in self.asked if asked == session]
+
     async def pushed_type(self, session: str, type_: str, *, times: int = 1) -> None:
         """Return when so many events of a type were pushed."""
         await self.until(lambda: [e.type for e in self.of(session)].count(type_) >= times)
@@ -184,6 +181,7 @@ class StandIn:
                 await asyncio.sleep(1)
         if self._streams.get(name) == (request, stream):
             del self._streams[name]
+            await self._tell()
         return stream
 
     async def _take_events(self, request: web.Request) -> web.Response:
@@ -202,7 +200,7 @@ class StandIn:
     async def _take_turn(self, request: web.Request) -> web.Response:
         self._known_instance(request)
         wanted = await _body(request, WantedTurn)
-        self.asked.append(Asked(wanted.session_id, after=len(self.pushed)))
+        self.asked.append((wanted.session_id, len(self.pushed)))
         await self._tell()
         if self.is_broken:
             raise web.HTTPInternalServerError

@@ -58,6 +58,7 @@ const SETTLE_MS = 1_000; // this long until what happened before it was pushed,
 const APPLY_MS = 5_000; // and this long until nothing is written into its session
 const TURN_SECONDS = 20; // per request; the first is short, to tell soon what is waited for
 const FIRST_TURN_SECONDS = 1;
+const CATCH_UP_MS = 30_000; // a turn is granted when everything that came before is applied
 const UNSAVED_MS = 30_000; // a prompt that is not saved by then was cancelled
 const UNANSWERED_MS = 2_000; // a saved prompt that no turn takes up by then wants none (`noReply`)
 const REPLAYED_EVENTS = 50; // opencode does nothing else meanwhile: about 1 ms each
@@ -85,7 +86,7 @@ function settingsFrom(environ = process.env, folder = import.meta.dir) {
   };
 }
 
-/** The socket of the local API, as `sessiond/paths.py` has it. @param {NodeJS.ProcessEnv} environ */
+/** The local API's socket, as `sessiond/paths.py` has it. @param {NodeJS.ProcessEnv} environ */
 function defaultSocket(environ) {
   const home = environ.HOME || homedir();
   const { SESSIOND_API_SOCKET: socket, XDG_RUNTIME_DIR: runtime, XDG_STATE_HOME: state } = environ;
@@ -108,7 +109,7 @@ class Refusal extends Error {
   constructor(status, answer) {
     super(`the sidecar answers ${status}: ${answer.slice(0, 300)}`);
     this.status = status;
-    this.isFinal = status < 500 && ![401, 404, 408, 429].includes(status); // asking again is in vain
+    this.isFinal = status < 500 && ![401, 404, 408, 429].includes(status); // do not repeat it
   }
 }
 
@@ -217,12 +218,12 @@ class Sidecar {
 /**
  * What happens here, on its way to the sidecar: in order, each event until it is answered.
  *
- * When too much waits because the sidecar is away, it is dropped, and yet nothing is lost: the
- * sidecar reads opencode's database. Only of a deletion nothing is left there, hence it is kept.
+ * While the sidecar is away the oldest events are dropped when too many wait. Nothing is lost by
+ * that: when it is back, it reads in opencode's database what happened, deletions included.
  */
 class Outbound {
   #sidecar;
-  /** @type {{ json: string, isKept: boolean }[]} */
+  /** @type {string[]} */
   #waiting = [];
   #characters = 0; // of what waits
   #pushed = 0;
@@ -238,12 +239,11 @@ class Outbound {
   push({ id, type, properties }) {
     if (!PUSHED.has(type) || this.#sidecar.attached?.workspace === "") return;
     const json = JSON.stringify({ id, type, properties });
-    this.#waiting.push({ json, isKept: type === "session.deleted" });
+    this.#waiting.push(json);
     this.#characters += json.length;
     this.#pushed += 1;
-    if (this.#waiting.length > WAITING_EVENTS || this.#characters > WAITING_CHARACTERS) {
-      this.#waiting = this.#waiting.filter(({ isKept }) => isKept);
-      this.#characters = sizeOf(this.#waiting);
+    while (this.#waiting.length > WAITING_EVENTS || this.#characters > WAITING_CHARACTERS) {
+      this.#characters -= this.#waiting.shift().length;
     }
     this.wake();
   }
@@ -272,24 +272,24 @@ class Outbound {
     if (!this.#sidecar.attached?.workspace) return true; // nothing is shared
     this.#inFlight = batch.length;
     try {
-      await this.#sidecar.call("POST", "/events", `{"events":[${batch.map(({ json }) => json)}]}`);
+      await this.#sidecar.call("POST", "/events", `{"events":[${batch}]}`);
+      return true;
     } catch (error) {
       log("events.refused", { error: String(error), events: batch.length });
       if (error.isFinal) return true;
       this.#waiting.unshift(...batch);
-      this.#characters += sizeOf(batch);
+      this.#characters += batch.join("").length;
       return false;
     } finally {
       this.#inFlight = 0;
     }
-    return true;
   }
 
   #take() {
     let [count, size] = [0, 0];
-    for (const { json } of this.#waiting.slice(0, SENT_EVENTS)) {
-      if (count && size + json.length > SENT_CHARACTERS) break;
-      [count, size] = [count + 1, size + json.length];
+    for (const { length } of this.#waiting.slice(0, SENT_EVENTS)) {
+      if (count && size + length > SENT_CHARACTERS) break;
+      [count, size] = [count + 1, size + length];
     }
     this.#characters -= size;
     return this.#waiting.splice(0, count);
@@ -537,7 +537,7 @@ class Turns {
     this.#expect(session, message, false, UNSAVED_MS);
   }
 
-  /** Learn from an event of this opencode. @param {Event} event */
+  /** Learn from an event of this opencode, after it was pushed. @param {Event} event */
   observe({ type, properties }) {
     const session = properties.sessionID;
     const isBusy = type === "session.status" && properties.status.type !== "idle";
@@ -547,20 +547,18 @@ class Turns {
     const isEnd = ["session.status", "session.idle", "session.deleted"].includes(type);
     if (isBusy) this.#busy.add(session);
     else if (isEnd) this.#end(session);
+    const isNextGranted = type === "session.idle" && this.sessions.includes(session);
+    if (isNextGranted) this.#ask(session, 0).catch(() => {}); // the sidecar takes that back now
   }
 
-  /** Ask until it is granted. Who cannot tell must not keep anybody waiting. @param {string} session */
+  /** Ask until it is granted, or there is nobody who could tell. @param {string} session */
   async #permission(session) {
     const limit = Date.now() + this.#limitMs;
     let [refusals, failures] = [0, 0];
     while (Date.now() < limit && failures < 2 && (await this.#sidecar.isSharing())) {
-      await this.#outbound.settled(SETTLE_MS); // above all the end of the turn before
-      const wait_seconds = refusals ? TURN_SECONDS : FIRST_TURN_SECONDS;
-      const json = JSON.stringify({ session_id: session, wait_seconds });
       try {
-        const limitMs = 1000 * wait_seconds + ANSWER_MS;
-        const { granted, holder } = await this.#sidecar.call("POST", "/turns", json, limitMs);
-        log("turn.asked", { session, granted, holder });
+        const seconds = refusals ? TURN_SECONDS : FIRST_TURN_SECONDS;
+        const { granted, holder } = await this.#ask(session, seconds);
         if (granted || !holder) return;
         if (!refusals) this.#tell(holder.machine);
         refusals += 1;
@@ -571,6 +569,19 @@ class Turns {
       }
       await pause(FIRST_PAUSE_MS);
     }
+  }
+
+  /**
+   * Ask once, when the sidecar knows the end of the turn before.
+   * @param {string} session @param {number} wait_seconds
+   */
+  async #ask(session, wait_seconds) {
+    await this.#outbound.settled(SETTLE_MS);
+    const json = JSON.stringify({ session_id: session, wait_seconds });
+    const limitMs = 1000 * wait_seconds + CATCH_UP_MS;
+    const turn = await this.#sidecar.call("POST", "/turns", json, limitMs);
+    log("turn.asked", { session, granted: turn.granted, holder: turn.holder });
+    return turn;
   }
 
   /** @param {string} machine */
@@ -709,8 +720,8 @@ class Sharing {
   /** Take an event of this opencode. @param {Event} event */
   observe(event) {
     if (!this.#isNew(event.id) || this.#views.isEcho(event)) return;
-    this.#turns.observe(event);
     this.#outbound.push(event);
+    this.#turns.observe(event);
   }
 
   /** Let a prompt wait until its turn may begin. @param {string} session @param {any} message */
@@ -805,11 +816,6 @@ async function* eventsOf(chunks, attachment) {
   } finally {
     clearTimeout(silence);
   }
-}
-
-/** @param {{ json: string }[]} items */
-function sizeOf(items) {
-  return items.reduce((sum, { json }) => sum + json.length, 0);
 }
 
 /** @param {number} failures @param {number} random */

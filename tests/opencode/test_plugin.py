@@ -9,9 +9,9 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -19,7 +19,7 @@ import pytest_asyncio
 import sessiond
 from sessiond.opencode.protocol import OpencodeEvent
 from tests.opencode.elsewhere import Elsewhere
-from tests.opencode.events import Events
+from tests.opencode.events import Events, SeenEvent
 from tests.opencode.instance import Opencode
 from tests.opencode.model import Model
 from tests.opencode.projects import git_project
@@ -39,6 +39,8 @@ DURABLE = (
     *("session.created", "session.updated", "session.deleted"),
     *("message.updated", "message.removed", "message.part.updated", "message.part.removed"),
 )
+
+SomeEvent = TypeVar("SomeEvent", OpencodeEvent, SeenEvent)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -128,14 +130,17 @@ async def test_events_are_pushed_once_in_their_order_with_the_streaming_text(
 ) -> None:
     await opencode.prompt(session, "SLOW:5")
     await views.wait_for_type("session.idle", session)
-    await sidecar.until(lambda: len(opencode.history(session)) == _durable(sidecar.of(session)))
-    pushed = sidecar.of(session)
-    assert [e.id for e in pushed if e.type in DURABLE] == [
-        row["id"] for row in opencode.history(session)
-    ]
-    await views.wait_for(lambda event: event.id == pushed[-1].id)
-    seen = [event.id for event in views.of(*DURABLE, *LIVE, session=session)]
-    assert [event.id for event in pushed] == seen
+    await opencode.request("PATCH", f"/session/{session}", {"title": "the end"})
+    end = (
+        await views.wait_for(lambda e: e.properties.get("info", {}).get("title") == "the end")
+    ).id
+    await sidecar.until(lambda: end in [event.id for event in sidecar.of(session)])
+
+    pushed = _until(end, sidecar.of(session))
+    seen = _until(end, views.of(*DURABLE, *LIVE, session=session))
+    assert [event.id for event in pushed] == [event.id for event in seen]
+    logged = [row["id"] for row in opencode.history(session)]
+    assert [e.id for e in pushed if e.type in DURABLE] == logged[: logged.index(end) + 1]
     deltas = "".join(e.properties["delta"] for e in pushed if e.type == "message.part.delta")
     assert deltas == "w0 w1 w2 w3 w4 "
 
@@ -492,6 +497,11 @@ async def test_without_the_bus_parts_still_move_and_are_not_pushed_back(
     finally:
         await opencode.stop()
         await sidecar.stop()
+
+
+def _until(end: str, events: Sequence[SomeEvent]) -> Sequence[SomeEvent]:
+    """Return events up to the one with an id."""
+    return events[: [event.id for event in events].index(end) + 1]
 
 
 def _durable(events: list[OpencodeEvent]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from sessiond.cli.connecting import (
     add_command,
@@ -10,8 +11,11 @@ from sessiond.cli.connecting import (
     add_json_option,
     with_client,
 )
-from sessiond.cli.terminal import paint, print_json
+from sessiond.cli.opencode.sharing import overview, turn_of, workspace_of
+from sessiond.cli.terminal import one_line, paint, print_json
 from sessiond.client import DaemonClient
+from sessiond.errors import SessiondError
+from sessiond.service.opencode.overview import OpencodeStatus
 from sessiond.service.status import Status
 
 
@@ -27,10 +31,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _status(options: argparse.Namespace) -> None:
-    async def fetch(client: DaemonClient) -> Status:
-        return (await client.call("GET", "/v1/status", Status))[0]
+    async def fetch(client: DaemonClient) -> tuple[Status, list[OpencodeStatus]]:
+        status: Status = (await client.call("GET", "/v1/status", Status))[0]
+        opencodes: list[OpencodeStatus] = []
+        with contextlib.suppress(SessiondError):  # the rest is worth telling without them
+            opencodes = (await overview(client)).instances
+        return status, opencodes
 
-    status = with_client(options, fetch)
+    status, opencodes = with_client(options, fetch)
     if options.json:
         print_json(status)
         return
@@ -59,3 +67,13 @@ def _status(options: argparse.Namespace) -> None:
     for name, text in lines.items():
         if text:
             print(f"{paint(name.ljust(12), 'dim')} {text}")
+    for opencode in opencodes:
+        print(f"{paint('opencode'.ljust(12), 'dim')} {_opencode(opencode)}")
+
+
+def _opencode(status: OpencodeStatus) -> str:
+    workspace = workspace_of(status.workspace)
+    shared = f"sessions {status.sessions} in {workspace}" if workspace else "shares nothing"
+    late = f", {status.lag} events behind" if status.lag else ""
+    where = f"{one_line(status.version)} on {one_line(status.machine)}"
+    return f"{where}: {shared}, {turn_of(status)}{late}, {one_line(status.directory)}"

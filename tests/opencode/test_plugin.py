@@ -485,8 +485,10 @@ async def test_without_the_bus_parts_still_move_and_are_not_pushed_back(
         elsewhere = Elsewhere(await opencode.session(session))
         views = await opencode.events()
         turn = elsewhere.turn("a", "b")
-        report = await sidecar.apply(elsewhere.id, [elsewhere.created(), *turn])
-        assert report.outcome == "applied"
+        first, second = [elsewhere.created(), *turn[:3]], turn[3:]
+        assert (await sidecar.apply(elsewhere.id, first)).outcome == "applied"
+        held = await sidecar.apply(elsewhere.id, second, announce=False)  # could not be shown then
+        assert held.outcome == "applied"
         for text in ("a", "b"):
             await views.wait_for(
                 lambda event, text=text: event.properties.get("part", {}).get("text") == text  # type: ignore[misc]

@@ -314,7 +314,7 @@ class Opencode {
     const signal = AbortSignal.timeout(limitMs);
     const { response, data } = await this.#client.request({ method, url, body, headers, signal });
     if (!response) throw new Error(`opencode does not answer ${method} ${url}`);
-    return { status: response.status, data };
+    return { isOk: response.ok, data };
   }
 
   /** @param {string} message @param {string} [variant] */
@@ -396,8 +396,7 @@ class History {
   /** @param {object[]} events */
   async #replay(events) {
     const body = { directory: this.#directory, events };
-    const { status } = await this.#opencode.call("POST", "/sync/replay", body, 3 * ANSWER_MS);
-    return status === 200;
+    return (await this.#opencode.call("POST", "/sync/replay", body, 3 * ANSWER_MS)).isOk;
   }
 }
 
@@ -437,16 +436,18 @@ async function captureBus(opencode) {
   const { emit } = EventEmitter.prototype;
   /** @type {EventEmitter | undefined} */
   let found;
-  EventEmitter.prototype.emit = function (/** @type {any[]} */ ...[name, ...values]) {
+  /** @this {EventEmitter} @param {any[]} given */
+  function watching(...[name, ...values]) {
     if (name === "event" && values[0]?.payload?.type) found ??= this;
     return emit.call(this, name, ...values);
-  };
+  }
+  EventEmitter.prototype.emit = watching;
   const limit = Date.now() + CAPTURE_MS;
   for (let pauseMs = 5; !found && Date.now() < limit; pauseMs = Math.min(2 * pauseMs, 500)) {
     opencode.call("POST", "/tui/append-prompt", { text: "" }, 1_000).catch(() => {});
     await pause(pauseMs);
   }
-  EventEmitter.prototype.emit = emit;
+  if (EventEmitter.prototype.emit === watching) EventEmitter.prototype.emit = emit;
   log(found ? "bus.captured" : "bus.missing");
   return found;
 }
@@ -471,15 +472,24 @@ class Views {
     return (await this.#bus) !== undefined;
   }
 
-  /** Show events; `areWritten`: they are in the log. @param {Event[]} events */
-  async show(events, areWritten = false) {
+  /** Show events, if that can be done without writing anything. @param {Event[]} events */
+  async show(events) {
     const bus = await this.#bus;
-    if (!bus) return areWritten ? this.#rewrite(events) : undefined;
     const { directory, project } = this.#input;
     for (const { id, type, properties } of events) {
       const payload = { ...(id && { id }), type, properties };
-      bus.emit("event", { directory, project: project.id, payload });
+      try {
+        bus?.emit("event", { directory, project: project.id, payload });
+      } catch (error) {
+        log("view.failed", { type, error: String(error) }); // the others want to be shown, too
+      }
     }
+  }
+
+  /** Show events that were just written. @param {Event[]} events @param {boolean} wereShown */
+  async showWritten(events, wereShown) {
+    if (!(await this.#bus)) await this.#rewrite(events);
+    else if (!wereShown) await this.show(events);
   }
 
   /** Tell whether an event comes of what was shown here. @param {Event} event */
@@ -494,7 +504,9 @@ class Views {
     for (const [id, part] of parts) {
       this.#rewritten.add(id);
       const path = `/session/${part.sessionID}/message/${part.messageID}/part/${id}`;
-      await this.#opencode.call("PATCH", path, part).catch(() => {});
+      const moving = this.#opencode.call("PATCH", path, part);
+      const { isOk } = await moving.catch(() => ({ isOk: false }));
+      if (!isOk) this.#rewritten.delete(id);
     }
   }
 }
@@ -674,7 +686,7 @@ class Inbound {
         return { outcome: "held" };
       }
       const refused = await this.#history.append(session, events);
-      if (announce) await this.#views.show(events.filter(({ id }) => !refused.has(id)), true);
+      await this.#views.showWritten(events.filter(({ id }) => !refused.has(id)), !announce);
       if (!refused.size) return { outcome: "applied" };
       const [[id, reason]] = refused;
       return { outcome: "failed", error: `${refused.size} of ${events.length}: ${id}: ${reason}` };
@@ -739,6 +751,7 @@ class Sharing {
 
   /** Tell whether an event was neither heard of nor shown before. @param {string} id */
   #isNew(id) {
+    if (!id) return true;
     const isNew = !this.#seen.has(id);
     this.#seen.add(id);
     if (this.#seen.size > SEEN_EVENTS) this.#seen.delete(this.#seen.values().next().value);

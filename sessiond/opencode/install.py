@@ -9,116 +9,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
 
 from sessiond import __version__
 from sessiond.errors import AlreadyExists, ConfigurationError
 from sessiond.opencode import settings as plugin_settings
-from sessiond.opencode.seed import LOCK, MANIFEST, MODULES, importers, is_prepared, seed
+from sessiond.opencode.installed import (
+    PLUGIN,
+    RECORD,
+    SETTINGS,
+    TWIN,
+    Record,
+    Report,
+    Step,
+    copies,
+    packaged,
+    read_record,
+    read_settings,
+)
+from sessiond.opencode.seed import MODULES, SEED, importers, is_prepared, seed
 from sessiond.opencode.settings import Settings
 
-PLUGIN = "plugin/sessiond.js"
-TWIN = "plugins/sessiond.js"
-SETTINGS = f"plugin/{plugin_settings.FILE}"
-RECORD = "plugin/sessiond.installed.json"
-
-_OURS = (PLUGIN, SETTINGS, MANIFEST, LOCK)
-_FOLDERS = re.compile(r"plugin|node_modules|\.|\.\.(/\.\.)*")
-_ABOUT = "What `sessiond opencode install` put here. `sessiond opencode uninstall` removes it."
 _GIT_IGNORE = ".gitignore"
 _IGNORED = b"node_modules\npackage.json\npackage-lock.json\nbun.lock\n.gitignore"
 """What opencode writes into `.gitignore` of each of its configuration folders."""
-
-
-class Record(Struct, kw_only=True):
-    """What was put into a configuration folder: files → SHA-256, and folders that were not there.
-
-    Paths are relative to the folder; "." is itself, ".." the one above.
-    """
-
-    about: str = _ABOUT
-    sessiond: str = __version__
-    opencode: str = ""
-    files: dict[str, str] = {}
-    folders: list[str] = []
-
-
-class Step(Struct, frozen=True):
-    """What was done with a file or folder, or would be. `keep`: nothing, for the `reason` given."""
-
-    action: Literal["create", "replace", "remove", "keep"]
-    path: str
-    reason: str = ""
-
-
-class Report(Struct, kw_only=True):
-    """What was done in a configuration folder, and what a person should know about it."""
-
-    folder: str
-    steps: list[Step] = []
-    notes: list[str] = []
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was done."""
-        return any(step.action != "keep" for step in self.steps)
-
-
-_DECODER = msgspec.json.Decoder(Record)
-
-
-def copies(folder: Path) -> list[Path]:
-    """Return where in a configuration folder a plugin of sessiond lies."""
-    return [folder / name for name in (PLUGIN, TWIN) if (folder / name).exists()]
-
-
-def packaged() -> bytes:
-    """Return the plugin as it comes with sessiond."""
-    return (files("sessiond") / "opencode" / PLUGIN).read_bytes()
-
-
-def read_record(folder: Path) -> Record | None:
-    """Return what was put into a folder; None when nothing was.
-
-    A record may come with a cloned repository: it can name nothing that `install` would not make.
-
-    Raises:
-        ConfigurationError: the record cannot be read.
-    """
-    path = folder / RECORD
-    try:
-        record = _DECODER.decode(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be read: {error}", hint="remove it and install again"
-        ) from error
-    record.files = {name: hash_ for name, hash_ in record.files.items() if name in _OURS}
-    record.folders = [name for name in record.folders if _FOLDERS.fullmatch(name)]
-    return record
-
-
-def read_settings(folder: Path) -> Settings:
-    """Return the settings in a folder, the defaults when there are none.
-
-    Raises:
-        ConfigurationError: they are not valid.
-    """
-    path = folder / SETTINGS
-    try:
-        return plugin_settings.decoded(path.read_bytes(), path)
-    except (FileNotFoundError, NotADirectoryError):
-        return Settings()
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def install(
@@ -144,10 +62,11 @@ def install(
         ConfigurationError: the folder cannot be written, or the settings there are not valid.
     """
     before = read_settings(folder)
+    settings = before.changed(given)
     work = _Work(folder, read_record(folder) or Record(), dry_run=dry_run)
     try:
         work.put_plugin(force=force)
-        work.put_settings(before, before.changed(given))
+        work.put_settings(before, settings)
         work.prepare(opencode)
     except ConfigurationError:
         with contextlib.suppress(ConfigurationError):
@@ -235,27 +154,25 @@ class _Work:
 
     def prepare(self, opencode: str) -> None:
         """Seed the folder so that opencode starts without a network, if that does no harm."""
-        names = list(seed(opencode))
-        ours = [name for name in names if name in self._record.files]
-        needing = importers(self._folder) if self._folder.exists() else []
-        others = [name for name in names if name not in ours and (self._folder / name).exists()]
-        if needing and ours:
-            self._take_seed_out(names)
+        self._forget_changed_seed()
+        ours = [name for name in SEED if name in self._record.files]
+        needing = importers(self._folder)
+        if ours and needing:
+            self._take_seed_out(ours)
             self.report.notes.append(
                 f"{needing[0]} imports opencode's plugin package, which opencode fetches at its "
                 "next start; that needs a network."
             )
         elif not ours and is_prepared(self._folder):
             return
-        elif needing or others or (not ours and (self._folder / MODULES).exists()):
-            self._leave_unprepared(needing, others)
+        elif needing:
+            self._leave_unprepared(f"{needing[0]} imports opencode's plugin package")
+        elif theirs := self._theirs(ours):
+            self._leave_unprepared(f"{theirs} is yours and was left alone")
         elif opencode:
             self._seed(opencode)
         else:
-            self.report.notes.append(
-                "opencode was not found, so its folder was not prepared for a start without a "
-                "network; name it with --opencode PATH."
-            )
+            self._leave_unprepared("opencode was not found (name it with --opencode PATH)")
 
     def record(self) -> None:
         """Write down what was put here, if that changed."""
@@ -268,32 +185,37 @@ class _Work:
         self._do(Step(action, str(path)), lambda: _write(path, content))
 
     def _seed(self, opencode: str) -> None:
-        wanted = seed(opencode)
-        changed = [name for name in wanted if name in self._record.files and not self._as_put(name)]
-        if changed:  # npm, opencode or a person goes on from there
-            for name in wanted:
-                self._record.files.pop(name, None)
-            self._record.folders = [name for name in self._record.folders if name != MODULES]
-            self._leave_unprepared([], changed)
-            return
         modules = self._folder / MODULES
         if not modules.exists():
             self._folder_for(modules)
             self._make(modules)
-        for name, content in wanted.items():
+        for name, content in seed(opencode).items():
             self.put(name, content)
         self._record.opencode = opencode
 
-    def _leave_unprepared(self, needing: list[Path], others: list[str]) -> None:
-        if is_prepared(self._folder):
-            return
-        if needing:
-            reason = f"{needing[0]} imports opencode's plugin package"
-        else:
-            reason = f"{self._folder / (others or [MODULES])[0]} is yours and was left alone"
+    def _forget_changed_seed(self) -> None:
+        """Leave the seed to npm, opencode or a person, once one of them went on from there."""
+        names = [name for name in SEED if name in self._record.files]
+        if any(_lies(self._folder / name) and not self._as_put(name) for name in names):
+            self._forget(names)
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            del self._record.files[name]
+        self._record.folders = [name for name in self._record.folders if name != MODULES]
+        self._record.opencode = ""
+
+    def _theirs(self, ours: list[str]) -> Path | None:
+        """Return what a person has where the seed belongs, if anything."""
+        names = [*SEED, MODULES]
+        if ours:
+            names = [name for name in SEED if name not in ours]
+        return next((self._folder / name for name in names if _lies(self._folder / name)), None)
+
+    def _leave_unprepared(self, reason: str) -> None:
         self.report.notes.append(
-            f"{reason}: until opencode was once started here with a network, each start without "
-            "one takes over a minute."
+            f"{reason}: until opencode was once started with a network, each start without one "
+            "takes over a minute."
         )
 
     # Out
@@ -313,20 +235,16 @@ class _Work:
             self._gone.add(path)
         self._remove_folders(self._record.folders)
 
-    def _take_seed_out(self, names: Iterable[str]) -> None:
+    def _take_seed_out(self, names: list[str]) -> None:
         for name in names:
-            if name in self._record.files:
-                self._remove(name)
-                self._record.files.pop(name)
-        if MODULES in self._record.folders:
-            self._remove_folders([MODULES])
-            self._record.folders.remove(MODULES)
-        self._record.opencode = ""
+            self._remove(name)
+        self._remove_folders(name for name in self._record.folders if name == MODULES)
+        self._forget(names)
 
     def _remove(self, name: str) -> bool:
         """Remove a file that is as it was put; return whether it is gone."""
         path = self._folder / name
-        if not path.exists():
+        if not _lies(path):
             return True
         if not self._as_put(name):
             self._step("keep", name, "was changed since it was installed")
@@ -388,6 +306,11 @@ class _Work:
             ) from error
 
 
+def _lies(path: Path) -> bool:
+    """Tell whether anything is there, be it a link that leads nowhere."""
+    return path.is_symlink() or path.exists()
+
+
 def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
@@ -406,13 +329,6 @@ def _write(path: Path, content: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _same_json(one: bytes, other: bytes) -> bool:
-    try:
-        return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
-    except msgspec.DecodeError:
-        return False
 
 
 def _joined(folder: Path, name: str) -> Path:

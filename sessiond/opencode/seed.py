@@ -20,6 +20,7 @@ PACKAGE = "@opencode-ai/plugin"
 MODULES = "node_modules"
 MANIFEST = "package.json"
 LOCK = "package-lock.json"
+SEED = (MANIFEST, LOCK)
 
 _KINDS = ("dependencies", "devDependencies", "peerDependencies", "optionalDependencies")
 _SOURCES = (".js", ".ts", ".mjs", ".mts", ".cjs", ".cts", ".jsx", ".tsx")

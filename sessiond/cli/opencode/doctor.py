@@ -25,7 +25,7 @@ from sessiond.errors import (
     StoreUnavailable,
 )
 from sessiond.opencode.database import Database
-from sessiond.opencode.install import copies, packaged, read_record, read_settings
+from sessiond.opencode.installed import copies, packaged, read_record, read_settings
 from sessiond.opencode.locate import (
     SUPPORTED,
     configuration_folders,

@@ -17,7 +17,8 @@ from sessiond.cli.connecting import (
 )
 from sessiond.cli.terminal import one_line, paint, print_json
 from sessiond.errors import InvalidInput
-from sessiond.opencode.install import Report, copies, install, read_settings, uninstall
+from sessiond.opencode.install import install, uninstall
+from sessiond.opencode.installed import Report, copies, read_settings
 from sessiond.opencode.locate import (
     SUPPORTED,
     configuration_folders,

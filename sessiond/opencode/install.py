@@ -26,7 +26,6 @@ from sessiond.opencode.installed import (
     Record,
     Report,
     Step,
-    copies,
     packaged,
     read_record,
     read_settings,
@@ -226,9 +225,9 @@ class _Work:
             self._record.files[PLUGIN] = _hash(packaged())  # put there by hand
         for name in self._record.files:
             self._remove(name)
-        for copy in copies(self._folder):
-            if copy not in self._gone and PLUGIN not in self._record.files:
-                self.report.steps.append(Step("keep", str(copy), "was put there by somebody else"))
+        for name in (PLUGIN, TWIN, SETTINGS):
+            if name not in self._record.files and _lies(self._folder / name):
+                self._step("keep", name, "is not what was installed")
         path = self._folder / RECORD
         if path.exists():
             self._do(Step("remove", str(path)), path.unlink)

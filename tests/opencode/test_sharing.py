@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from sessiond.client import DaemonClient
+from sessiond.model import NewMessage, NewSession
 from tests.opencode.machines import Machine, Team, same_history
 from tests.opencode.model import Model
 from tests.opencode.waiting import until
@@ -211,6 +213,38 @@ async def test_a_fork_and_a_subagents_session_are_shared_too(ana: Machine, ben: 
     await same_history(fork["id"], ana, ben)
     children = await until(lambda: ben.opencode.request("GET", f"/session/{session}/children"))
     assert [each["id"] for each in children] == [child]
+
+
+async def test_a_session_that_is_no_opencodes_is_left_alone(ana: Machine, ben: Machine) -> None:
+    workspace = (await ana.overview())["instances"][0]["workspace"]
+    client = DaemonClient(socket=str(ana.sidecar.socket))
+    try:
+        new = NewSession(session_id="ses_of_a_program", workspace=workspace)
+        await client.create(new)
+        await client.append("ses_of_a_program", [NewMessage(role="user", content="hello")])
+        other = await ben.opencode.create_session("another")  # so that everybody looks
+        await known(ana, other)
+        await asyncio.sleep(1.0)
+        assert (await client.load("ses_of_a_program")).conversation.total_messages == 1
+    finally:
+        await client.close()
+
+
+async def test_a_private_session_stays_where_it_is(ana: Machine, ben: Machine) -> None:
+    session = await ana.opencode.create_session("private")
+    await known(ben, session)
+    client = DaemonClient(socket=str(ana.sidecar.socket))
+    try:
+        path = f"/v1/opencode/sessions/{session}/sharing"
+        await client.call("PUT", path, None, body={"shared": False})
+        await ana.opencode.prompt(session, "not for ben")
+        await asyncio.sleep(1.0)
+        assert await ben.opencode.messages(session) == []
+        await client.call("PUT", path, None, body={"shared": True})
+        await same_history(session, ana, ben)
+        assert len(await ben.opencode.messages(session)) == 2
+    finally:
+        await client.close()
 
 
 async def test_who_answers_is_seen_by_whom_waits(

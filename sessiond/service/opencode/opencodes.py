@@ -72,7 +72,6 @@ class Opencodes:
             target,
             feeds,
             leases,
-            machine,
             writer,
             lambda: self._ahead_ms,
             lambda saved: save_share(folder, saved),
@@ -98,7 +97,7 @@ class Opencodes:
         for instance, _ in self._instances.values():
             instance.leave()
         for share in self._shares.values():
-            await share.close()
+            share.close()
         with contextlib.suppress(SessiondError):
             await self._target.opencode.leave(list(self._instances))
         self._leases.close()
@@ -117,7 +116,7 @@ class Opencodes:
         instance = Instance(name, attachment, _BUFFER_BYTES)
         self._instances[name] = (instance, share)
         if share:
-            await share.attach(instance)
+            share.attach(instance)
         self._leave_later(name)
         return Attached(instance=name, machine=self._machine, workspace=workspace, reason=reason)
 
@@ -169,7 +168,7 @@ class Opencodes:
 
     async def import_sessions(self) -> int:
         """Share the older sessions too; return how many sessions are shared then."""
-        return sum([await share.bring_in_all() for share in self._shares.values()])
+        return sum([await share.bring_in_older() for share in self._shares.values()])
 
     async def set_sharing(self, session_id: str, *, shared: bool) -> None:
         """Share a session, or stop sending what happens in it from this machine.
@@ -177,17 +176,11 @@ class Opencodes:
         Raises:
             NotFound: no database here has it.
         """
-        for share in self._shares.values():
-            await share.refresh()
-        found = [share for share in self._shares.values() if session_id in share.sessions]
-        if not found:
+        found = [
+            await share.set_sharing(session_id, shared=shared) for share in self._shares.values()
+        ]
+        if not any(found):
             raise NotFound(f"no opencode database here has a session {session_id!r}")
-        for share in found:
-            if shared:
-                await share.make_shared(session_id)
-            else:
-                share.keep_private(session_id)
-            share.save()
 
     async def beat(self) -> None:
         """Tell the other daemons who is attached here."""
@@ -224,7 +217,7 @@ class Opencodes:
         instance, share = found
         instance.leave()
         if share:
-            self._spawn(share.detach(instance))
+            share.detach(instance)
         self._spawn(self._say_goodbye(name))
 
     async def _say_goodbye(self, name: str) -> None:
@@ -271,7 +264,9 @@ class Opencodes:
             live=given.live,
             workspace=share.saved.workspace if share else "",
             directory=given.directory,
-            sessions=sum(share.is_shared(name) for name in share.sessions) if share else 0,
+            sessions=sum(share.catalogue.is_shared(name) for name in share.catalogue.rows)
+            if share
+            else 0,
             turns=self._leases.sessions_of(instance.name),
             lag=share.lag if share else 0,
             seen_ms=now,
@@ -293,9 +288,9 @@ class Opencodes:
     def _sessions(self) -> list[SharedSession]:
         found = []
         for share in self._shares.values():
-            for session_id, row in share.sessions.items():
-                private = session_id in share.saved.private
-                state = "shared" if share.is_shared(session_id) else "older"
+            for session_id, row in share.catalogue.rows.items():
+                private = share.catalogue.is_private(session_id)
+                state = "shared" if share.catalogue.is_shared(session_id) else "older"
                 found.append(
                     SharedSession(
                         session_id=session_id,

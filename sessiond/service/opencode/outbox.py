@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 from msgspec import Struct, structs
@@ -32,15 +32,12 @@ from sessiond.opencode.mapping import (
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState, StoredEvent
 from sessiond.service.clock import Clock, moment, timestamp
+from sessiond.service.opencode.reading import Read
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
 from sessiond.store.committer import Draft, FieldChange, Mark
 from sessiond.store.opencode import OpencodeStore, outbox_mark
 from sessiond.store.sessions import SessionStore
-
-Outcome = TypeVar("Outcome")
-Read = Callable[[Callable[[Database], Outcome]], Awaitable[Outcome]]
-"""Runs a read of opencode's database away from the event loop."""
 
 _GROUP = 64
 _TITLE = 1024
@@ -84,7 +81,7 @@ class Outbox:
     def __init__(
         self,
         replica: Replica,
-        read: Read[Any],
+        read: Read,
         target: Target,
         machine: Callable[[], Machine],
         shared: Callable[[str], bool],

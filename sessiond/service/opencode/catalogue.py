@@ -1,0 +1,130 @@
+"""Which sessions a project has in one opencode database, which are shared, and how far each is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from sessiond.opencode.database import Database
+from sessiond.opencode.records import SessionRow
+from sessiond.opencode.saved import Cursor, SavedShare
+from sessiond.service.opencode.reading import Read
+from sessiond.sync.position import START, Position
+
+_NEVER_SEEN = -1
+
+
+class Sighting(Struct, frozen=True):
+    """Whose log grew since the last look, and which sessions are gone (until `forget`)."""
+
+    grown: list[str]
+    gone: list[str]
+
+
+class Catalogue:
+    """The sessions of one project in one database.
+
+    Args:
+        saved: what is remembered of them over restarts.
+        read: how to read the database.
+        save: writes down what is to be remembered.
+    """
+
+    def __init__(self, saved: SavedShare, read: Read, save: Callable[[SavedShare], None]) -> None:
+        self.saved = saved
+        self.rows: dict[str, SessionRow] = {}
+        self._read = read
+        self._save = save
+        self._changed = False
+
+    async def look(self) -> Sighting:
+        """See which sessions there are.
+
+        A session that was here and is not any more was deleted, unless the database itself was
+        replaced, or put back to an earlier state: then nothing counts as gone.
+
+        Raises:
+            DatabaseUnreadable: nothing can be said now.
+        """
+
+        def found(database: Database) -> tuple[str, dict[str, SessionRow]]:
+            return database.identity(), database.sessions(self.saved.project_id)
+
+        identity, rows = await self._read(found)
+        before, self.rows = self.rows, rows
+        gone: list[str] = []
+        if self._went_back(identity):
+            self.saved.cursors.clear()
+        else:
+            gone = [
+                name
+                for name, cursor in self.saved.cursors.items()
+                if cursor.seq != _NEVER_SEEN and name not in rows
+            ]
+        for name, row in rows.items():
+            if name in self.saved.cursors:
+                self.saved.cursors[name].seq = row.seq
+        self._changed |= identity != self.saved.identity
+        self.saved.identity = identity
+        known = {name: row.seq for name, row in before.items()}
+        return Sighting([name for name, row in rows.items() if known.get(name) != row.seq], gone)
+
+    def is_private(self, session_id: str) -> bool:
+        """Tell whether nothing of a session may leave this machine, or come to it."""
+        return session_id in self.saved.private
+
+    def is_shared(self, session_id: str) -> bool:
+        """Tell whether a session in the database is to be shared."""
+        row = self.rows.get(session_id)
+        if row is None or self.is_private(session_id):
+            return False
+        known = self.saved.imported or session_id in self.saved.cursors
+        return known or row.updated_ms >= self.saved.since_ms
+
+    def position(self, session_id: str) -> Position:
+        """Return up to where a session's log is in the database, as far as is remembered."""
+        cursor = self.saved.cursors.get(session_id)
+        return cursor.position if cursor and session_id in self.rows else START
+
+    def note(self, session_id: str, position: Position) -> None:
+        """Remember that a session's log is in the database up to a position."""
+        row = self.rows.get(session_id)
+        seq = row.seq if row else _NEVER_SEEN
+        self.saved.cursors[session_id] = Cursor(position.epoch, position.offset, seq)
+        self._changed = True
+
+    def forget(self, session_id: str) -> None:
+        """Forget a session that is gone, when everybody knows."""
+        self.saved.cursors.pop(session_id, None)
+        self._changed = True
+
+    def include_older(self) -> None:
+        """Share the sessions from before sharing began, too."""
+        self.saved.imported = True
+        self._changed = True
+
+    def keep_private(self, session_id: str) -> None:
+        """Share a session no more."""
+        if not self.is_private(session_id):
+            self.saved.private.append(session_id)
+            self._changed = True
+
+    def include(self, session_id: str) -> None:
+        """Share a session, from its beginning."""
+        self.saved.private = [name for name in self.saved.private if name != session_id]
+        self.saved.cursors.setdefault(session_id, Cursor("", 0, _NEVER_SEEN))
+        self._changed = True
+
+    def save(self) -> None:
+        """Write down what is to be remembered, if it changed."""
+        if self._changed:
+            self._changed = False
+            self._save(self.saved)
+
+    def _went_back(self, identity: str) -> bool:
+        """Tell whether the database is another one, or an older one, than it was."""
+        if self.saved.identity not in ("", identity):
+            return True
+        cursors = self.saved.cursors.items()
+        return any(name in self.rows and self.rows[name].seq < one.seq for name, one in cursors)

@@ -1,0 +1,62 @@
+"""The opencode processes that use one database. What comes in is written through one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sessiond.errors import InstanceGone
+from sessiond.opencode.protocol import Applied, OpencodeEvent
+from sessiond.service.opencode.instance import Instance
+
+
+class Processes:
+    """Attached processes. One process may be attached for several folders; it has one view."""
+
+    def __init__(self) -> None:
+        self._instances: dict[str, Instance] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._instances)
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._instances.values())
+
+    def add(self, instance: Instance) -> None:
+        """Add one, or one that came back."""
+        self._instances[instance.name] = instance
+
+    def remove(self, instance: Instance) -> bool:
+        """Remove one; False when another attachment took its place."""
+        if self._instances.get(instance.name) is not instance:
+            return False
+        del self._instances[instance.name]
+        return True
+
+    def show(self, events: Sequence[OpencodeEvent], besides: Instance | None = None) -> None:
+        """Show events to the views of every process, besides those of one."""
+        shown = {besides.attachment.pid} if besides else set()
+        for instance in self:
+            if instance.attachment.pid not in shown:
+                shown.add(instance.attachment.pid)
+                instance.notify(events)
+
+    def toast(self, message: str) -> None:
+        """Tell the people at all of them something."""
+        for instance in self:
+            instance.toast(message)
+
+    async def apply(
+        self, session_id: str, events: Sequence[OpencodeEvent], *, announce: bool
+    ) -> Applied:
+        """Have one of them write events, and show them in all if they are to be announced.
+
+        Raises:
+            InstanceGone: none is attached, or the one went away.
+        """
+        writer = next(iter(self), None)
+        if writer is None:
+            raise InstanceGone("no opencode is attached")
+        answer = await writer.apply(session_id, events, announce=announce)
+        if announce:
+            self.show(events, besides=writer)
+        return answer

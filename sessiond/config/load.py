@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 _PREFIX = "SESSIOND_"
 _TEST_PREFIX = "SESSIOND_TEST_"
+_PLUGIN_VARIABLES = frozenset(
+    f"SESSIOND_{name}"
+    for name in (
+        *("URL", "SOCKET", "TOKEN", "SHARE", "SHARE_KEY", "TURN_SECONDS", "OPENCODE_MODE"),
+        *("PLUGIN_LIVE", "PLUGIN_LOG"),
+    )
+)
+"""What the plugin in opencode reads (`opencode/plugin/sessiond.js`): people export it for both."""
 _VARIABLES = {option.variable: option for option in OPTIONS.values()}
 
 
@@ -75,14 +83,17 @@ def from_document(document: Document) -> dict[str, Given]:
 def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     """Read the settings of `SESSIOND_<SECTION>_<KEY>` variables.
 
-    `SESSIOND_CONFIG` is `find_file`'s and `SESSIOND_TEST_*` the tests'; others are refused.
+    `SESSIOND_CONFIG` is `find_file`'s, `SESSIOND_TEST_*` the tests', and a few are those of the
+    plugin in opencode; others are refused.
 
     Raises:
         ConfigurationError: an unknown name, a wrong type, a value beyond its limits.
     """
     settings = {}
     for name, text in environ.items():
-        if not name.startswith(_PREFIX) or name == FILE_VARIABLE or name.startswith(_TEST_PREFIX):
+        if not name.startswith(_PREFIX) or name.startswith(_TEST_PREFIX):
+            continue
+        if name == FILE_VARIABLE or name in _PLUGIN_VARIABLES:
             continue
         if name not in _VARIABLES:
             raise _unknown_variable(name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sessiond.opencode import locate
 from sessiond.opencode.install import install, uninstall
 from sessiond.opencode.seed import LOCK, MODULES
 from sessiond.opencode.trial import try_out
@@ -21,7 +25,9 @@ from tests.opencode.conftest import StartOpencode
 from tests.opencode.instance import Opencode
 from tests.opencode.test_install import tree
 from tests.opencode.waiting import until
+from tests.readme import README, blocks
 
+START, OPENCODE, DAEMON = "sessiond opencode install", ["opencode"], ["sessiond", "run", "&"]
 NPM_WAIT_SECONDS = 60.0
 """Without a network, and without the seed, opencode waits longer than this (measured: 71 s)."""
 
@@ -134,3 +140,33 @@ async def test_a_trial_says_what_is_missing(
     trial = await asyncio.to_thread(try_out, without, SUPPORTED)
     assert trial.replayed == 3
     assert "does not load the plugin" in trial.fault
+
+
+def test_the_readmes_commands_work_word_for_word(
+    binary: Path, daemon: RunningDaemon, tmp_path: Path
+) -> None:
+    (block,) = (
+        block for block in blocks(README.read_text(encoding="utf-8"), "sh") if START in block
+    )
+    lines = block.splitlines()
+    ours = [line for line in lines if line.split(" #")[0].split() not in (OPENCODE, DAEMON)]
+    assert len(ours) == len(lines) - 2, "the daemon runs, and opencode wants a terminal"
+    (tmp_path / "opencode").symlink_to(binary)
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}"
+    done = subprocess.run(
+        ["bash", "-euc", "\n".join(ours)],
+        cwd=tmp_path,
+        env={**daemon.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "Sessions can be shared." in done.stdout
+    assert "no opencode is attached" in done.stderr
+
+
+def test_one_version_is_supported_tested_and_promised() -> None:
+    assert locate.SUPPORTED == (SUPPORTED,)
+    assert f"Tested with opencode {SUPPORTED}." in README.read_text(encoding="utf-8")

@@ -77,11 +77,7 @@ class Machine:
         self.project_id = project_id
         self.worktree = worktree.rstrip("/")
         self.clock_ahead_ms = clock_ahead_ms
-        # As a whole path only: neither the end of a longer name nor the beginning of one.
-        path = (
-            rf"(?<![\w.~-]){re.escape(self.worktree)}(?![\w-]|\.\w)" if self.worktree else r"(?!)"
-        )
-        self._local = re.compile(f"{_LITERAL}|{path}")
+        self._local = re.compile(f"{_LITERAL}|{_whole_path(self.worktree)}")
 
     def neutral(self, value: Any) -> Any:
         """Return a JSON value with this machine's worktree made neutral, keys included."""
@@ -108,26 +104,30 @@ def change_of_event(event: OpencodeEvent, machine: Machine, now_ms: int) -> Chan
         event: its type with or without the version that opencode's log appends (`.1`).
         machine: where it happened.
         now_ms: this machine's time, for events that do not say when they happened.
+
+    Raises:
+        KeyError, TypeError, ValueError: it lacks what its type promises.
     """
     given = event.properties
     kind: ChangeKind
     name, body = "", None
     match event.type.removesuffix(".1"):
         case "session.created" | "session.updated":
-            kind, body = "session.put", neutral_session(given["info"], machine)
+            kind, body = "session.put", neutral_session(dict(given["info"]), machine)
         case "session.deleted":
             kind = "session.delete"
         case "message.updated":
-            kind, name = "message.put", given["info"]["id"]
-            body = neutral_message(given["info"], machine)
+            info = dict(given["info"])
+            kind, name = "message.put", _name(info, "id")
+            body = neutral_message(info, machine)
         case "message.removed":
-            kind, name = "message.remove", given["messageID"]
+            kind, name = "message.remove", _name(given, "messageID")
         case "message.part.updated":
-            part = given["part"]
-            kind, name = "part.put", f"{part['messageID']}/{part['id']}"
+            part = dict(given["part"])
+            kind, name = "part.put", _name(part, "messageID", "id")
             body = neutral_part(part, machine)
         case "message.part.removed":
-            kind, name = "part.remove", f"{given['messageID']}/{given['partID']}"
+            kind, name = "part.remove", _name(given, "messageID", "partID")
         case _:
             return None
     at_ms = int(given.get("time") or now_ms) - machine.clock_ahead_ms
@@ -174,17 +174,18 @@ def event_of_change(
 def change_of_operation(op: str, record_id: str, body: Any, at_ms: int) -> Change | None:
     """Return what an operation of the log means to opencode; None when it means nothing.
 
-    Records that did not come from an opencode, and documents it does not have, mean nothing.
+    Records that did not come from an opencode, and documents it does not have, mean nothing:
+    whoever may write the log may write anything there.
     """
     kind: ChangeKind
     name, record = record_id, None
     match op:
         case "session.create":
-            kind, name, record = "session.put", "", body.get("context", {}).get(FIELD)
+            kind, name, record = "session.put", "", _field(body, "context")
         case "document.change" if record_id == "context":
-            kind, name, record = "session.put", "", body["set"].get(FIELD)
+            kind, name, record = "session.put", "", _field(body, "set")
         case "message.append" | "message.edit":
-            kind, record = "message.put", body.get("metadata", {}).get(FIELD)
+            kind, record = "message.put", _field(body, "metadata")
         case "part.put":
             kind, record = "part.put", body
         case "message.remove" | "part.remove":
@@ -193,7 +194,7 @@ def change_of_operation(op: str, record_id: str, body: Any, at_ms: int) -> Chang
             kind, name = "session.delete", ""
         case _:
             return None
-    if record is None and kind.endswith(".put"):
+    if kind.endswith(".put") and not isinstance(record, dict):
         return None
     return Change(kind=kind, id=name, body=record, at_ms=at_ms)
 
@@ -252,6 +253,20 @@ def replayed_offset(event_id: str) -> int | None:
     if not event_id.startswith(REPLAYED):
         return None
     return int(event_id.rpartition("x")[2].partition("r")[0], 16)
+
+
+def _name(record: Mapping[str, Any], *fields: str) -> str:
+    """Return the id of a record, `<message>/<part>` of a part, from the fields that hold it."""
+    names = [record[field] for field in fields]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{names} is no id")
+    return "/".join(names)
+
+
+def _field(body: Any, place: str) -> Any:
+    """Return opencode's record in an operation's body; None where there is no such place."""
+    found = body.get(place) if isinstance(body, dict) else None
+    return found.get(FIELD) if isinstance(found, dict) else None
 
 
 def _whole_path(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from sessiond.errors import SessiondError
 from sessiond.store.leases import LeaseState, LeaseStore
@@ -31,7 +31,7 @@ class Leases:
         self._machine = machine
         self._sleep = sleep
         self._held: dict[tuple[str, str], int] = {}
-        self._released: dict[str, asyncio.Event] = {}
+        self._waiting: dict[str, set[asyncio.Event]] = {}
         self._renewing: asyncio.Task[None] | None = None
 
     def held(self, session_id: str, instance: str) -> bool:
@@ -51,15 +51,8 @@ class Leases:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        deadline = asyncio.get_running_loop().time() + wait_seconds
-        while True:
-            released = self._released.setdefault(session_id, asyncio.Event())
-            state = await self._store.ask("acquire", session_id, instance, self._machine)
-            left = deadline - asyncio.get_running_loop().time()
-            if state.granted or left <= 0:
-                break
-            with contextlib.suppress(TimeoutError):  # a holder that died tells nobody
-                await asyncio.wait_for(released.wait(), min(left, _POLL_SECONDS))
+        with self._hearing(session_id) as released:
+            state = await self._ask_until(session_id, instance, released, wait_seconds)
         if state.granted:
             self._held[session_id, instance] = state.token
             if self._renewing is None or self._renewing.done():
@@ -80,22 +73,48 @@ class Leases:
 
     def heard_release(self, session_id: str) -> None:
         """Take note that somebody gave a lease back: whoever waits for it tries again."""
-        waiting = self._released.pop(session_id, None)
-        if waiting:
-            waiting.set()
+        for released in self._waiting.get(session_id, ()):
+            released.set()
 
     def close(self) -> None:
         """Stop renewing; what is still held ends by itself."""
         if self._renewing:
             self._renewing.cancel()
 
+    @contextlib.contextmanager
+    def _hearing(self, session_id: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever somebody gives the session's lease back."""
+        released = asyncio.Event()
+        waiting = self._waiting.setdefault(session_id, set())
+        waiting.add(released)
+        try:
+            yield released
+        finally:
+            waiting.discard(released)
+            if not waiting:
+                del self._waiting[session_id]
+
+    async def _ask_until(
+        self, session_id: str, instance: str, released: asyncio.Event, wait_seconds: float
+    ) -> LeaseState:
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while True:
+            released.clear()
+            state = await self._store.ask("acquire", session_id, instance, self._machine)
+            left = deadline - asyncio.get_running_loop().time()
+            if state.granted or left <= 0:
+                return state
+            with contextlib.suppress(TimeoutError):  # a holder that died tells nobody
+                await asyncio.wait_for(released.wait(), min(left, _POLL_SECONDS))
+
     async def _renew(self) -> None:
         while self._held:
             await self._sleep(self._store.ttl_ms / 1000 / _RENEWALS_PER_LIFE)
-            for (session_id, instance), token in list(self._held.items()):
-                with contextlib.suppress(SessiondError):  # Redis is away: the next time, perhaps
-                    state = await self._store.ask(
-                        "renew", session_id, instance, self._machine, token
-                    )
-                    if not state.granted and self._held.get((session_id, instance)) == token:
-                        del self._held[session_id, instance]
+            held = list(self._held.items())
+            await asyncio.gather(*(self._renew_one(*whose, token) for whose, token in held))
+
+    async def _renew_one(self, session_id: str, instance: str, token: int) -> None:
+        with contextlib.suppress(SessiondError):  # Redis is away: the next time, perhaps
+            state = await self._store.ask("renew", session_id, instance, self._machine, token)
+            if not state.granted and self._held.get((session_id, instance)) == token:
+                del self._held[session_id, instance]

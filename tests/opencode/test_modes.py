@@ -64,3 +64,22 @@ async def test_in_mode_atomic_a_remote_turn_comes_in_when_it_is_complete(
     await same_history(session, ana, ben)
     assert len(await ben.opencode.messages(session)) == 2
     events.close()
+
+
+async def test_without_the_bus_views_move_and_nothing_goes_round_in_circles(
+    team: Team, model: Model
+) -> None:
+    ana, ben = (team.add(name, environ={"SESSIOND_PLUGIN_LIVE": "off"}) for name in ("ana", "ben"))
+    await ana.start()
+    await ben.start()
+    session = await ana.opencode.create_session("degraded")
+    await known(ben, session)
+    events = await ben.events()
+    await ana.opencode.prompt(session, "TOOL:echo hello")
+    await events.wait_for_type("message.part.updated", session)
+    await same_history(session, ana, ben)
+    log = [ana.opencode.seq(session), ben.opencode.seq(session)]
+    await asyncio.sleep(1.0)
+    assert log == [ana.opencode.seq(session), ben.opencode.seq(session)]
+    assert not (await ana.overview())["instances"][0]["live"]
+    events.close()

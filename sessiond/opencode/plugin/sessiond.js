@@ -58,7 +58,7 @@ const SETTLE_MS = 1_000; // this long until what happened before it was pushed,
 const APPLY_MS = 5_000; // and this long until nothing is written into its session
 const TURN_SECONDS = 20; // per request; the first is short, to tell soon what is waited for
 const FIRST_TURN_SECONDS = 1;
-const CATCH_UP_MS = 30_000; // a turn is granted when everything that came before is applied
+const CATCH_UP_MS = 12_000; // a sidecar grants a turn after at most 8 s of catching up
 const UNSAVED_MS = 30_000; // a prompt that is not saved by then was cancelled
 const UNANSWERED_MS = 2_000; // a saved prompt that no turn takes up by then wants none (`noReply`)
 const REPLAYED_EVENTS = 50; // opencode does nothing else meanwhile: about 1 ms each
@@ -770,8 +770,12 @@ class Sharing {
   }
 }
 
-/** By project directory. @type {Map<string, Sharing>} */
-const sharings = new Map();
+/**
+ * By project directory, and for the whole process: opencode loads this file once for each folder it
+ * is installed in.
+ * @type {Map<string, Sharing>}
+ */
+const sharings = (/** @type {any} */ (globalThis)[Symbol.for("sessiond.opencode")] ??= new Map());
 
 /** The plugin. What goes wrong in its hooks must not reach opencode. @param {Input} input */
 export const Sessiond = async (input) => {

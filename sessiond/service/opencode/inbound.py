@@ -190,6 +190,8 @@ class Inbound:
         Raises:
             InstanceGone: no process is attached, or the one went away.
         """
+        if self._processes.echo:
+            self._outbox.expect(event for event in events if event.type == "message.part.updated")
         answer = await self._processes.apply(session_id, events, announce=announce)
         if answer.outcome == "failed":
             await _log.awarning("opencode.refused", session_id=session_id, error=answer.error)

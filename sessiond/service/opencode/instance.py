@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from sessiond.opencode.protocol import (
 from sessiond.service.feed import Event, Subscription
 
 _ANSWER_SECONDS = 60.0
+_REMEMBERED = 4096
 
 
 class Instance:
@@ -39,7 +41,15 @@ class Instance:
         self._commands = Subscription(buffer_bytes)
         self._batches: dict[int, asyncio.Future[Applied]] = {}
         self._last_batch = 0
+        self._told: deque[str] = deque(maxlen=_REMEMBERED)
         self._gone = False
+
+    def untold(self, events: list[OpencodeEvent]) -> list[OpencodeEvent]:
+        """Return the events that this process did not tell of before: it repeats a lost request."""
+        told = set(self._told)
+        fresh = [event for event in events if not event.id or event.id not in told]
+        self._told.extend(event.id for event in fresh)
+        return fresh
 
     async def commands(self) -> AsyncIterator[list[Event]]:
         """Yield the commands for the plugin, as they come."""

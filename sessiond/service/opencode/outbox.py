@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec import Struct, structs
 
@@ -41,8 +42,11 @@ from sessiond.store.sessions import SessionStore
 
 _GROUP = 64
 _TITLE = 1024
+_EXPECTED = 1024
 _ALL = 2**53
 _TOGETHER = frozenset({"message.append", "message.edit", "part.put"})
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -96,12 +100,22 @@ class Outbox:
         self._known: dict[str, set[str]] = {}
         self._titles: dict[str, str] = {}
         self._deleted: set[str] = set()
+        self._expected: dict[tuple[str, bytes], None] = {}
         self.written_events = 0
 
     def forget(self, session_id: str) -> None:
         """Drop what is remembered of a session: Redis has another history of it now."""
         for memory in (self._written, self._known, self._titles):
             memory.pop(session_id, None)
+
+    def expect(self, events: Iterable[OpencodeEvent]) -> None:
+        """Take note of parts that opencode is about to log, though they came from elsewhere."""
+        for event in events:
+            part = event.properties["part"]
+            body = neutral_part(part, self._machine())
+            self._expected[f"{part['messageID']}/{part['id']}", _canonical(body)] = None
+            while len(self._expected) > _EXPECTED:
+                self._expected.pop(next(iter(self._expected)))
 
     async def flush(self, session_id: str, up_to: int | str | None = None) -> None:
         """Return when what opencode logged of a session is in Redis.
@@ -218,10 +232,15 @@ class Outbox:
             except (KeyError, TypeError, ValueError) as error:
                 await _log.awarning("opencode.event_unknown", type=event.type, error=repr(error))
                 continue
-            if change:
+            if change and not self._is_expected(change):
                 changes.append((change, event.seq))
         await self._write(session_id, changes)
         self.written_events += len(changes)
+
+    def _is_expected(self, change: Change) -> bool:
+        if not self._expected or change.kind != "part.put":
+            return False
+        return (change.id, _canonical(change.body)) in self._expected
 
     async def _write(self, session_id: str, changes: list[tuple[Change, int]]) -> None:
         """Write changes in groups as large as they may be; each with its place in the source."""

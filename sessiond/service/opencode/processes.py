@@ -32,6 +32,11 @@ class Processes:
         del self._instances[instance.name]
         return True
 
+    @property
+    def echo(self) -> bool:
+        """Whether views are moved by writing parts again, which opencode logs as its own."""
+        return any(not instance.attachment.live for instance in self)
+
     def show(self, events: Sequence[OpencodeEvent], besides: Instance | None = None) -> None:
         """Show events to the views of every process, besides those of one."""
         shown = {besides.attachment.pid} if besides else set()

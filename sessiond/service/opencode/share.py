@@ -147,6 +147,7 @@ class Share:
 
     async def pushed(self, instance: Instance, events: list[OpencodeEvent]) -> None:
         """Take what a process says happened there, in its order."""
+        events = instance.untold(events)
         self._processes.show(events, besides=instance)
         for is_kept, run in groupby(events, key=lambda event: event.type in DURABLE):
             by_session: dict[str, list[OpencodeEvent]] = {}
@@ -157,8 +158,17 @@ class Share:
                     await self._take_kept(session_id, told)
                 else:
                     await self._pass_on(session_id, told)
-                    if any(event.type == "session.idle" for event in told):
-                        self._turns.end(instance.name, session_id)
+                    self._note_status(instance, session_id, told)
+
+    def _note_status(
+        self, instance: Instance, session_id: str, events: list[OpencodeEvent]
+    ) -> None:
+        """Learn from what passes by which turns run: a shell command or a summary asks nobody."""
+        for event in events:
+            if event.type == "session.idle":
+                self._turns.end(instance.name, session_id)
+            elif event.properties.get("status", {}).get("type") == "busy":
+                self._turns.began(instance, session_id)
 
     async def turn(self, instance: Instance, session_id: str, wait_seconds: float) -> Turn:
         """Let a process run a turn, after all that was said before is there."""

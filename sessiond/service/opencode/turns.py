@@ -81,8 +81,18 @@ class Turns:
                 await self._come_up_to_date(session_id)
         except StoreUnavailable:
             return Turn(granted=False)
+        except asyncio.CancelledError:  # the process does not wait for the answer any more
+            self._spawn(self._give_back(instance.name, session_id))
+            raise
         self._here[session_id].add(instance.name)
         return Turn(granted=True, token=token)
+
+    def began(self, instance: Instance, session_id: str) -> None:
+        """Take note of a turn that began without asking, and take the right to it if it is free."""
+        if instance.name not in self._here[session_id]:
+            self._here[session_id].add(instance.name)
+            if instance.attachment.mode == "lease":
+                self._spawn(self._reclaim(session_id, instance.name))
 
     def end(self, name: str, session_id: str) -> None:
         """Take note that a process's turn is over, and give the right to the next one."""
@@ -142,7 +152,7 @@ class Turns:
                 await self._given_back(session_id)
 
     async def _reclaim(self, session_id: str, name: str) -> None:
-        """Take the lease again for a turn that went on while this sidecar was away."""
+        """Take the lease, if it is free, for a turn that runs already."""
         with contextlib.suppress(SessiondError):
             await self._leases.acquire(session_id, name, 0.0)
 

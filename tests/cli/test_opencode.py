@@ -181,7 +181,7 @@ def test_a_projects_plugin_lies_in_its_worktree(
     shown = called(place, "opencode", "install", "--project").stdout
     assert (project / ".opencode" / PLUGIN).read_bytes() == packaged()
     assert not configuration(place).exists()
-    assert f"also prepares {configuration(place)}" in shown
+    assert f"waits over a minute for {configuration(place)}" in shown
     doubled = called(place, "opencode", "install").stdout
     assert "opencode loads both" in doubled
     called(place, "opencode", "uninstall")
@@ -206,7 +206,8 @@ def test_a_projects_plugin_lies_in_its_worktree(
 def test_only_settings_that_differ_are_written(
     place: RunningDaemon, arguments: list[str], settings: dict[str, str] | None
 ) -> None:
-    called(place, "opencode", "install", *arguments)
+    shown = called(place, "opencode", "install", *arguments).stdout
+    assert ("Sharing is off" in shown) is ("off" in arguments)
     file = configuration(place) / SETTINGS
     assert (json.loads(file.read_bytes()) if file.exists() else None) == settings
     called(place, "opencode", "install")

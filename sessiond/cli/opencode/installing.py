@@ -92,6 +92,9 @@ def _install(options: argparse.Namespace) -> None:
     _print(report, options, opencode=version)
     if options.json or options.dry_run:
         return
+    if not read_settings(folder).is_sharing:
+        print("Sharing is off; `sessiond opencode install --share on` switches it on.")
+        return
     print("Sessions are shared by every opencode that is started from now on, while the daemon")
     print("runs (`sessiond run`). `sessiond opencode status` shows them, `… doctor` checks it all.")
 
@@ -156,8 +159,8 @@ def _notes_elsewhere(folder: Path) -> list[str]:
         ]
         if not is_prepared(other):
             notes.append(
-                f"opencode also prepares {other} when it starts: over a minute, each time, until "
-                "it was once started with a network."
+                f"without a network opencode waits over a minute for {other} too, at each start, "
+                "until it was once started with one."
             )
     return notes
 

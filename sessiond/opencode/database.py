@@ -6,6 +6,7 @@ tables: opencode 1.18.33 (`event`, `event_sequence`, `session`, `message`, `part
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,18 @@ STRETCH = 200
 """Events that one read returns at most."""
 
 _BUSY_SECONDS = 1.0
+_UNREADABLE = (
+    *(sqlite3.Error, msgspec.DecodeError),
+    *(LookupError, TypeError, ValueError, RecursionError),  # a record that is none, a column less
+)
 _SESSION_EVENTS = "('session.created.1', 'session.updated.1')"
 _WRITERS = (
     (_SESSION_EVENTS, "$.sessionID"),
     ("('message.updated.1')", "$.info.id"),
     ("('message.part.updated.1')", "$.part.id"),
+)
+_HALF_CHARACTER = re.compile(
+    r"(\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w)|\\u[dD][89a-fA-F]\w\w", re.ASCII
 )
 _JSON_COLUMNS = ("model", "permission", "revert", "metadata")
 _PLAIN_COLUMNS = {
@@ -54,6 +62,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection: sqlite3.Connection | None = None
+        self._opened = ""
+        self._openings = 0
 
     def close(self) -> None:
         """Close the connection; the next read opens another."""
@@ -70,9 +80,13 @@ class Database:
         return f"{found.st_dev}:{found.st_ino}"
 
     def version(self) -> int:
-        """Return a number that changes with every commit of somebody else."""
+        """Return a number that changes with every commit of somebody else.
+
+        SQLite counts anew for each connection, so another one always has another number.
+        """
         with self._reading() as connection:
-            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+            commits = int(connection.execute("PRAGMA data_version").fetchone()[0])
+            return (self._openings << 32) + commits
 
     def sessions(self, project_id: str) -> dict[str, SessionRow]:
         """Return the sessions of a project."""
@@ -101,6 +115,13 @@ class Database:
             rows = connection.execute(query, values).fetchall()
             return [StoredEvent(seq, id_, kind, _object(data)) for seq, id_, kind, data in rows]
 
+    def seq(self, session_id: str) -> int:
+        """Return the last sequence of a session's log, -1 when it has none."""
+        query = "SELECT seq FROM event_sequence WHERE aggregate_id = ?"
+        with self._reading() as connection:
+            row = connection.execute(query, (session_id,)).fetchone()
+            return row[0] if row else -1
+
     def sequence_of(self, event_id: str) -> int | None:
         """Return the place of an event in its session's log; None when it is not there."""
         query = "SELECT seq FROM event WHERE id = ?"
@@ -122,6 +143,14 @@ class Database:
         with self._reading() as connection:
             return _info(connection, session_id)
 
+    def is_complete(self, session_id: str) -> bool:
+        """Tell whether a session's log tells all of it: not so when the session is older."""
+        query = (
+            "SELECT 1 FROM event WHERE aggregate_id = ? AND seq = 0 AND type = 'session.created.1'"
+        )
+        with self._reading() as connection:
+            return connection.execute(query, (session_id,)).fetchone() is not None
+
     def last_event(self, session_id: str, record_id: str) -> str | None:
         """Return the id of the event that last wrote a record: "", a message or a part."""
         kinds, place = _WRITERS[record_id.count("/") + 1 if record_id else 0]
@@ -137,21 +166,29 @@ class Database:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
-            if self._connection is None:
-                self._connection = sqlite3.connect(
-                    f"file:{quote(str(self.path))}?mode=ro",
-                    uri=True,
-                    timeout=_BUSY_SECONDS,
-                    isolation_level=None,
-                    check_same_thread=False,
-                )
-            yield self._connection
-        except (sqlite3.Error, msgspec.DecodeError) as error:
+            yield self._current()
+        except _UNREADABLE as error:
             self.close()
             raise DatabaseUnreadable(
-                f"{self.path} cannot be read: {error}",
+                f"{self.path} cannot be read: {error!r}",
                 hint="is it the database of a supported opencode?",
             ) from error
+
+    def _current(self) -> sqlite3.Connection:
+        """Return a connection to the file that stands at the path now."""
+        identity = self.identity()
+        if self._connection is None or identity != self._opened:
+            self.close()
+            self._connection = sqlite3.connect(
+                f"file:{quote(str(self.path))}?mode=ro",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._opened = identity
+            self._openings += 1
+        return self._connection
 
 
 def _info(connection: sqlite3.Connection, session_id: str) -> dict[str, Any] | None:
@@ -165,8 +202,7 @@ def _info(connection: sqlite3.Connection, session_id: str) -> dict[str, Any] | N
         (session_id,),
     ).fetchone()
     if told:
-        info: dict[str, Any] = _object(told[0])["info"]
-        return info
+        return dict(_object(told[0])["info"])
     return session_info(
         {column[0]: value for column, value in zip(found.description, row, strict=True)}
     )
@@ -218,4 +254,16 @@ def session_info(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(data: str) -> Any:
-    return msgspec.json.decode(data)
+    """Return what a column holds as JSON.
+
+    JavaScript also writes halves of characters, where a text was cut within one; nobody else can
+    take them, so a replacement character stands for each.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return msgspec.json.decode(_HALF_CHARACTER.sub(_replaced, data))
+
+
+def _replaced(found: re.Match[str]) -> str:
+    return found[1] or r"\ufffd"

@@ -17,11 +17,13 @@ from sessiond.opencode.mapping import (
     change_of_operation,
     event_of_change,
     replayed_id,
+    title_given,
 )
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState
 
 _IDS = ("id", "sessionID", "messageID")
+_ABOUT_MS = 2000  # an offset between clocks is measured anew now and then, and never alike
 
 
 class Written(Struct, frozen=True):
@@ -48,7 +50,7 @@ class LoggedState(Struct):
         """Take one operation of the log; `written` is epoch, offset and time (ms)."""
         epoch, offset, at_ms = written
         if op == "document.change" and record_id == "metadata":
-            self.title = str(body["set"].get("title", self.title))
+            self.title = title_given(body) or self.title
         change = change_of_operation(op, record_id, body, at_ms)
         if change is None:
             return
@@ -91,7 +93,11 @@ def difference(
     machine: Machine,
     now_ms: int,
 ) -> Difference:
-    """Compare a session's log with what an opencode database has of it."""
+    """Compare a session's log with what an opencode database has of it.
+
+    Times that are about the same are the same. Parts of messages that no opencode has, because a
+    program wrote them, have no place in one.
+    """
     here: dict[str, dict[str, Any]] = {} if local is None else {**local.messages, **local.parts}
     events = list(_missing(session_id, logged, local, machine, now_ms))
 
@@ -126,18 +132,41 @@ def _missing(
     session = logged.session_change()
     if session and logged.session:
         told = event(session, logged.session)
-        if local is None or told.properties["info"] != local.info:
+        if local is None or not _alike(told.properties["info"], local.info):
             yield told
     for name, written in logged.removed.items():
         if name in here:
             yield event(written.change, written)
     records = logged.records.items()
     messages = [written for name, written in records if "/" not in name]
-    parts = [written for name, written in records if "/" in name]
+    parts = [written for name, written in records if name.rpartition("/")[0] in logged.records]
     for written in (*messages, *parts):
         told = event(written.change, written)
-        if here.get(written.change.id) != _kept(told):
+        if not _alike(_kept(told), here.get(written.change.id)):
             yield told
+
+
+def _alike(record: dict[str, Any], here: dict[str, Any] | None) -> bool:
+    return here is not None and _with_times_of(here, record) == here
+
+
+def _with_times_of(here: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the times of the one here, where those are about the same."""
+    changed = dict(record)
+    for name in ("time", "state"):
+        mine, given = here.get(name), record.get(name)
+        if not (isinstance(mine, dict) and isinstance(given, dict)):
+            continue
+        if name == "state":
+            changed[name] = _with_times_of(mine, given)
+        else:
+            changed[name] = {key: _about(mine.get(key), value) for key, value in given.items()}
+    return changed
+
+
+def _about(mine: Any, given: Any) -> Any:
+    is_about = isinstance(mine, int) and isinstance(given, int) and abs(mine - given) <= _ABOUT_MS
+    return mine if is_about else given
 
 
 def _kept(event: OpencodeEvent) -> dict[str, Any]:

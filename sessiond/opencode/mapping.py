@@ -199,6 +199,13 @@ def change_of_operation(op: str, record_id: str, body: Any, at_ms: int) -> Chang
     return Change(kind=kind, id=name, body=record, at_ms=at_ms)
 
 
+def title_given(body: Any) -> str | None:
+    """Return the title that a change of a session's metadata gives it; None when it gives none."""
+    changed = body.get("set") if isinstance(body, dict) else None
+    title = changed.get("title") if isinstance(changed, dict) else None
+    return title if isinstance(title, str) else None
+
+
 def neutral_session(info: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     """Return a session's `info` as the log holds it."""
     kept = {name: value for name, value in info.items() if name not in _LOCAL_TO_A_MACHINE}

@@ -64,10 +64,15 @@ class IdempotencyKey(Struct, frozen=True):
 
 
 class Mark(Struct, frozen=True):
-    """How far a source of operations is written: kept with them, so that both are or neither."""
+    """How far a source of operations is written: kept with them, so that both are or neither.
+
+    `before` is what the writer believes to be there, None for nothing: when Redis says another,
+    something is missing, or was written by somebody else, and the group is refused.
+    """
 
     name: str
-    value: int
+    before: int | None
+    now: int
 
 
 class Draft(Struct, frozen=True):
@@ -89,6 +94,12 @@ class Draft(Struct, frozen=True):
 
 class KeyUsed(SessiondError):
     """The idempotency key was used before: the caller looks up what became of it."""
+
+
+class MarkMoved(SessiondError):
+    """A source is not written as far as its writer believes: it begins again from the mark."""
+
+    temporary = True
 
 
 class Committed(Struct, frozen=True):
@@ -294,7 +305,8 @@ def _options(draft: Draft) -> list[str | bytes]:
     if draft.key:
         options += ("key", draft.key.name, draft.key.digest)
     if draft.mark:
-        options += ("mark", draft.mark.name, str(draft.mark.value))
+        before = "-" if draft.mark.before is None else draft.mark.before
+        options += ("mark", draft.mark.name, f"{before} {draft.mark.now}")
     for change in draft.changes:
         if change.value is None:
             options += (f"-{change.document}", change.field, "")
@@ -346,6 +358,7 @@ _REFUSALS: dict[str, Callable[[str], SessiondError]] = {
     ),
     "already-exists": AlreadyExists,
     "key-used": KeyUsed,
+    "mark-moved": MarkMoved,
     "foreign-keys": lambda detail: StoreDamaged(
         f"Redis holds keys of a session that does not exist, beside {detail!r}",
         hint="something else wrote them, or damage; choose another session id",

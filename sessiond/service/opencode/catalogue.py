@@ -16,10 +16,14 @@ _NEVER_SEEN = -1
 
 
 class Sighting(Struct, frozen=True):
-    """Whose log grew since the last look, and which sessions are gone (until `forget`)."""
+    """Whose log grew since the last look, and which sessions are gone (until `forget`).
+
+    `went_back`: the database is another one, or an older one, than it was.
+    """
 
     grown: list[str]
     gone: list[str]
+    went_back: bool
 
 
 class Catalogue:
@@ -54,7 +58,8 @@ class Catalogue:
         identity, rows = await self._read(found)
         before, self.rows = self.rows, rows
         gone: list[str] = []
-        if self._went_back(identity):
+        went_back = self._went_back(identity)
+        if went_back:
             self.saved.cursors.clear()
         else:
             gone = [
@@ -68,7 +73,8 @@ class Catalogue:
         self._changed |= identity != self.saved.identity
         self.saved.identity = identity
         known = {name: row.seq for name, row in before.items()}
-        return Sighting([name for name, row in rows.items() if known.get(name) != row.seq], gone)
+        grown = [name for name, row in rows.items() if known.get(name) != row.seq]
+        return Sighting(grown, gone, went_back)
 
     def is_private(self, session_id: str) -> bool:
         """Tell whether nothing of a session may leave this machine, or come to it."""

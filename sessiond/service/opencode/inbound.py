@@ -21,7 +21,7 @@ from sessiond.service.clock import moment_of
 from sessiond.service.feed import LIVE, RESET, Event
 from sessiond.service.feeds import POSITIONS, Feeds
 from sessiond.service.opencode.catalogue import Catalogue
-from sessiond.service.opencode.lane import Lane, Wish
+from sessiond.service.opencode.lane import Lane, LiveBody, LiveEvent, Wish
 from sessiond.service.opencode.outbox import Outbox, Target
 from sessiond.service.opencode.processes import Processes
 from sessiond.service.opencode.reading import Read
@@ -51,17 +51,8 @@ class _Head(Struct):
     sessions: dict[str, str] = {}
 
 
-class _LiveBody(Struct):
-    opencode: list[OpencodeEvent] = []
-    turn: str = ""
-
-
-class _LiveEvent(Struct):
-    body: _LiveBody
-
-
 _HEAD = msgspec.json.Decoder(_Head)
-_LIVE = msgspec.json.Decoder(_LiveEvent)
+_LIVE = msgspec.json.Decoder(LiveEvent)
 _ANY = msgspec.json.Decoder()
 
 
@@ -236,7 +227,9 @@ class Inbound:
                             last_id = event.id or last_id
             except SessiondError as error:
                 await _log.ainfo("opencode.feed_waits", error=error.code)
-                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:  # noqa: BLE001 - whatever it was, what comes next is wanted
+                await _log.aexception("opencode.feed_failed")
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _hear(self, event: Event) -> None:
         head = _HEAD.decode(event.data)
@@ -255,7 +248,10 @@ class Inbound:
 
     def _note_turn(self, event: Event, session_id: str) -> None:
         """Follow the turns of others: in mode `atomic` they come in when they are complete."""
-        live = _LIVE.decode(event.data).body if event.name == LIVE else _LiveBody()
+        live = LiveBody()
+        if event.name == LIVE:
+            with contextlib.suppress(msgspec.MsgspecError):  # a program's own words
+                live = _LIVE.decode(event.data).body
         if live.turn:
             self._released(session_id)
         if not any(instance.attachment.mode == "atomic" for instance in self._processes):

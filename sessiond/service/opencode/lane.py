@@ -13,11 +13,10 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, Protocol
 
 import structlog
-from msgspec import Raw, Struct, json
+from msgspec import MsgspecError, Raw, Struct, json
 
 from sessiond.errors import SessiondError
 from sessiond.opencode.mapping import (
-    FIELD,
     Change,
     Machine,
     change_of_operation,
@@ -101,7 +100,22 @@ class _Operation(Struct):
     body: Raw
 
 
+class LiveBody(Struct):
+    """What passes by from an opencode: events, or the word that a turn has ended."""
+
+    opencode: list[OpencodeEvent] = []
+    turn: str = ""
+
+
+class LiveEvent(Struct):
+    """A live event that came from an opencode."""
+
+    origin: str
+    body: LiveBody
+
+
 _OPERATION = json.Decoder(_Operation)
+_LIVE = json.Decoder(LiveEvent)
 
 
 class Lane:
@@ -120,6 +134,7 @@ class Lane:
         self._read = position
         self._waiting: deque[Event | _Ask] = deque()
         self._held: list[OpencodeEvent] = []
+        self._begun_at = position.offset  # what was foreign up to here is not remembered
         self._foreign: dict[str, int] = {}  # record → offset of the last writing of others
         self._covered: list[Entry] = []
         self._worker: asyncio.Task[None] | None = None
@@ -206,12 +221,15 @@ class Lane:
         machine = self._around.machine()
         events = []
         for event in run:
-            live = _ANY.decode(event.data)
-            if live["origin"].startswith(f"{self._around.replica}@"):
+            try:
+                live = _LIVE.decode(event.data)
+            except MsgspecError:
+                continue  # a program's own words, not opencode's
+            if live.origin.startswith(f"{self._around.replica}@"):
                 continue  # the other processes on this database were told directly
-            for given in live["body"].get(FIELD, []):
-                properties = machine.local(given["properties"])
-                events.append(OpencodeEvent(type=given["type"], properties=properties))
+            for told in live.body.opencode:
+                properties = machine.local(told.properties)
+                events.append(OpencodeEvent(type=told.type, properties=properties))
         self._around.show(events)
 
     async def _take(self, entries: list[Entry]) -> None:
@@ -239,6 +257,7 @@ class Lane:
         self._foreign.clear()
         self._covered.clear()
         self._read = await self._around.reconcile(self.session_id)
+        self._begun_at = self._read.offset
         self._note_position()
 
     async def _release(self) -> None:
@@ -250,10 +269,15 @@ class Lane:
             if not await self._around.apply(self.session_id, batch, announce=False):
                 return
             del self._held[: len(batch)]
-        covered, self._covered = self._covered, []
-        for entry in covered:
-            event = await self._event(entry)
-            await self._bring([event] if event else [])
+        while self._covered:
+            if self._around.holds_back(self.session_id):
+                return
+            entry = self._covered[0]
+            if await self._lies_below(_record(entry), entry.offset):
+                event = await self._told(entry)
+                if event and not await self._around.apply(self.session_id, [event], announce=True):
+                    return
+            del self._covered[0]
         self._note_position()
 
     async def _bring(self, events: list[OpencodeEvent]) -> None:
@@ -267,21 +291,29 @@ class Lane:
                 self._held += batch
 
     def _note_position(self) -> None:
-        if not self._held:
+        if not self._held and not self._covered:
             self.position = self._read
             self._around.moved(self)
 
     async def _event(self, entry: Entry) -> OpencodeEvent | None:
         """Return what opencode is to be told of an operation; None when it knows."""
-        record = "" if entry.op in _SESSION_OPERATIONS else entry.id
-        if entry.origin.startswith(f"{self._around.replica}@"):
-            if not await self._is_covered(record, entry.offset):
-                return None
-            if self._held or self._around.holds_back(self.session_id):
-                self._covered.append(entry)  # by then it may have been written again
-                return None
-        else:
+        record = _record(entry)
+        if not entry.origin.startswith(f"{self._around.replica}@"):
             self._foreign[record] = entry.offset
+            return await self._told(entry)
+        foreign = self._foreign.get(record, self._begun_at)
+        if not 0 < foreign < entry.offset:
+            return None
+        if self._held or self._around.holds_back(self.session_id):
+            self._covered.append(entry)  # by then it may have been written again
+            return None
+        if not await self._lies_below(record, entry.offset):
+            self._foreign[record] = 0
+            return None
+        return await self._told(entry)
+
+    async def _told(self, entry: Entry) -> OpencodeEvent | None:
+        """Return the event by which opencode takes an operation; None when it means nothing."""
         change = await self._change(entry)
         if change is None:
             return None
@@ -305,17 +337,19 @@ class Lane:
         titled = info | {"title": body["set"]["title"]}
         return Change(kind="session.put", id="", body=titled, at_ms=at_ms)
 
-    async def _is_covered(self, record: str, offset: int) -> bool:
+    async def _lies_below(self, record: str, offset: int) -> bool:
         """Tell whether an own writing lies below a foreign one that the log has before it.
 
-        Both sides wrote the record at the same time: there the foreign one came later, in the
+        Both sides wrote the record at the same time: here the foreign one came later, in the
         log earlier. The log decides, so the own one is brought in again.
         """
-        if self._foreign.get(record, offset) >= offset:
-            return False
         last = await self._around.last_event(self.session_id, record)
         brought = replayed_offset(last) if last else None
         return brought is not None and brought < offset
+
+
+def _record(entry: Entry) -> str:
+    return "" if entry.op in _SESSION_OPERATIONS else entry.id
 
 
 def _entry(event: Event) -> Entry:

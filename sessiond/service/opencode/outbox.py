@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from sessiond.codec import json
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
-from sessiond.model import Context, Message, NewSession
+from sessiond.model import Context, NewSession
 from sessiond.opencode.database import STRETCH, Database
 from sessiond.opencode.mapping import (
-    FIELD,
     Change,
     Machine,
     change_of_event,
@@ -32,12 +30,12 @@ from sessiond.opencode.mapping import (
 )
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState, StoredEvent
-from sessiond.service.clock import Clock, moment, timestamp
+from sessiond.service.clock import Clock
 from sessiond.service.opencode.reading import Read
+from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
-from sessiond.store.committer import Draft, FieldChange, Mark
-from sessiond.store.opencode import OpencodeStore, outbox_mark
+from sessiond.store.opencode import OpencodeStore
 from sessiond.store.sessions import SessionStore
 
 _GROUP = 64
@@ -97,16 +95,19 @@ class Outbox:
         self._shared = shared
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._written: dict[str, int] = {}
-        self._known: dict[str, set[str]] = {}
-        self._titles: dict[str, str] = {}
+        self._recorders: dict[str, Recorder] = {}
         self._deleted: set[str] = set()
         self._expected: dict[tuple[str, bytes], None] = {}
-        self.written_events = 0
 
     def forget(self, session_id: str) -> None:
-        """Drop what is remembered of a session: Redis has another history of it now."""
-        for memory in (self._written, self._known, self._titles):
-            memory.pop(session_id, None)
+        """Drop what is remembered of a session: Redis, or opencode, has another history of it."""
+        self._written.pop(session_id, None)
+        self._recorders.pop(session_id, None)
+
+    def forget_all(self) -> None:
+        """Drop what is remembered of all sessions."""
+        self._written.clear()
+        self._recorders.clear()
 
     def expect(self, events: Iterable[OpencodeEvent]) -> None:
         """Take note of parts that opencode is about to log, though they came from elsewhere."""
@@ -130,11 +131,20 @@ class Outbox:
         """
         if session_id in self._deleted or not self._shared(session_id):
             return
-        async with self._locks[session_id]:
-            try:
-                await self._flush(session_id, up_to)
-            except SessionDeleted:  # a deletion wins over what was written without knowing of it
-                self._deleted.add(session_id)
+        async with self._locks[session_id], self._remembering(session_id):
+            await self._flush(session_id, up_to)
+
+    @contextlib.asynccontextmanager
+    async def _remembering(self, session_id: str) -> AsyncIterator[None]:
+        """Begin anew with a session after anything went wrong: nobody knows what was written."""
+        try:
+            yield
+        except SessionDeleted:  # a deletion wins over what was written without knowing of it
+            self._deleted.add(session_id)
+            self.forget(session_id)
+        except BaseException:
+            self.forget(session_id)
+            raise
 
     async def _flush(self, session_id: str, up_to: int | str | None) -> None:
         written = self._written.get(session_id)
@@ -161,12 +171,14 @@ class Outbox:
     async def _begin(self, session_id: str) -> int | None:
         """Return up to where the session is written; bring it in as it stands if it is not."""
         written = await self._target.opencode.written_up_to(session_id, self._replica.name)
-        if written is None:
-            try:
+        try:
+            if written is None:
                 await self._target.store.end(session_id)
                 written = -1
-            except NotFound:
-                written = await self._bring_in(session_id)
+            else:  # an older copy of the database may have less than was written
+                written = min(written, await self._read(lambda database: database.seq(session_id)))
+        except NotFound:
+            written = await self._bring_in(session_id)
         if written is not None:
             self._written[session_id] = written
         return written
@@ -179,7 +191,7 @@ class Outbox:
         info = neutral_session(state.info, machine)
         new = NewSession(
             session_id=session_id,
-            title=str(info.get("title", ""))[:_TITLE],
+            title=str(info.get("title", ""))[:TITLE],
             workspace=self._replica.workspace,
             user_agent=f"opencode {info.get('version', '')}".strip(),
             context=Context(working_directory=str(info.get("directory", "")), opencode=info),
@@ -197,18 +209,19 @@ class Outbox:
         messages: dict[str, dict[str, Any]],
         parts: dict[str, dict[str, Any]],
     ) -> None:
-        """Write records that the session's log never had."""
-        async with self._locks[session_id]:
-            written = self._written.get(session_id, -1)
-            await self._put_records(session_id, messages, parts, written)
+        """Write records that the session's log never had, if it is shared."""
+        if self._shared(session_id):
+            async with self._locks[session_id], self._remembering(session_id):
+                await self._put_records(session_id, messages, parts, None)
 
     async def _put_records(
         self,
         session_id: str,
         messages: dict[str, dict[str, Any]],
         parts: dict[str, dict[str, Any]],
-        seq: int,
+        seq: int | None,
     ) -> None:
+        """Write records as they stand. With the last of them the source is written up to `seq`."""
         machine, now = self._machine(), self._target.clock()
         changes = [
             Change(kind="message.put", id=name, body=neutral_message(info, machine), at_ms=now)
@@ -220,106 +233,37 @@ class Outbox:
             )
             for name, part in parts.items()
         ]
-        await self._write(session_id, [(change, seq) for change in changes])
+        sourced = [SourcedChange(change, None) for change in changes[:-1]]
+        sourced += [SourcedChange(change, seq) for change in changes[-1:]]
+        await (await self._recorder(session_id)).write(sourced)
 
     async def _write_events(self, session_id: str, events: list[StoredEvent]) -> None:
         machine, now = self._machine(), self._target.clock()
-        changes: list[tuple[Change, int]] = []
+        changes = []
         for event in events:
             given = OpencodeEvent(id=event.id, type=event.type, properties=event.data)
             try:
                 change = change_of_event(given, machine, now)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 await _log.awarning("opencode.event_unknown", type=event.type, error=repr(error))
                 continue
             if change and not self._is_expected(change):
-                changes.append((change, event.seq))
-        await self._write(session_id, changes)
-        self.written_events += len(changes)
+                changes.append(SourcedChange(change, event.seq))
+        await (await self._recorder(session_id)).write(changes)
+
+    async def _recorder(self, session_id: str) -> Recorder:
+        recorder = self._recorders.get(session_id)
+        if recorder is None:
+            target = self._target
+            recorder = self._recorders[session_id] = await Recorder.open(
+                session_id, self._replica.name, target.store, target.opencode, target.clock
+            )
+        return recorder
 
     def _is_expected(self, change: Change) -> bool:
         if not self._expected or change.kind != "part.put":
             return False
         return (change.id, _canonical(change.body)) in self._expected
-
-    async def _write(self, session_id: str, changes: list[tuple[Change, int]]) -> None:
-        """Write changes in groups as large as they may be; each with its place in the source."""
-        group: list[Draft] = []
-        fresh: set[str] = set()
-        for change, seq in changes:
-            for draft in await self._drafts(session_id, change, seq):
-                alone = draft.op not in _TOGETHER
-                if group and (alone or len(group) >= _GROUP or draft.id in fresh):
-                    await self._commit(session_id, group)
-                    group, fresh = [], set()
-                group.append(draft)
-                fresh.add(draft.id if draft.op == "message.append" else "")
-                if alone:
-                    await self._commit(session_id, group)
-                    group, fresh = [], set()
-        if group:
-            await self._commit(session_id, group)
-
-    async def _commit(self, session_id: str, group: list[Draft]) -> None:
-        """Write a group; one by one what was refused as a whole, leaving out what has no place.
-
-        A record that was removed meanwhile stays removed.
-        """
-        now = self._target.clock()
-        one_mark = [*(structs.replace(draft, mark=None) for draft in group[:-1]), group[-1]]
-        try:
-            await self._target.store.commit(session_id, one_mark, now)
-        except SessionDeleted:
-            raise
-        except (NotFound, AlreadyExists) as error:
-            if len(group) > 1:
-                for draft in group:
-                    await self._commit(session_id, [draft])
-            elif isinstance(error, AlreadyExists) and group[0].op == "message.append":
-                self._known[session_id].add(group[0].id)
-                await self._commit(session_id, [structs.replace(group[0], op="message.edit")])
-            else:
-                await _log.ainfo(
-                    "opencode.superseded", session_id=session_id, op=group[0].op, id=group[0].id
-                )
-
-    async def _drafts(self, session_id: str, change: Change, seq: int) -> list[Draft]:
-        if session_id not in self._known:
-            self._known[session_id] = await self._target.opencode.message_ids(session_id)
-        known = self._known[session_id]
-        mark = Mark(outbox_mark(self._replica.name), seq)
-        at, client = timestamp(change.at_ms), self._replica.name
-
-        def draft(op: str, name: str, body: bytes, *changes: FieldChange) -> Draft:
-            return Draft(op, name, at, body, mark=mark, client=client, changes=changes)
-
-        match change.kind:
-            case "session.put":
-                return self._session_drafts(session_id, change.body or {}, draft)
-            case "session.delete":
-                return [draft("session.delete", session_id, b"{}")]
-            case "message.put":
-                op = "message.edit" if change.id in known else "message.append"
-                known.add(change.id)
-                return [draft(op, change.id, json.encode(_message(change)))]
-            case "part.put":
-                return [draft("part.put", change.id, json.encode(change.body))]
-            case "message.remove" | "part.remove":
-                return [draft(change.kind, change.id, b"{}")]
-
-    def _session_drafts(
-        self, session_id: str, info: dict[str, Any], draft: Callable[..., Draft]
-    ) -> list[Draft]:
-        body = {"set": {FIELD: info}, "unset": []}
-        field = FieldChange("context", FIELD, json.encode(info))
-        drafts = [draft("document.change", "context", json.encode(body), field)]
-        title = str(info.get("title", ""))[:_TITLE]
-        if self._titles.get(session_id) != title:
-            self._titles[session_id] = title
-            body = {"set": {"title": title}, "unset": []}
-            changed = FieldChange("metadata", "title", title)
-            drafts.append(draft("document.change", "metadata", json.encode(body), changed))
-        return drafts
 
     async def deleted(self, session_id: str) -> None:
         """Note that opencode has a session no more, and delete it for everybody."""
@@ -330,17 +274,6 @@ class Outbox:
                 await self._target.sessions.delete(session_id, Request(client=self._replica.name))
             self._deleted.add(session_id)
             self.forget(session_id)
-
-
-def _message(change: Change) -> Message:
-    body = change.body or {}
-    created = body.get("time", {}).get("created", change.at_ms)
-    return Message(
-        id=change.id,
-        timestamp=moment(created),
-        role=body.get("role", "assistant"),
-        metadata={FIELD: body},
-    )
 
 
 def _named(name: str, part: dict[str, Any]) -> dict[str, Any]:

@@ -211,6 +211,8 @@ class Share:
                 self.catalogue.save()
             except SessiondError as error:
                 await _log.ainfo("opencode.tail_waits", error=error.code)
+            except Exception:  # noqa: BLE001 - whatever it was, what comes next is wanted
+                await _log.aexception("opencode.tail_failed")
             self._turns.forget_silent()
             if not due or self._processes:
                 pause = _ATTACHED_POLL_SECONDS if self._processes else _IDLE_POLL_SECONDS
@@ -232,6 +234,8 @@ class Share:
     async def _look(self) -> list[str]:
         """See which sessions there are; what was deleted here is deleted for everybody."""
         sighting = await self.catalogue.look()
+        if sighting.went_back:
+            self.outbox.forget_all()
         for session_id in sighting.gone:
             self._inbound.drop(session_id)
             if not self.catalogue.is_private(session_id):

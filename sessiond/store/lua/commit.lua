@@ -15,14 +15,16 @@
 --            and for each option three values:
 --              "expected", version, ""     the version that the change is based on
 --              "key", name, digest         an idempotency key and what it is used for
---              "mark", name, value         how far the writer's source is written by now
+--              "mark", name, "before now"  how far the writer's source was written when this was
+--                                          put together ("-": not at all), and is with it
 --              document, field, value      a field of a document to set
 --              "-document", field, ""      a field of a document to unset
 -- returns  one flat list: workspace, then for each group one of
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before
 --            "error", code, detail
--- errors   see the verbs; for all: not-found, session-deleted, superseded, sequence-reused, key-used
+-- errors   see the verbs; for all: not-found, session-deleted, superseded, sequence-reused, key-used,
+--          mark-moved
 --          as error reply: OUTOFORDER when the sequence of ARGV 6 was not applied
 --
 -- Lua never rolls back: a group is checked wholly before its first write.
@@ -92,6 +94,11 @@ local function check(operation, group)
     local key = option(operation, 'key')
     if key and redis.call('HEXISTS', APPLIED, key) == 1 then return 'key-used', key end
   end
+  local mark, step = option(operation, 'mark')
+  if mark then
+    local stored = redis.call('HGET', APPLIED, mark) or '-'
+    if stored ~= string.match(step, '^%S+') then return 'mark-moved', stored end
+  end
   return verbs[op].check(operation, group)
 end
 
@@ -110,8 +117,8 @@ local function write(operation)
     keys_used = true
     redis.call('HSET', APPLIED, key, string.format('%s %d', digest, session.version))
   end
-  local mark, value = option(operation, 'mark')
-  if mark then redis.call('HSET', APPLIED, mark, value) end
+  local mark, step = option(operation, 'mark')
+  if mark then redis.call('HSET', APPLIED, mark, string.match(step, '%S+$')) end
   if at > session.last_activity then session.last_activity = at end
   last_written = operation
 end

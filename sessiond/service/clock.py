@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 
+_LAST_MS = 253_402_300_799_000
+
 Clock = Callable[[], int]
 """Returns milliseconds since 1970."""
 
@@ -29,5 +31,8 @@ def moment_of(text: str) -> datetime:
 
 @lru_cache(maxsize=4)
 def moment(ms: int) -> datetime:
-    """Return milliseconds since 1970 as a datetime in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    """Return milliseconds since 1970 as a datetime in UTC.
+
+    A number that no calendar has becomes the nearest that it has: from 1970 to the year 9999.
+    """
+    return datetime.fromtimestamp(min(max(ms, 0), _LAST_MS) / 1000, UTC)

@@ -238,7 +238,7 @@ class Outbound {
   /** @param {Event} event */
   push({ id, type, properties }) {
     if (!PUSHED.has(type) || this.#sidecar.attached?.workspace === "") return;
-    const json = JSON.stringify({ id, type, properties });
+    const json = JSON.stringify({ id, type, properties }, wellFormed);
     this.#waiting.push(json);
     this.#characters += json.length;
     this.#pushed += 1;
@@ -833,6 +833,11 @@ async function* eventsOf(chunks, attachment) {
   } finally {
     clearTimeout(silence);
   }
+}
+
+/** Half a character, as where a text was cut, is no UTF-8. @param {string} _ @param {unknown} value */
+function wellFormed(_, value) {
+  return typeof value === "string" ? /** @type {any} */ (value).toWellFormed() : value;
 }
 
 /** @param {number} failures @param {number} random */

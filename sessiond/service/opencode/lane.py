@@ -23,6 +23,7 @@ from sessiond.opencode.mapping import (
     event_of_change,
     replayed_id,
     replayed_offset,
+    title_given,
 )
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.service.clock import moment_of
@@ -240,7 +241,13 @@ class Lane:
         if fresh[0].offset != self._read.offset + 1:
             await self._catch_up()
             return
-        events = [event for entry in fresh if (event := await self._event(entry))]
+        events: list[OpencodeEvent] = []
+        for entry in fresh:
+            if self._may_lie_below(entry):  # what lies above it must be there to be seen
+                await self._bring(events)
+                events = []
+            event = await self._event(entry)
+            events += [event] if event else []
         await self._bring(events)
         self._read = fresh[-1].position
         self._note_position()
@@ -298,11 +305,10 @@ class Lane:
     async def _event(self, entry: Entry) -> OpencodeEvent | None:
         """Return what opencode is to be told of an operation; None when it knows."""
         record = _record(entry)
-        if not entry.origin.startswith(f"{self._around.replica}@"):
+        if not self._is_own(entry):
             self._foreign[record] = entry.offset
             return await self._told(entry)
-        foreign = self._foreign.get(record, self._begun_at)
-        if not 0 < foreign < entry.offset:
+        if not self._may_lie_below(entry):
             return None
         if self._held or self._around.holds_back(self.session_id):
             self._covered.append(entry)  # by then it may have been written again
@@ -311,6 +317,14 @@ class Lane:
             self._foreign[record] = 0
             return None
         return await self._told(entry)
+
+    def _is_own(self, entry: Entry) -> bool:
+        return entry.origin.startswith(f"{self._around.replica}@")
+
+    def _may_lie_below(self, entry: Entry) -> bool:
+        """Tell whether somebody else wrote a record before this own writing of it."""
+        foreign = self._foreign.get(_record(entry), self._begun_at)
+        return self._is_own(entry) and 0 < foreign < entry.offset
 
     async def _told(self, entry: Entry) -> OpencodeEvent | None:
         """Return the event by which opencode takes an operation; None when it means nothing."""
@@ -329,13 +343,11 @@ class Lane:
         at_ms = round(moment_of(entry.at).timestamp() * 1000)
         if (entry.op, entry.id) != ("document.change", "metadata"):
             return change_of_operation(entry.op, entry.id, body, at_ms)
-        if "title" not in body["set"]:
+        title = title_given(body)
+        info = await self._around.session_record(self.session_id) if title is not None else None
+        if info is None or info.get("title") == title:
             return None
-        info = await self._around.session_record(self.session_id)
-        if info is None or info.get("title") == body["set"]["title"]:
-            return None
-        titled = info | {"title": body["set"]["title"]}
-        return Change(kind="session.put", id="", body=titled, at_ms=at_ms)
+        return Change(kind="session.put", id="", body=info | {"title": title}, at_ms=at_ms)
 
     async def _lies_below(self, record: str, offset: int) -> bool:
         """Tell whether an own writing lies below a foreign one that the log has before it.

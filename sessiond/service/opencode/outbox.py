@@ -174,7 +174,7 @@ class Outbox:
         try:
             if written is None:
                 await self._target.store.end(session_id)
-                written = -1
+                written = await self._complete(session_id)
             else:  # an older copy of the database may have less than was written
                 written = min(written, await self._read(lambda database: database.seq(session_id)))
         except NotFound:
@@ -199,6 +199,22 @@ class Outbox:
         try:
             await self._target.sessions.create(new, Request(client=self._replica.name))
         except AlreadyExists:
+            return await self._complete(session_id)
+        await self._put_records(session_id, state.messages, state.parts, state.seq)
+        return state.seq
+
+    async def _complete(self, session_id: str) -> int:
+        """Write what opencode's log does not tell of a session, and return from where it does.
+
+        The log of a session from before opencode kept one, or one whose bringing in was
+        interrupted, lacks its beginning.
+        """
+
+        def untold(database: Database) -> SessionState | None:
+            return None if database.is_complete(session_id) else database.state(session_id)
+
+        state: SessionState | None = await self._read(untold)
+        if state is None:
             return -1
         await self._put_records(session_id, state.messages, state.parts, state.seq)
         return state.seq

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import structlog
@@ -101,23 +101,15 @@ class Recorder:
             MarkMoved: Redis is not where this recorder believes: open another one.
             SessionDeleted, StoreUnavailable: also then.
         """
-        group: list[_Written] = []
-        size = 0
-        fresh: set[str] = set()
-        for sourced in changes:
-            for draft in self._drafts(sourced.change):
-                alone = draft.op not in _TOGETHER
-                full = len(group) >= _GROUP or size + len(draft.json) > _GROUP_BYTES
-                ended = bool(group) and group[-1].draft.op not in _TOGETHER
-                if group and (alone or ended or full or draft.id in fresh):
-                    await self._commit(group)
-                    group, size, fresh = [], 0, set()
-                group.append(_Written(draft, sourced.seq))
-                size += len(draft.json)
-                if draft.op == "message.append":
-                    fresh.add(draft.id)
-        if group:
+        for group in _groups(self._written(changes)):
             await self._commit(group)
+
+    def _written(self, changes: Iterable[SourcedChange]) -> Iterator[_Written]:
+        """Yield drafts; the source is written as far as a change with the last one of it."""
+        for sourced in changes:
+            *before, last = self._drafts(sourced.change)
+            yield from (_Written(draft, None) for draft in before)
+            yield _Written(last, sourced.seq)
 
     async def _commit(self, group: list[_Written]) -> None:
         """Write a group; one by one what was refused as a whole, leaving out what has no place.
@@ -183,6 +175,27 @@ class Recorder:
     ) -> Draft:
         at = timestamp(change.at_ms)
         return Draft(op, name, at, body, client=self._replica, changes=changes)
+
+
+def _groups(written: Iterable[_Written]) -> Iterator[list[_Written]]:
+    """Yield what may be written together, in groups as large as they may be."""
+    group: list[_Written] = []
+    size = 0
+    for each in written:
+        draft = each.draft
+        size += len(draft.json)
+        if group and not (
+            draft.op in _TOGETHER
+            and group[-1].draft.op in _TOGETHER
+            and len(group) < _GROUP
+            and size <= _GROUP_BYTES
+            and not any(draft.id == other.draft.id for other in group)
+        ):
+            yield group
+            group, size = [], len(draft.json)
+        group.append(each)
+    if group:
+        yield group
 
 
 def _message(change: Change) -> Message:

@@ -211,19 +211,8 @@ async def test_a_new_process_goes_on_where_the_lost_one_stopped(
             assert await agreed(site)
 
 
-BETWEEN = pytest.mark.xfail(
-    strict=True, reason="the mark of a session's change goes with its first half already"
-)
-
-
-@pytest.mark.parametrize(
-    ("commits", "is_done"),
-    [
-        *((commits, is_done) for commits in range(3) for is_done in (False, True)),
-        (3, False),
-        pytest.param(3, True, marks=BETWEEN),
-    ],
-)
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("commits", range(4))
 async def test_a_write_that_failed_is_made_up_for_by_the_next(
     site: Site, broken: Broken, commits: int, *, is_done: bool
 ) -> None:

@@ -79,6 +79,16 @@ class Database:
             raise DatabaseUnreadable(f"{self.path} cannot be read: {error}") from error
         return f"{found.st_dev}:{found.st_ino}"
 
+    def private_sessions(self) -> set[str]:
+        """Return the sessions that the plugin of an opencode noted as not to be shared."""
+        path = self.path.with_name(f"{self.path.name}.private-sessions")
+        try:
+            return set(path.read_text(encoding="utf-8", errors="replace").split())
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise DatabaseUnreadable(f"{path} cannot be read: {error}") from error
+
     def version(self) -> int:
         """Return a number that changes with every commit of somebody else.
 

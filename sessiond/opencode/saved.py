@@ -34,7 +34,8 @@ class SavedShare(Struct, kw_only=True):
 
     `replica` names it among all; `identity` tells the database's file from one that replaced it.
     Sessions not touched since `since_ms` (this machine's clock) are not shared before somebody
-    imports or continues them; `private` ones never are.
+    imports or continues them; `private` ones never are; `public` ones are, though an opencode
+    with sharing switched off began them.
     """
 
     replica: str
@@ -46,6 +47,7 @@ class SavedShare(Struct, kw_only=True):
     since_ms: int
     imported: bool = False
     private: list[str] = []
+    public: list[str] = []
     cursors: dict[str, Cursor] = field(default_factory=dict)
 
 

@@ -119,6 +119,33 @@ async def test_a_run_that_exits_at_once_is_sent_whole(team: Team) -> None:
     assert "a single question" in history
 
 
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_what_an_opencode_with_sharing_off_begins_stays_here(
+    team: Team,
+    is_away: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    ana, ben = await team.start("ana", "ben")
+    await ben.opencode.stop()
+    if is_away:
+        await asyncio.to_thread(ben.sidecar.stop)
+    ben.opencode.environ["SESSIOND_SHARE"] = "off"
+    await ben.opencode.start()
+    private = await ben.opencode.create_session("mine")
+    await ben.opencode.prompt(private, "for nobody else")
+    await ben.opencode.stop()
+    del ben.opencode.environ["SESSIOND_SHARE"]
+    if is_away:
+        await ben.start_sidecar()
+    await ben.opencode.start()
+    await ben.attached()
+    public = await ben.opencode.create_session("ours")
+    await known(ana, public)
+    sessions = await ana.opencode.request("GET", "/session")
+    assert [each["id"] for each in sessions] == [public]
+    states = {each["session_id"]: each["state"] for each in (await ben.overview())["sessions"]}
+    assert states[private] == "private"
+
+
 async def test_both_sides_restart_in_any_order(team: Team) -> None:
     ana, ben = await team.start("ana", "ben")
     session = await ana.opencode.create_session("restarts")

@@ -732,6 +732,7 @@ class Sharing {
   /** Take an event of this opencode. @param {Event} event */
   observe(event) {
     if (!this.#isNew(event.id) || this.#views.isEcho(event)) return;
+    if (!this.#settings.share && event.type === "session.created") this.#keepPrivate(event);
     this.#outbound.push(event);
     this.#turns.observe(event);
   }
@@ -741,6 +742,15 @@ class Sharing {
     await this.#turns.begin(session, message.id);
     await this.#inbound.settled(session);
     message.time.created = Date.now(); // it stands after what came in meanwhile
+  }
+
+  /**
+   * Note, beside the database, that a session is not to be shared: the sidecar, which reads the
+   * database, may be away now, and may look before it could be told.
+   * @param {Event} event
+   */
+  #keepPrivate({ properties }) {
+    appendFileSync(`${databasePath(process.env)}.private-sessions`, `${properties.info.id}\n`);
   }
 
   async end() {

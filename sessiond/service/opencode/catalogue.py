@@ -41,6 +41,7 @@ class Catalogue:
         self._read = read
         self._save = save
         self._changed = False
+        self._noted: set[str] = set()
 
     async def look(self) -> Sighting:
         """See which sessions there are.
@@ -52,10 +53,11 @@ class Catalogue:
             DatabaseUnreadable: nothing can be said now.
         """
 
-        def found(database: Database) -> tuple[str, dict[str, SessionRow]]:
-            return database.identity(), database.sessions(self.saved.project_id)
+        def found(database: Database) -> tuple[str, set[str], dict[str, SessionRow]]:
+            rows = database.sessions(self.saved.project_id)
+            return database.identity(), database.private_sessions(), rows
 
-        identity, rows = await self._read(found)
+        identity, self._noted, rows = await self._read(found)
         before, self.rows = self.rows, rows
         gone: list[str] = []
         went_back = self._went_back(identity)
@@ -78,7 +80,8 @@ class Catalogue:
 
     def is_private(self, session_id: str) -> bool:
         """Tell whether nothing of a session may leave this machine, or come to it."""
-        return session_id in self.saved.private
+        noted = session_id in self._noted and session_id not in self.saved.public
+        return noted or session_id in self.saved.private
 
     def is_shared(self, session_id: str) -> bool:
         """Tell whether a session in the database is to be shared."""
@@ -114,11 +117,14 @@ class Catalogue:
         """Share a session no more."""
         if not self.is_private(session_id):
             self.saved.private.append(session_id)
-            self._changed = True
+        self.saved.public = [name for name in self.saved.public if name != session_id]
+        self._changed = True
 
     def include(self, session_id: str) -> None:
         """Share a session, from its beginning."""
         self.saved.private = [name for name in self.saved.private if name != session_id]
+        if session_id in self._noted and session_id not in self.saved.public:
+            self.saved.public.append(session_id)
         self.saved.cursors.setdefault(session_id, Cursor("", 0, _NEVER_SEEN))
         self._changed = True
 

@@ -195,8 +195,8 @@ class Share:
     async def _tail(self) -> None:
         """Read what opencode logs, whether or not its plugin says so.
 
-        While one is attached its word is waited for, for the length of a pause: it knows what
-        passed by between the events.
+        The plugin's word is waited for, for the length of a pause: it knows what passed by between
+        the events, and which sessions are not to be shared.
         """
         version = -1
         due: dict[str, int] = {}
@@ -214,9 +214,7 @@ class Share:
             except Exception:  # noqa: BLE001 - whatever it was, what comes next is wanted
                 await _log.aexception("opencode.tail_failed")
             self._turns.forget_silent()
-            if not due or self._processes:
-                pause = _ATTACHED_POLL_SECONDS if self._processes else _IDLE_POLL_SECONDS
-                await asyncio.sleep(pause)
+            await asyncio.sleep(_ATTACHED_POLL_SECONDS if self._processes else _IDLE_POLL_SECONDS)
 
     async def _flush_due(self, due: dict[str, int]) -> dict[str, int]:
         """Write what is due, and return what could not be written now."""

@@ -71,12 +71,22 @@ class Machine:
         project_id: opencode's id of the project here.
         worktree: the project's folder here, absolute.
         clock_ahead_ms: how far this machine's clock is ahead of Redis's.
+        has_folder: tells whether a folder is there. opencode cannot work in a session whose
+            folder is not: such a session gets the worktree here, and keeps its own elsewhere.
     """
 
-    def __init__(self, project_id: str, worktree: str, clock_ahead_ms: int = 0) -> None:
+    def __init__(
+        self,
+        project_id: str,
+        worktree: str,
+        clock_ahead_ms: int = 0,
+        has_folder: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self.project_id = project_id
         self.worktree = worktree.rstrip("/")
         self.clock_ahead_ms = clock_ahead_ms
+        self.has_folder = has_folder
+        self.folders_elsewhere: dict[str, dict[str, Any]] = {}
         self._local = re.compile(f"{_LITERAL}|{_whole_path(self.worktree)}")
 
     def neutral(self, value: Any) -> Any:
@@ -209,13 +219,22 @@ def title_given(body: Any) -> str | None:
 def neutral_session(info: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     """Return a session's `info` as the log holds it."""
     kept = {name: value for name, value in info.items() if name not in _LOCAL_TO_A_MACHINE}
-    return _shifted(machine.neutral(kept), -machine.clock_ahead_ms)
+    neutral = _shifted(machine.neutral(kept), -machine.clock_ahead_ms)
+    if neutral.get("directory") == _TOKEN:
+        neutral |= machine.folders_elsewhere.get(str(info.get("id")), {})
+    return neutral
 
 
 def local_session(body: Mapping[str, Any], machine: Machine, now_ms: int) -> dict[str, Any]:
     """Return a session's `info` for this machine."""
     info = _shifted(machine.local(dict(body)), machine.clock_ahead_ms, now_ms)
-    return info | {"projectID": machine.project_id}
+    info["projectID"] = machine.project_id
+    folder = info.get("directory")
+    if isinstance(folder, str) and folder != machine.worktree and not machine.has_folder(folder):
+        elsewhere = {name: body[name] for name in ("directory", "path") if name in body}
+        machine.folders_elsewhere[str(info.get("id"))] = elsewhere
+        info |= {"directory": machine.worktree, "path": ""}
+    return info
 
 
 def neutral_message(info: Mapping[str, Any], machine: Machine) -> dict[str, Any]:

@@ -79,7 +79,7 @@ async def _late_joiner(team: Team, ana: Machine) -> list[Figure]:
     began = time.perf_counter()
     await known(late, session)
     listed = time.perf_counter() - began
-    while len(await late.opencode.messages(session)) <= _PAST_MESSAGES:
+    while len(await late.opencode.messages(session)) <= _PAST_MESSAGES:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     joining = time.perf_counter() - began
     name = f"late joiner, {_PAST_MESSAGES:,} messages"

@@ -14,6 +14,7 @@ import pytest_asyncio
 from sessiond.client import DaemonClient
 from sessiond.model import NewMessage, NewSession
 from tests.opencode.machines import Machine, Team, same_history
+from tests.opencode.model import NAME as MODEL
 from tests.opencode.model import Model
 from tests.opencode.waiting import until
 
@@ -213,6 +214,48 @@ async def test_a_fork_and_a_subagents_session_are_shared_too(ana: Machine, ben: 
     await same_history(fork["id"], ana, ben)
     children = await until(lambda: ben.opencode.request("GET", f"/session/{session}/children"))
     assert [each["id"] for each in children] == [child]
+
+
+async def test_a_summary_and_a_command_of_the_shell_are_shared(
+    ana: Machine, ben: Machine, answering: Model
+) -> None:
+    session = await ana.opencode.create_session("compacted")
+    await ana.opencode.prompt(session, "hello")
+    await same_history(session, ana, ben)
+    shell = {"agent": "build", "command": "echo from-the-shell"}
+    await ben.opencode.request("POST", f"/session/{session}/shell", shell)
+    assert "from-the-shell" in await same_history(session, ana, ben)
+    model = {"providerID": "mock", "modelID": MODEL}
+    await ana.opencode.request("POST", f"/session/{session}/summarize", model)
+    assert '"compaction"' in await same_history(session, ana, ben)
+    answering.forget()
+    await ben.opencode.prompt(session, "after it")
+    assert len(answering.turn_requests()) == 1
+
+
+async def test_a_turn_that_is_aborted_lets_the_next_one_go_on(
+    ana: Machine, ben: Machine, answering: Model
+) -> None:
+    session = await ana.opencode.create_session("aborted")
+    await known(ben, session)
+    with answering.holding("SLOW:9", pieces=3) as gate:
+        await ana.opencode.prompt_async(session, "SLOW:9")
+        await until(lambda: gate.held)
+        await ana.opencode.request("POST", f"/session/{session}/abort")
+        await ben.opencode.prompt(session, "a question")
+    await same_history(session, ana, ben)
+    assert [role for role, _ in await ana.turns(session)] == ["user", "assistant"] * 2
+
+
+async def test_a_session_works_where_its_folder_is_missing(ana: Machine, ben: Machine) -> None:
+    folder = ana.project / "only" / "here"
+    folder.mkdir(parents=True)
+    made = await ana.opencode.request("POST", "/session", {}, directory=folder)
+    session = made["id"]
+    assert (await known(ben, session))["directory"] == str(ben.project)
+    await ben.opencode.prompt(session, "works")
+    await same_history(session, ana, ben)
+    assert (await ana.opencode.session(session))["directory"] == str(folder)
 
 
 async def test_a_session_that_is_no_opencodes_is_left_alone(ana: Machine, ben: Machine) -> None:

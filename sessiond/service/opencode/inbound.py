@@ -34,6 +34,7 @@ _RETRY_SECONDS = 0.5
 _AT_ONCE = 2
 _MENDING_SECONDS = 30.0
 _WORTH_TELLING = 5
+_LONG = 500
 _NO_EPOCH = "0" * 14
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -247,14 +248,18 @@ class Inbound:
             self._lane(session_id).hear(event)
 
     def _note_turn(self, event: Event, session_id: str) -> None:
-        """Follow the turns of others: in mode `atomic` they come in when they are complete."""
+        """Follow the turns of others, where they come in when they are complete.
+
+        That is so in mode `atomic`, and for a while after leases were lost.
+        """
         live = LiveBody()
         if event.name == LIVE:
             with contextlib.suppress(msgspec.MsgspecError):  # a program's own words
                 live = _LIVE.decode(event.data).body
         if live.turn:
             self._released(session_id)
-        if not any(instance.attachment.mode == "atomic" for instance in self._processes):
+        is_atomic = any(instance.attachment.mode == "atomic" for instance in self._processes)
+        if not is_atomic and not self._turns.take_whole:
             return
         if any(told.type == "session.idle" for told in live.opencode):
             self._turns.ended_elsewhere(session_id)
@@ -332,6 +337,9 @@ class Inbound:
         found = difference(session_id, logged, local, machine, now)
         if found.unknown_messages or found.unknown_parts:
             await self._outbox.put_records(session_id, found.unknown_messages, found.unknown_parts)
+        if len(found.missing) >= _LONG:
+            title = str((logged.session.change.body or {}).get("title", session_id))
+            self._processes.toast(f"sessiond: {title!r} is coming in, {len(found.missing)} pieces")
         for start in range(0, len(found.missing), _BATCH):
             batch = found.missing[start : start + _BATCH]
             await self._turns.until_free(session_id)

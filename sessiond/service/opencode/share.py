@@ -56,7 +56,9 @@ class Share:
 
     def __init__(self, saved: SavedShare, services: Services) -> None:
         self._services = services
-        self._machine = Machine(saved.project_id, saved.worktree)
+        self._machine = Machine(
+            saved.project_id, saved.worktree, has_folder=lambda folder: Path(folder).is_dir()
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader = DatabaseReader(Path(saved.database))
         self._processes = Processes()

@@ -21,6 +21,8 @@ _AFTERMATH_SECONDS = 0.1
 _SILENCE_SECONDS = 15.0
 _CATCH_UP_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
+_RECLAIM_SECONDS = 1.0
+_DISTRUST_SECONDS = 60.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -54,6 +56,7 @@ class Turns:
         self._spawn = spawn
         self._here: defaultdict[str, set[str]] = defaultdict(set)
         self._elsewhere: dict[str, float] = {}
+        self._distrust_until = 0.0
 
     def run_in(self, session_id: str) -> bool:
         """Tell whether a turn runs in a session, so that nothing may be written into it."""
@@ -80,12 +83,23 @@ class Turns:
             if not self.run_in(session_id):
                 await self._come_up_to_date(session_id)
         except StoreUnavailable:
+            self._without_lease(instance, session_id)
             return Turn(granted=False)
         except asyncio.CancelledError:  # the process does not wait for the answer any more
             self._spawn(self._give_back(instance.name, session_id))
             raise
         self._here[session_id].add(instance.name)
         return Turn(granted=True, token=token)
+
+    def _without_lease(self, instance: Instance, session_id: str) -> None:
+        """Let a turn run though nobody can be asked; take others' turns whole for a while."""
+        self._distrust_until = time.monotonic() + _DISTRUST_SECONDS
+        self.began(instance, session_id)
+
+    @property
+    def take_whole(self) -> bool:
+        """Whether turns elsewhere may come in only when they are complete: leases were lost."""
+        return time.monotonic() < self._distrust_until
 
     def began(self, instance: Instance, session_id: str) -> None:
         """Take note of a turn that began without asking, and take the right to it if it is free."""
@@ -152,9 +166,16 @@ class Turns:
                 await self._given_back(session_id)
 
     async def _reclaim(self, session_id: str, name: str) -> None:
-        """Take the lease, if it is free, for a turn that runs already."""
-        with contextlib.suppress(SessiondError):
-            await self._leases.acquire(session_id, name, 0.0)
+        """Take the lease, as soon as it is free, for a turn that runs without one.
+
+        Such a turn began while Redis or the sidecar was away, or asked nobody. Who comes next
+        is to wait for its end.
+        """
+        while name in self._here.get(session_id, ()):
+            with contextlib.suppress(SessiondError):
+                if (await self._leases.acquire(session_id, name, 0.0)).granted:
+                    return
+            await asyncio.sleep(_RECLAIM_SECONDS)
 
 
 def _holder(state: LeaseState) -> Holder:

@@ -61,6 +61,7 @@ const FIRST_TURN_SECONDS = 1;
 const CATCH_UP_MS = 12_000; // a sidecar grants a turn after at most 8 s of catching up
 const UNSAVED_MS = 30_000; // a prompt that is not saved by then was cancelled
 const UNANSWERED_MS = 2_000; // a saved prompt that no turn takes up by then wants none (`noReply`)
+const FEW_EVENTS = 8;
 const REPLAYED_EVENTS = 50; // opencode does nothing else meanwhile: about 1 ms each
 const LOST_RACES = 40;
 const SENT_EVENTS = 200;
@@ -336,32 +337,21 @@ class History {
     this.#directory = directory;
   }
 
-  /**
-   * Append events of one session that are not there yet; return which could not be, and why.
-   * @param {string} session @param {Event[]} events
-   */
-  async append(session, events) {
-    /** @type {Map<string, string>} */
-    const refused = new Map();
-    for (let from = 0; from < events.length; from += REPLAYED_EVENTS) {
-      await this.#appendRun(session, events.slice(from, from + REPLAYED_EVENTS), refused);
-    }
-    return refused;
-  }
-
   close() {
     this.#database?.close();
     this.#database = undefined;
   }
 
   /**
+   * Append events of one session that are not there yet, and note which could not be, and why.
+   *
    * The log takes an event only at the place after its last one, so a local writer may win the race
    * for that place: then read again and repeat. A replay stops at the first event that is refused,
    * without a reason. If nobody else wrote, the fault is that event's: after a second try it is set
    * aside, so that it does not hold up the others.
    * @param {string} session @param {Event[]} events @param {Map<string, string>} refused
    */
-  async #appendRun(session, events, refused) {
+  async append(session, events, refused) {
     let suspect = "";
     for (let races = 0; races <= LOST_RACES; ) {
       const before = this.#read(session, events);
@@ -685,8 +675,14 @@ class Inbound {
         if (announce) await this.#views.show(events);
         return { outcome: "held" };
       }
-      const refused = await this.#history.append(session, events);
-      await this.#views.showWritten(events.filter(({ id }) => !refused.has(id)), !announce);
+      /** @type {Map<string, string>} */
+      const refused = new Map();
+      const step = events.length > FEW_EVENTS ? REPLAYED_EVENTS : 1; // few: each is shown at once
+      for (let from = 0; from < events.length; from += step) {
+        const some = events.slice(from, from + step);
+        await this.#history.append(session, some, refused);
+        await this.#views.showWritten(some.filter(({ id }) => !refused.has(id)), !announce);
+      }
       if (!refused.size) return { outcome: "applied" };
       const [[id, reason]] = refused;
       return { outcome: "failed", error: `${refused.size} of ${events.length}: ${id}: ${reason}` };

@@ -37,7 +37,6 @@ class Instance:
         self.name = name
         self.attachment = attachment
         self.listeners = 0
-        self.applied_events = 0
         self._commands = Subscription(buffer_bytes)
         self._batches: dict[int, asyncio.Future[Applied]] = {}
         self._last_batch = 0
@@ -79,7 +78,6 @@ class Instance:
             raise InstanceGone(f"instance {self.name} does not answer") from error
         finally:
             del self._batches[batch]
-        self.applied_events += len(events) if outcome.outcome == "applied" else 0
         return outcome
 
     def answered(self, outcome: Applied) -> None:

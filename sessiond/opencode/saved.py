@@ -29,13 +29,23 @@ class Cursor(Struct):
         return Position(self.epoch, self.offset)
 
 
+class Progress(Struct):
+    """Up to which sequence opencode's log is in a session's; `birth` is the session's first epoch.
+
+    A session with another birth was created anew, after Redis had lost it.
+    """
+
+    birth: str
+    seq: int
+
+
 class SavedShare(Struct, kw_only=True):
     """One project of one opencode database, shared in one workspace.
 
     `replica` names it among all; `identity` tells the database's file from one that replaced it.
     Sessions not touched since `since_ms` (this machine's clock) are not shared before somebody
     imports or continues them; `private` ones never are; `public` ones are, though an opencode
-    with sharing switched off began them.
+    with sharing switched off began them. `written` is how far each session's own log is in Redis.
     """
 
     replica: str
@@ -49,6 +59,7 @@ class SavedShare(Struct, kw_only=True):
     private: list[str] = []
     public: list[str] = []
     cursors: dict[str, Cursor] = field(default_factory=dict)
+    written: dict[str, Progress] = field(default_factory=dict)
 
 
 _DECODER = msgspec.json.Decoder(SavedShare)

@@ -285,6 +285,12 @@ class Feeds:
         finally:
             self._leave_workspace(workspace, feed)
 
+    def look(self, workspace: str) -> None:
+        """Have a watched workspace read again: a Redis that lost everything does not say so."""
+        feed = self._workspaces.get(workspace)
+        if feed:
+            feed.hear(None)
+
     def close(self) -> None:
         """Stop all feeds."""
         for feed in self._all():

@@ -63,6 +63,7 @@ class Catalogue:
         went_back = self._went_back(identity)
         if went_back:
             self.saved.cursors.clear()
+            self.saved.written.clear()
         else:
             gone = [
                 name
@@ -106,6 +107,7 @@ class Catalogue:
     def forget(self, session_id: str) -> None:
         """Forget a session that is gone, when everybody knows."""
         self.saved.cursors.pop(session_id, None)
+        self.saved.written.pop(session_id, None)
         self._changed = True
 
     def include_older(self) -> None:

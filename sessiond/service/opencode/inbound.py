@@ -31,6 +31,7 @@ from sessiond.sync.position import START, Position, parse_position
 
 _BATCH = 50
 _RETRY_SECONDS = 0.5
+_LOOK_SECONDS = 10.0
 _AT_ONCE = 2
 _MENDING_SECONDS = 30.0
 _WORTH_TELLING = 5
@@ -120,6 +121,12 @@ class Inbound:
         for lane in self._lanes.values():
             lane.close()
         self._lanes.clear()
+
+    async def look_again(self) -> None:
+        """Look every now and then whether Redis still has what it had."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self._feeds.look(self._catalogue.saved.workspace)
 
     def opened(self, session_id: str) -> None:
         """Take note that a person has to do with a session: it does not wait for others."""

@@ -30,17 +30,20 @@ from sessiond.opencode.mapping import (
 )
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState, StoredEvent
+from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
 from sessiond.service.opencode.reading import Read
 from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
+from sessiond.store.committer import MarkMoved
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.sessions import SessionStore
 
 _GROUP = 64
 _TITLE = 1024
 _EXPECTED = 1024
+_ATTEMPTS = 3
 _ALL = 2**53
 _TOGETHER = frozenset({"message.append", "message.edit", "part.put"})
 
@@ -78,6 +81,7 @@ class Outbox:
         target: where it goes.
         machine: what is peculiar to this machine now.
         shared: tells whether a session is to be shared.
+        progress: how far each session's log is known to have been written; kept over restarts.
     """
 
     def __init__(
@@ -87,12 +91,15 @@ class Outbox:
         target: Target,
         machine: Callable[[], Machine],
         shared: Callable[[str], bool],
+        *,
+        progress: dict[str, Progress] | None = None,
     ) -> None:
         self._replica = replica
         self._read = read
         self._target = target
         self._machine = machine
         self._shared = shared
+        self._progress = {} if progress is None else progress
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._written: dict[str, int] = {}
         self._recorders: dict[str, Recorder] = {}
@@ -131,8 +138,14 @@ class Outbox:
         """
         if session_id in self._deleted or not self._shared(session_id):
             return
-        async with self._locks[session_id], self._remembering(session_id):
-            await self._flush(session_id, up_to)
+        async with self._locks[session_id]:
+            for _ in range(_ATTEMPTS - 1):
+                with contextlib.suppress(NotFound, MarkMoved):  # Redis lost something: begin anew
+                    async with self._remembering(session_id):
+                        await self._flush(session_id, up_to)
+                    return
+            async with self._remembering(session_id):
+                await self._flush(session_id, up_to)
 
     @contextlib.asynccontextmanager
     async def _remembering(self, session_id: str) -> AsyncIterator[None]:
@@ -155,6 +168,7 @@ class Outbox:
             if events:
                 await self._write_events(session_id, events)
                 written = self._written[session_id] = max(written, events[-1].seq)
+                self._progress[session_id].seq = written
             if len(events) < STRETCH:
                 break
 
@@ -172,16 +186,39 @@ class Outbox:
         """Return up to where the session is written; bring it in as it stands if it is not."""
         written = await self._target.opencode.written_up_to(session_id, self._replica.name)
         try:
+            birth = await self._birth(session_id)
             if written is None:
-                await self._target.store.end(session_id)
-                written = await self._complete(session_id)
-            else:  # an older copy of the database may have less than was written
-                written = min(written, await self._read(lambda database: database.seq(session_id)))
+                written = await self._written_before(session_id, birth)
+            seq = await self._read(lambda database: database.seq(session_id))
+            written = min(written, seq)  # an older copy of the database may have less
         except NotFound:
             written = await self._bring_in(session_id)
+            birth = await self._birth(session_id) if written is not None else ""
         if written is not None:
             self._written[session_id] = written
+            self._progress[session_id] = Progress(birth, written)
         return written
+
+    async def _birth(self, session_id: str) -> str:
+        """Return what tells a session from one of the same id before it.
+
+        Raises:
+            NotFound, SessionDeleted: there is no such session, or no more.
+        """
+        await self._target.store.end(session_id)
+        (first,) = await self._target.store.log.entries_at(session_id, [1])
+        return first.epoch if first else ""
+
+    async def _written_before(self, session_id: str, birth: str) -> int:
+        """Return from where to write a session that exists without a mark of ours.
+
+        Where Redis lost all of it and others brought it in again, what was written before is left
+        to the comparison of states: written again, it would go over what is newer.
+        """
+        before = self._progress.get(session_id)
+        if before and before.birth != birth:
+            return before.seq
+        return await self._complete(session_id)
 
     async def _bring_in(self, session_id: str) -> int | None:
         state: SessionState | None = await self._read(lambda database: database.state(session_id))

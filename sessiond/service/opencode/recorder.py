@@ -99,7 +99,8 @@ class Recorder:
 
         Raises:
             MarkMoved: Redis is not where this recorder believes: open another one.
-            SessionDeleted, StoreUnavailable: also then.
+            NotFound, SessionDeleted: there is no such session, or no more.
+            StoreUnavailable: what was not written is to be written again.
         """
         for group in _groups(self._written(changes)):
             await self._commit(group)
@@ -131,6 +132,7 @@ class Recorder:
                 as_edit = structs.replace(group[0].draft, op="message.edit")
                 await self._commit([_Written(as_edit, seq)])
             else:
+                await self._store.end(self._session_id)  # is there a session at all?
                 await _log.ainfo(
                     "opencode.superseded",
                     session_id=self._session_id,

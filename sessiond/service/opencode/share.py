@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 
 from sessiond.codec import json
-from sessiond.errors import DatabaseUnreadable, SessiondError, StoreUnavailable
+from sessiond.errors import SessiondError, StoreUnavailable
 from sessiond.model import Live
 from sessiond.opencode.database import Database
 from sessiond.opencode.mapping import DURABLE, FIELD, Machine
@@ -69,6 +69,7 @@ class Share:
             services.target,
             self._machine_now,
             self.catalogue.is_shared,
+            progress=saved.written,
         )
         self._turns = Turns(
             services.leases,
@@ -104,6 +105,7 @@ class Share:
     def start(self) -> None:
         """Begin to read what opencode logs."""
         self._spawn(self._tail())
+        self._spawn(self._inbound.look_again())
 
     def attach(self, instance: Instance) -> None:
         """Add a process; the first one makes the workspace's sessions come in."""
@@ -245,7 +247,7 @@ class Share:
 
     async def _take_kept(self, session_id: str, events: list[OpencodeEvent]) -> None:
         """Write what opencode logged, up to the last event of which it told."""
-        with contextlib.suppress(DatabaseUnreadable, StoreUnavailable):  # the tail goes on with it
+        with contextlib.suppress(SessiondError):  # the tail goes on with it
             is_deleted = any(event.type == "session.deleted" for event in events)
             if is_deleted or session_id not in self.catalogue.rows:
                 await self._look()

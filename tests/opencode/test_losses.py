@@ -1,0 +1,78 @@
+"""Redis loses what it had, and gets it back from the opencodes that have it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.opencode.machines import Machine, Team, same_history
+from tests.opencode.model import Model
+from tests.opencode.test_sharing import known
+from tests.opencode.waiting import until
+
+
+@pytest.fixture
+async def team(binary: Path, model: Model) -> AsyncIterator[Team]:
+    model.delay = 0.01
+    team = Team(binary, model.url)
+    yield team
+    await team.stop()
+
+
+def redis(machine: Machine, *command: str) -> str:
+    """Ask the Redis that a machine's sidecar owns."""
+    asked = ["redis-cli", "-s", str(machine.sidecar.redis_socket), *command]
+    return subprocess.run(
+        asked, capture_output=True, check=True, text=True, timeout=10
+    ).stdout.strip()
+
+
+async def test_a_redis_that_lost_everything_gets_it_back(team: Team, model: Model) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await ana.opencode.create_session("flushed")
+    await known(ben, session)
+    await ana.opencode.prompt(session, "one")
+    await ben.opencode.prompt(session, "two")
+    await same_history(session, ana, ben)
+    redis(ana, "FLUSHALL")
+    await ben.opencode.prompt(session, "three")
+    await same_history(session, ana, ben)
+    redis(ana, "FLUSHALL")
+
+    async def is_back() -> bool:
+        return redis(ana, "HGET", f"sessiond:{{{session}}}:metadata", "total_messages") == "6"
+
+    await until(is_back, 30)
+    assert len(model.turn_requests()) == 3
+    assert len(await ana.turns(session)) == 6
+
+
+async def test_a_redis_that_was_put_back_gets_what_it_lost(team: Team, model: Model) -> None:
+    ana, ben = await team.start("ana", "ben")
+    data = ana.sidecar.folder / "sessiond" / "redis"
+    session = await ana.opencode.create_session("rolled back")
+    await known(ben, session)
+    await ana.opencode.prompt(session, "kept")
+    await same_history(session, ana, ben)
+    await asyncio.to_thread(ana.sidecar.stop)
+    await asyncio.to_thread(shutil.copytree, data, team.folder / "copy")
+    await ana.start_sidecar()
+    await ana.attached()
+    await ana.opencode.prompt(session, "lost")
+    await ben.opencode.prompt(session, "lost too")
+    await same_history(session, ana, ben)
+    await asyncio.to_thread(ana.sidecar.stop)
+    await asyncio.to_thread(shutil.rmtree, data)
+    await asyncio.to_thread(shutil.copytree, team.folder / "copy", data)
+    await ana.start_sidecar()
+    await ana.attached()
+    await ben.opencode.prompt(session, "after it")
+    history = await same_history(session, ana, ben, seconds=40)
+    assert all(text in history for text in ("kept", "lost too", "after it"))
+    assert len(model.turn_requests()) == 4
+    assert len(await ana.turns(session)) == 8

@@ -89,8 +89,11 @@ def _rising(pairs: list[Pair]) -> list[Pair]:
     for index, (place, _) in enumerate(pairs):
         pile = bisect_left(tops, place)
         before.append(ends[pile - 1] if pile else -1)
-        tops[pile:] = [place, *tops[pile + 1 :]] if pile < len(tops) else [place]
-        ends[pile:] = [index, *ends[pile + 1 :]] if pile < len(ends) else [index]
+        if pile == len(tops):
+            tops.append(place)
+            ends.append(index)
+        else:
+            tops[pile], ends[pile] = place, index
     rising: list[Pair] = []
     index = ends[-1] if ends else -1
     while index >= 0:
@@ -133,7 +136,7 @@ def merged_order(
     What stays keeps the order of the side that moved it, the later one if both did. What was
     added follows, the earlier side's first. Each item occurs once in each sequence.
     """
-    if earlier == base or earlier == later:
+    if earlier in (base, later):
         return Order(list(later), disputed=False)
     if later == base:
         return Order(list(earlier), disputed=False)

@@ -46,6 +46,13 @@ class Side(Struct, frozen=True):
         return Side(value, self.at, self.offset, self.origin)
 
 
+class Verdict(Struct, frozen=True):
+    """What became of a field. `outcome` is set when a part of a side is not in it: a conflict."""
+
+    value: Any
+    outcome: Outcome | None = None
+
+
 def is_later(one: Side, other: Side) -> bool:
     """Tell whether one side counts as written after the other; both call the same one later.
 
@@ -70,7 +77,7 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, dict | list):
-        return one == other and canonical(one) == canonical(other)
+        return bool(one == other) and canonical(one) == canonical(other)
     if isinstance(one, float):
-        return one.hex() == other.hex()  # -0.0 equals 0.0 everywhere but in JSON
+        return bool(one.hex() == other.hex())  # -0.0 equals 0.0 everywhere but in JSON
     return bool(one == other)

@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m tests.bench [store|daemon|opencode …]`."""
+"""Measure everything and print one table: `python -m tests.bench [store|daemon|opencode|merge …]`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import os
 import platform
 import sys
 
-from tests.bench import daemons, opencode, store
+from tests.bench import daemons, merge, opencode, store
 from tests.bench.machinery import Figure
 
-_GROUPS = {"store": store.figures, "daemon": daemons.figures, "opencode": opencode.figures}
+_GROUPS = {
+    "store": store.figures,
+    "daemon": daemons.figures,
+    "opencode": opencode.figures,
+    "merge": merge.figures,
+}
 
 
 def main(chosen: list[str]) -> None:

@@ -15,7 +15,7 @@ from sessiond.codec.json import MAX_DEPTH
 from sessiond.sync.rules import Fields
 from sessiond.sync.sequences import merged_order
 from sessiond.sync.sides import Outcome, Path, Side, is_later, same
-from sessiond.sync.strategies import MANUAL, decide
+from sessiond.sync.strategies import MANUAL, between
 
 
 class Conflict(Struct, frozen=True, kw_only=True):
@@ -88,9 +88,10 @@ class _Merging:
             if isinstance(ours, dict) and isinstance(theirs, dict):
                 before = base if isinstance(base, dict) else {}
                 return self._fields(path, rules, before, ours, theirs)
-            sides = (_by_id(ours), _by_id(theirs))
-            if sides[0] is not None and sides[1] is not None:
-                return self._entries(path, rules, base, sides[0], sides[1])
+            if isinstance(ours, list) and isinstance(theirs, list):
+                entries, others = _by_id(ours), _by_id(theirs)
+                if entries is not None and others is not None:
+                    return self._entries(path, rules, base, entries, others)
         return self._whole(path, rules, base, ours, theirs)
 
     def _fields(
@@ -102,10 +103,11 @@ class _Merging:
         theirs: dict[str, Any],
     ) -> dict[str, Any]:
         """Merge objects; fields keep the base's order, new ones follow by name."""
-        merged = {}
+        merged: dict[str, Any] = {}
         new = sorted(name for name in {**ours, **theirs} if name not in base)
         for name in (*base, *new):
-            before, one, other = (side.get(name, UNSET) for side in (base, ours, theirs))
+            before = base.get(name, UNSET)
+            one, other = ours.get(name, UNSET), theirs.get(name, UNSET)
             if one is before or other is before:  # the most frequent case, without a call
                 value = other if one is before else one
             else:
@@ -133,7 +135,7 @@ class _Merging:
 
     def _whole(self, path: Path, rules: Fields, base: Any, ours: Any, theirs: Any) -> Any:
         sides = self._ours.holding(ours), self._theirs.holding(theirs)
-        verdict = decide(rules.strategy, base, *sides)
+        verdict = between(rules.strategy, base, *sides)
         if verdict.outcome is not None:
             self._add(path, rules, (base, ours, theirs), verdict.outcome)
         return verdict.value

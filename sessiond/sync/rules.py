@@ -86,6 +86,8 @@ class _Document:
         return self._rules[met].strategy if met < len(self._rules) else LAST_WRITER_WINS
 
     def look(self, name: str) -> _Look:
+        if not self._expressions:
+            return (name if name in self._exact else None), ()
         fits = tuple([each.fullmatch(name) is not None for each in self._expressions])
         return (name if name in self._exact else None), fits
 

@@ -65,16 +65,20 @@ class Strategy(Struct, frozen=True):
 
 
 def decide(strategy: Strategy, base: Any, ours: Side, theirs: Side) -> Verdict:
-    """Decide about one field as a whole.
-
-    A side that left it as it was has no say. When both made the same of it, that is the value; a
-    strategy that is not idempotent takes them for two changes all the same, unless both sides
-    carry the same stamp and so are one.
-    """
+    """Decide about one field as a whole. A side that left it as it was has no say."""
     if same(ours.value, base):
         return Verdict(theirs.value)
     if same(theirs.value, base):
         return Verdict(ours.value)
+    return between(strategy, base, ours, theirs)
+
+
+def between(strategy: Strategy, base: Any, ours: Side, theirs: Side) -> Verdict:
+    """Decide between two changes.
+
+    When both made the same of the field, that is the value. A strategy that is not idempotent
+    takes them for two changes all the same, unless both carry the same stamp and so are one.
+    """
     is_one = Law.IDEMPOTENT in strategy.laws or ours.stamp == theirs.stamp
     if is_one and same(ours.value, theirs.value):
         return Verdict(ours.value)

@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m tests.bench [store|daemon|opencode|merge …]`."""
+"""Measure everything and print one table: `python -m tests.bench [store|daemon|merge …]`."""
 
 from __future__ import annotations
 

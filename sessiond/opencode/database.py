@@ -79,15 +79,20 @@ class Database:
             raise DatabaseUnreadable(f"{self.path} cannot be read: {error}") from error
         return f"{found.st_dev}:{found.st_ino}"
 
-    def private_sessions(self) -> set[str]:
-        """Return the sessions that the plugin of an opencode noted as not to be shared."""
-        path = self.path.with_name(f"{self.path.name}.private-sessions")
+    def notes(self) -> dict[str, set[str]]:
+        """Return what the plugin noted beside the database: sessions by `private`, `deleted`."""
+        path = self.path.with_name(f"{self.path.name}.sessiond")
+        notes: dict[str, set[str]] = {"private": set(), "deleted": set()}
         try:
-            return set(path.read_text(encoding="utf-8", errors="replace").split())
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
-            return set()
+            return notes
         except OSError as error:
             raise DatabaseUnreadable(f"{path} cannot be read: {error}") from error
+        for line in lines:
+            what, _, session_id = line.partition(" ")
+            notes.setdefault(what, set()).add(session_id)
+        return notes
 
     def version(self) -> int:
         """Return a number that changes with every commit of somebody else.
@@ -185,8 +190,11 @@ class Database:
             ) from error
 
     def _current(self) -> sqlite3.Connection:
-        """Return a connection to the file that stands at the path now."""
-        identity = self.identity()
+        """Return a connection to the files that stand at the path now.
+
+        Whoever puts a backup in the place of a database also takes its log of writes away.
+        """
+        identity = self.identity() + self._log_identity()
         if self._connection is None or identity != self._opened:
             self.close()
             self._connection = sqlite3.connect(
@@ -199,6 +207,12 @@ class Database:
             self._opened = identity
             self._openings += 1
         return self._connection
+
+    def _log_identity(self) -> str:
+        try:
+            return f" {self.path.with_name(f'{self.path.name}-wal').stat().st_ino}"
+        except OSError:
+            return ""
 
 
 def _info(connection: sqlite3.Connection, session_id: str) -> dict[str, Any] | None:

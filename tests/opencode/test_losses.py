@@ -12,7 +12,7 @@ import pytest
 
 from tests.opencode.machines import Machine, Team, same_history
 from tests.opencode.model import Model
-from tests.opencode.test_sharing import known
+from tests.opencode.test_sharing import gone, known
 from tests.opencode.waiting import until
 
 
@@ -76,3 +76,68 @@ async def test_a_redis_that_was_put_back_gets_what_it_lost(team: Team, model: Mo
     assert all(text in history for text in ("kept", "lost too", "after it"))
     assert len(model.turn_requests()) == 4
     assert len(await ana.turns(session)) == 8
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_a_database_put_back_from_a_backup_deletes_nothing(
+    team: Team,
+    *,
+    is_away: bool,
+) -> None:
+    ana, ben = await team.start("ana", "ben")
+    first = await ben.opencode.create_session("in the backup")
+    await known(ana, first)
+    await asyncio.sleep(1.0)
+    await ben.opencode.stop()
+    database = ben.opencode.database
+    backup = await asyncio.to_thread(database.read_bytes)
+    await ben.opencode.start()
+    await ben.attached()
+    second = await ben.opencode.create_session("not in it")
+    await known(ana, second)
+    await ben.opencode.stop()
+    if is_away:
+        await asyncio.to_thread(ben.sidecar.stop)
+    for end in ("-wal", "-shm"):
+        database.with_name(database.name + end).unlink(missing_ok=True)
+    await asyncio.to_thread(database.write_bytes, backup)  # the same file, older
+    if is_away:
+        await ben.start_sidecar()
+    await ben.opencode.start()
+    await ben.attached()
+    await known(ben, second)
+    await known(ana, second)
+
+
+async def test_a_session_deleted_while_the_sidecar_was_away_is_deleted_everywhere(
+    team: Team,
+) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await ben.opencode.create_session("short")
+    await known(ana, session)
+    await asyncio.to_thread(ben.sidecar.stop)
+    await ben.opencode.request("DELETE", f"/session/{session}")
+    await ben.opencode.kill()
+    await ben.start_sidecar()
+    await gone(ana, session)
+
+
+async def test_a_project_folder_that_was_moved_goes_on(team: Team) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await ben.opencode.create_session("moved")
+    await ben.opencode.prompt(session, "hello")
+    await same_history(session, ana, ben)
+    await ben.opencode.stop()
+    elsewhere = ben.project.with_name("elsewhere")
+    ben.project.rename(elsewhere)
+    ben.project = ben.opencode.project = elsewhere
+    await ben.opencode.start()
+    await ben.attached()
+
+    async def is_here() -> bool:
+        return bool((await ben.opencode.session(session))["directory"] == str(elsewhere))
+
+    await until(is_here)
+    await ben.opencode.prompt(session, "goes on")
+    await ana.opencode.prompt(session, "here too")
+    assert str(elsewhere) not in await ana.history(session)

@@ -247,6 +247,28 @@ async def test_a_turn_that_is_aborted_lets_the_next_one_go_on(
     assert [role for role, _ in await ana.turns(session)] == ["user", "assistant"] * 2
 
 
+async def test_a_prompt_that_waits_can_be_cancelled(
+    ana: Machine, ben: Machine, answering: Model
+) -> None:
+    session = await ana.opencode.create_session("cancelled")
+    await known(ben, session)
+    events = await ben.events()
+    with answering.holding("first"):
+        await ana.opencode.prompt_async(session, "first")
+        await until(lambda: answering.turn_requests("first"))
+        await ben.opencode.prompt_async(session, "never mind")
+        await events.wait_for_type("tui.toast.show")
+        await ben.opencode.request("POST", f"/session/{session}/abort")
+        await events.wait_for_type("session.error", session)
+    await ben.opencode.prompt(session, "but this")
+    await same_history(session, ana, ben)
+    assert [text for role, text in await ana.turns(session) if role == "user"] == [
+        "first",
+        "but this",
+    ]
+    events.close()
+
+
 async def test_a_session_works_where_its_folder_is_missing(ana: Machine, ben: Machine) -> None:
     folder = ana.project / "only" / "here"
     folder.mkdir(parents=True)
@@ -302,10 +324,8 @@ async def test_who_answers_is_seen_by_whom_waits(
         await ben.opencode.prompt_async(session, "second")
         toast = await events.wait_for_type("tui.toast.show")
         assert "ana is answering" in toast.properties["message"]
-        (one,) = [each for each in (await ben.overview())["instances"] if each["machine"] == "ana"]
         await until(lambda: _answers(ben, session))
         assert not answering.turn_requests("second")
-        assert one["version"] == "1.18.33"
     await until(lambda: len(answering.turn_requests("second")) == 1)
     await same_history(session, ana, ben)
     events.close()

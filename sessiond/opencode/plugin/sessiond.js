@@ -13,7 +13,8 @@
  *
  * Three rules keep it right:
  * - A sidecar that is away costs nothing. opencode works on; what it writes stands in its own
- *   database, where the sidecar finds it later. No hook throws, or waits without limit.
+ *   database, where the sidecar finds it later. No hook throws, but for a prompt that was cancelled
+ *   while it waited, or waits without limit.
  * - Commands are worked off one after the other: text that streams in must not overtake the part it
  *   belongs to.
  * - Nothing from elsewhere is written into a session while a turn runs in it here: opencode's turn
@@ -61,6 +62,7 @@ const FIRST_TURN_SECONDS = 1;
 const CATCH_UP_MS = 12_000; // a sidecar grants a turn after at most 8 s of catching up
 const UNSAVED_MS = 30_000; // a prompt that is not saved by then was cancelled
 const UNANSWERED_MS = 2_000; // a saved prompt that no turn takes up by then wants none (`noReply`)
+const CALM_MS = 500;
 const FEW_EVENTS = 8;
 const REPLAYED_EVENTS = 50; // opencode does nothing else meanwhile: about 1 ms each
 const LOST_RACES = 40;
@@ -501,6 +503,9 @@ class Views {
   }
 }
 
+/** A person took a prompt back that waited for another's turn to end. */
+class Cancelled extends Error {}
+
 /** The turns that run in this opencode, and the right to begin one. */
 class Turns {
   #sidecar;
@@ -511,6 +516,10 @@ class Turns {
   #busy = new Set();
   /** Prompts that no turn has taken up yet, by message. @type {Map<string, Prompt>} */
   #prompts = new Map();
+  /** Prompts that wait for another's turn to end. @type {Set<{ session: string, cancel: AbortController }>} */
+  #waits = new Set();
+  /** When the last turn of a session ended here. @type {Map<string, number>} */
+  #ends = new Map();
 
   /**
    * @param {Sidecar} sidecar @param {Outbound} outbound @param {Opencode} opencode
@@ -533,9 +542,16 @@ class Turns {
    * Return when a prompt may begin its turn, which counts as running from then on. Until then it
    * does not: what it waits for is another's turn, and that has to come in first.
    * @param {string} session @param {string} message
+   * @throws {Cancelled} the person does not want to wait any longer
    */
   async begin(session, message) {
-    await this.#permission(session);
+    const wait = { session, cancel: new AbortController() };
+    this.#waits.add(wait);
+    try {
+      await Promise.race([this.#permission(session, wait.cancel.signal), cancelled(wait.cancel)]);
+    } finally {
+      this.#waits.delete(wait);
+    }
     this.#expect(session, message, false, UNSAVED_MS);
   }
 
@@ -547,20 +563,36 @@ class Turns {
       this.#expect(session, properties.info.id, true, UNANSWERED_MS);
     }
     const isEnd = ["session.status", "session.idle", "session.deleted"].includes(type);
+    if (type === "session.idle" && this.#isCalm(session)) this.#cancelWaits(session);
     if (isBusy) this.#busy.add(session);
     else if (isEnd) this.#end(session);
     const isNextGranted = type === "session.idle" && this.sessions.includes(session);
     if (isNextGranted) this.#ask(session, 0).catch(() => {}); // the sidecar takes that back now
   }
 
-  /** Ask until it is granted, or there is nobody who could tell. @param {string} session */
-  async #permission(session) {
+  /** Tell whether no turn runs in a session, nor just ended: an aborted one says so twice. @param {string} session */
+  #isCalm(session) {
+    return !this.sessions.includes(session) && Date.now() - (this.#ends.get(session) ?? 0) > CALM_MS;
+  }
+
+  /** opencode says idle where nothing ran: the person pressed Escape. @param {string} session */
+  #cancelWaits(session) {
+    for (const wait of this.#waits) if (wait.session === session) wait.cancel.abort();
+  }
+
+  /**
+   * Ask until it is granted, or there is nobody who could tell.
+   * @param {string} session @param {AbortSignal} cancelled
+   */
+  async #permission(session, cancelled) {
     const limit = Date.now() + this.#limitMs;
     let [refusals, failures] = [0, 0];
     while (Date.now() < limit && failures < 2 && (await this.#sidecar.isSharing())) {
+      if (cancelled.aborted) return;
       try {
         const seconds = refusals ? TURN_SECONDS : FIRST_TURN_SECONDS;
         const { granted, holder } = await this.#ask(session, seconds);
+        if (granted && cancelled.aborted) await this.#giveBack(session);
         if (granted || !holder) return;
         if (!refusals) this.#tell(holder.machine);
         refusals += 1;
@@ -603,14 +635,19 @@ class Turns {
   async #release(session, message) {
     this.#prompts.delete(message);
     if (this.sessions.includes(session) || !this.#sidecar.attached) return;
-    log("turn.released", { session });
     await this.#outbound.settled(SETTLE_MS);
+    await this.#giveBack(session);
+  }
+
+  /** @param {string} session */
+  async #giveBack(session) {
+    log("turn.released", { session });
     await this.#sidecar.call("DELETE", `/turns/${session}`).catch(() => {}); // or it attaches anew
   }
 
   /** @param {string} session */
   #end(session) {
-    this.#busy.delete(session);
+    if (this.#busy.delete(session)) this.#ends.set(session, Date.now());
     for (const [message, prompt] of this.#prompts) {
       if (prompt.session !== session || !prompt.isSaved) continue; // the next turn's
       clearTimeout(prompt.timer);
@@ -728,7 +765,9 @@ class Sharing {
   /** Take an event of this opencode. @param {Event} event */
   observe(event) {
     if (!this.#isNew(event.id) || this.#views.isEcho(event)) return;
-    if (!this.#settings.share && event.type === "session.created") this.#keepPrivate(event);
+    const { type, properties } = event;
+    if (type === "session.created" && !this.#settings.share) this.#note("private", properties.info.id);
+    if (type === "session.deleted") this.#note("deleted", properties.info.id);
     this.#outbound.push(event);
     this.#turns.observe(event);
   }
@@ -741,12 +780,12 @@ class Sharing {
   }
 
   /**
-   * Note, beside the database, that a session is not to be shared: the sidecar, which reads the
-   * database, may be away now, and may look before it could be told.
-   * @param {Event} event
+   * Note beside the database what it does not tell: that a session is not to be shared, or was
+   * deleted. The sidecar may be away now, and may look before it could be told.
+   * @param {"private" | "deleted"} what @param {string} session
    */
-  #keepPrivate({ properties }) {
-    appendFileSync(`${databasePath(process.env)}.private-sessions`, `${properties.info.id}\n`);
+  #note(what, session) {
+    appendFileSync(`${databasePath(process.env)}.sessiond`, `${what} ${session}\n`);
   }
 
   async end() {
@@ -799,7 +838,10 @@ export const Sessiond = async (input) => {
         }
       },
       "chat.message": async (/** @type {any} */ { sessionID }, /** @type {any} */ { message }) => {
-        await sharing.admit(sessionID, message).catch(failed);
+        await sharing.admit(sessionID, message).catch((error) => {
+          failed(error);
+          if (error instanceof Cancelled) throw error; // so that opencode does not send it after all
+        });
       },
       dispose: async () => {
         sharing.users -= 1;
@@ -849,6 +891,14 @@ function wellFormed(_, value) {
 /** @param {number} failures @param {number} random */
 function backoff(failures, random) {
   return Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** failures) * (0.75 + random / 2);
+}
+
+/** Return what fails as soon as something is cancelled. @param {AbortController} controller @returns {Promise<never>} */
+function cancelled({ signal }) {
+  return new Promise((_, reject) => {
+    const error = new Cancelled("the prompt was cancelled while it waited for another's turn");
+    signal.addEventListener("abort", () => reject(error), { once: true });
+  });
 }
 
 /** Wait, without keeping the process alive. @param {number} ms */

@@ -16,13 +16,16 @@ _NEVER_SEEN = -1
 
 
 class Sighting(Struct, frozen=True):
-    """Whose log grew since the last look, and which sessions are gone (until `forget`).
+    """What changed since the last look.
 
-    `went_back`: the database is another one, or an older one, than it was.
+    `grown`: sessions whose log grew. `deleted`: sessions that somebody here deleted. `missing`:
+    sessions that are here no more, though nobody deleted them. `went_back`: the database is
+    another one, or an older one, than it was.
     """
 
     grown: list[str]
-    gone: list[str]
+    deleted: list[str]
+    missing: list[str]
     went_back: bool
 
 
@@ -41,47 +44,49 @@ class Catalogue:
         self._read = read
         self._save = save
         self._changed = False
-        self._noted: set[str] = set()
+        self._notes: dict[str, set[str]] = {"private": set(), "deleted": set()}
 
     async def look(self) -> Sighting:
         """See which sessions there are.
 
-        A session that was here and is not any more was deleted, unless the database itself was
-        replaced, or put back to an earlier state: then nothing counts as gone.
+        Only what opencode's plugin noted as deleted counts as deleted. A session may also be
+        missing because a backup took the place of the database.
 
         Raises:
             DatabaseUnreadable: nothing can be said now.
         """
 
-        def found(database: Database) -> tuple[str, set[str], dict[str, SessionRow]]:
+        def found(database: Database) -> tuple[str, dict[str, set[str]], dict[str, SessionRow]]:
             rows = database.sessions(self.saved.project_id)
-            return database.identity(), database.private_sessions(), rows
+            return database.identity(), database.notes(), rows
 
-        identity, self._noted, rows = await self._read(found)
+        identity, self._notes, rows = await self._read(found)
         before, self.rows = self.rows, rows
-        gone: list[str] = []
         went_back = self._went_back(identity)
         if went_back:
             self.saved.cursors.clear()
             self.saved.written.clear()
-        else:
-            gone = [
-                name
-                for name, cursor in self.saved.cursors.items()
-                if cursor.seq != _NEVER_SEEN and name not in rows
-            ]
+        gone = [
+            name
+            for name, cursor in self.saved.cursors.items()
+            if cursor.seq != _NEVER_SEEN and name not in rows
+        ]
         for name, row in rows.items():
             if name in self.saved.cursors:
                 self.saved.cursors[name].seq = row.seq
         self._changed |= identity != self.saved.identity
         self.saved.identity = identity
         known = {name: row.seq for name, row in before.items()}
-        grown = [name for name, row in rows.items() if known.get(name) != row.seq]
-        return Sighting(grown, gone, went_back)
+        return Sighting(
+            grown=[name for name, row in rows.items() if known.get(name) != row.seq],
+            deleted=[name for name in gone if name in self._notes["deleted"]],
+            missing=[name for name in gone if name not in self._notes["deleted"]],
+            went_back=went_back,
+        )
 
     def is_private(self, session_id: str) -> bool:
         """Tell whether nothing of a session may leave this machine, or come to it."""
-        noted = session_id in self._noted and session_id not in self.saved.public
+        noted = session_id in self._notes["private"] and session_id not in self.saved.public
         return noted or session_id in self.saved.private
 
     def is_shared(self, session_id: str) -> bool:
@@ -96,6 +101,12 @@ class Catalogue:
         """Return up to where a session's log is in the database, as far as is remembered."""
         cursor = self.saved.cursors.get(session_id)
         return cursor.position if cursor and session_id in self.rows else START
+
+    def distrust_positions(self) -> None:
+        """Have every session compared anew: what lies in the database may be out of date."""
+        for cursor in self.saved.cursors.values():
+            cursor.epoch, cursor.offset = "", 0
+        self._changed = True
 
     def note(self, session_id: str, position: Position) -> None:
         """Remember that a session's log is in the database up to a position."""
@@ -125,7 +136,7 @@ class Catalogue:
     def include(self, session_id: str) -> None:
         """Share a session, from its beginning."""
         self.saved.private = [name for name in self.saved.private if name != session_id]
-        if session_id in self._noted and session_id not in self.saved.public:
+        if session_id in self._notes["private"] and session_id not in self.saved.public:
             self.saved.public.append(session_id)
         self.saved.cursors.setdefault(session_id, Cursor("", 0, _NEVER_SEEN))
         self._changed = True

@@ -138,6 +138,18 @@ class Inbound:
         if lane:
             self._spawn(lane.ask("release"))
 
+    def compare(self, session_id: str) -> None:
+        """Compare what the database has of a session with what the log has, if it is followed."""
+        lane = self._lanes.get(session_id)
+        if lane:
+            self._spawn(lane.ask("reconcile"))
+
+    def compare_all(self) -> None:
+        """Compare all sessions that are followed, now or when a process attaches."""
+        for session_id in self._lanes:
+            self.compare(session_id)
+        self._catalogue.distrust_positions()
+
     def drop(self, session_id: str) -> None:
         """Forget a session that opencode has no more."""
         lane = self._lanes.pop(session_id, None)

@@ -112,7 +112,7 @@ class Opencodes:
         if former:
             former[0].leave()
         workspace, reason = _workspace(attachment)
-        share = await self._share(attachment, workspace) if workspace else None
+        share = self._share(attachment, workspace) if workspace else None
         instance = Instance(name, attachment, _BUFFER_BYTES)
         self._instances[name] = (instance, share)
         if share:
@@ -224,7 +224,7 @@ class Opencodes:
         with contextlib.suppress(SessiondError):
             await self._target.opencode.leave([name])
 
-    async def _share(self, attachment: Attachment, workspace: str) -> Share:
+    def _share(self, attachment: Attachment, workspace: str) -> Share:
         worktree = attachment.worktree
         if worktree == "/":  # outside git, shared by a key: the folder takes the place
             worktree = attachment.directory
@@ -232,6 +232,8 @@ class Opencodes:
             saved = share.saved
             same = (saved.database, saved.project_id, saved.workspace)
             if same == (attachment.database, attachment.project_id, workspace):
+                if worktree != saved.worktree and not Path(saved.worktree).is_dir():
+                    share.moved(worktree)
                 return share
         random = secrets.token_hex(8)
         saved = SavedShare(

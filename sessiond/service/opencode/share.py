@@ -56,9 +56,7 @@ class Share:
 
     def __init__(self, saved: SavedShare, services: Services) -> None:
         self._services = services
-        self._machine = Machine(
-            saved.project_id, saved.worktree, has_folder=lambda folder: Path(folder).is_dir()
-        )
+        self._machine = _machine(saved)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader = DatabaseReader(Path(saved.database))
         self._processes = Processes()
@@ -106,6 +104,13 @@ class Share:
         """Begin to read what opencode logs."""
         self._spawn(self._tail())
         self._spawn(self._inbound.look_again())
+
+    def moved(self, worktree: str) -> None:
+        """Take note that the project's folder has another name now."""
+        self.saved.worktree = worktree
+        self._machine = _machine(self.saved)
+        self._services.save(self.saved)
+        self._inbound.compare_all()
 
     def attach(self, instance: Instance) -> None:
         """Add a process; the first one makes the workspace's sessions come in."""
@@ -238,11 +243,16 @@ class Share:
         sighting = await self.catalogue.look()
         if sighting.went_back:
             self.outbox.forget_all()
-        for session_id in sighting.gone:
+            self._inbound.compare_all()
+        for session_id in sighting.deleted:
             self._inbound.drop(session_id)
             if not self.catalogue.is_private(session_id):
                 await self.outbox.deleted(session_id)
             self.catalogue.forget(session_id)
+        for session_id in sighting.missing:
+            self.catalogue.forget(session_id)
+            self.outbox.forget(session_id)
+            self._inbound.compare(session_id)
         return sighting.grown
 
     async def _take_kept(self, session_id: str, events: list[OpencodeEvent]) -> None:
@@ -273,6 +283,12 @@ class Share:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _machine(saved: SavedShare) -> Machine:
+    return Machine(
+        saved.project_id, saved.worktree, has_folder=lambda folder: Path(folder).is_dir()
+    )
 
 
 def _session_of(event: OpencodeEvent) -> str:

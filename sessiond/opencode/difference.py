@@ -17,6 +17,7 @@ from sessiond.opencode.mapping import (
     change_of_operation,
     event_of_change,
     replayed_id,
+    shared_part,
     title_given,
 )
 from sessiond.opencode.protocol import OpencodeEvent
@@ -132,7 +133,9 @@ def _missing(
     session = logged.session_change()
     if session and logged.session:
         told = event(session, logged.session)
-        if local is None or not _alike(told.properties["info"], local.info):
+        if local is None or not _alike(
+            shared_part(told.properties["info"]), shared_part(local.info)
+        ):
             yield told
     for name, written in logged.removed.items():
         if name in here:

@@ -75,14 +75,21 @@ def install(
     return work.report
 
 
-def uninstall(folder: Path, *, dry_run: bool = False) -> Report:
+def uninstall(folder: Path, notes: Path | None = None, *, dry_run: bool = False) -> Report:
     """Take out what `install` put in place, and the folders it made when nothing else is in them.
+
+    Args:
+        folder: where it was put.
+        notes: what the plugin noted beside opencode's database; goes too.
+        dry_run: only tell what would be done.
 
     Raises:
         ConfigurationError: the folder cannot be written, or the record cannot be read.
     """
     work = _Work(folder, read_record(folder) or Record(), dry_run=dry_run)
     work.take_out()
+    if notes:
+        work.take_notes(notes)
     return work.report
 
 
@@ -96,6 +103,11 @@ class _Work:
         self._before = msgspec.to_builtins(record)
         self._dry_run = dry_run
         self._gone: set[Path] = set()
+
+    def take_notes(self, notes: Path) -> None:
+        """Remove what the plugin noted: which sessions are private, or were deleted."""
+        if notes.exists():
+            self._do(Step("remove", str(notes), "the plugin's notes"), notes.unlink)
 
     # In
 

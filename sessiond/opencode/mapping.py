@@ -47,7 +47,7 @@ REPLAYED = "evt_sd"
 _TOKEN = "${WORKTREE}"  # noqa: S105 - not a secret
 _LITERAL = r"\$\{WORKTREE(\+*)\}"
 _NEUTRAL = re.compile(_LITERAL)
-_LOCAL_TO_A_MACHINE = ("projectID", "workspaceID", "share")
+_LOCAL_TO_A_MACHINE = ("projectID", "workspaceID", "share", "revert")
 _EARLIEST_MS = 100_000_000_000  # 1973: a smaller number is no time in milliseconds
 
 
@@ -218,11 +218,15 @@ def title_given(body: Any) -> str | None:
 
 def neutral_session(info: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     """Return a session's `info` as the log holds it."""
-    kept = {name: value for name, value in info.items() if name not in _LOCAL_TO_A_MACHINE}
-    neutral = _shifted(machine.neutral(kept), -machine.clock_ahead_ms)
+    neutral = _shifted(machine.neutral(shared_part(info)), -machine.clock_ahead_ms)
     if neutral.get("directory") == _TOKEN:
         neutral |= machine.folders_elsewhere.get(str(info.get("id")), {})
     return neutral
+
+
+def shared_part(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a session's `info` is not this machine's alone."""
+    return {name: value for name, value in info.items() if name not in _LOCAL_TO_A_MACHINE}
 
 
 def local_session(body: Mapping[str, Any], machine: Machine, now_ms: int) -> dict[str, Any]:

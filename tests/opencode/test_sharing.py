@@ -269,6 +269,42 @@ async def test_a_prompt_that_waits_can_be_cancelled(
     events.close()
 
 
+async def test_a_revert_stays_where_it_was_made(ana: Machine, ben: Machine) -> None:
+    session = await ana.opencode.create_session("reverted")
+    await ana.opencode.prompt(session, "first")
+    await ana.opencode.prompt(session, "second")
+    await same_history(session, ana, ben)
+    message = (await ana.opencode.messages(session))[2]["info"]["id"]
+    await ana.opencode.request("POST", f"/session/{session}/revert", {"messageID": message})
+    await ben.opencode.request("PATCH", f"/session/{session}", {"title": "a word from ben"})
+
+    async def renamed() -> bool:
+        return bool((await ana.opencode.session(session))["title"] == "a word from ben")
+
+    await until(renamed)
+    assert "revert" in await ana.opencode.session(session)
+    assert "revert" not in await ben.opencode.session(session)
+    await ana.opencode.prompt(session, "instead of it")
+    await same_history(session, ana, ben)
+    texts = [text for role, text in await ben.turns(session) if role == "user"]
+    assert texts == ["first", "instead of it"]
+
+
+async def test_a_session_deleted_while_a_turn_runs_elsewhere_is_gone(
+    ana: Machine, ben: Machine, answering: Model
+) -> None:
+    session = await ana.opencode.create_session("deleted meanwhile")
+    await known(ben, session)
+    with answering.holding("SLOW:9", pieces=3) as gate:
+        await ben.opencode.prompt_async(session, "SLOW:9")
+        await until(lambda: gate.held)
+        await ana.opencode.request("DELETE", f"/session/{session}")
+        await gone(ana, session)
+    await gone(ben, session)
+    for machine in (ana, ben):
+        assert "Traceback" not in machine.sidecar.log
+
+
 async def test_a_session_works_where_its_folder_is_missing(ana: Machine, ben: Machine) -> None:
     folder = ana.project / "only" / "here"
     folder.mkdir(parents=True)

@@ -22,6 +22,7 @@ from sessiond.opencode.installed import Report, copies, read_settings
 from sessiond.opencode.locate import (
     SUPPORTED,
     configuration_folders,
+    database_path,
     find_opencode,
     global_folder,
     project_folder,
@@ -100,14 +101,20 @@ def _install(options: argparse.Namespace) -> None:
 
 
 def _uninstall(options: argparse.Namespace) -> None:
-    report = uninstall(_folder(options), dry_run=options.dry_run)
+    folder = _folder(options)
+    others = [
+        copy
+        for each in configuration_folders(Path.cwd(), os.environ)
+        for copy in copies(each)
+        if each != folder
+    ]
+    database = database_path(os.environ)
+    notes = None if others else database.with_name(f"{database.name}.sessiond")
+    report = uninstall(folder, notes, dry_run=options.dry_run)
     if not report.steps:
         report.notes.append(f"Nothing of sessiond's is in {report.folder}.")
     report.notes += [
-        f"{copy} is still there; remove that one too, if you do not want it."
-        for folder in configuration_folders(Path.cwd(), os.environ)
-        for copy in copies(folder)
-        if folder != Path(report.folder)
+        f"{copy} is still there; remove that one too, if you do not want it." for copy in others
     ]
     _print(report, options)
 

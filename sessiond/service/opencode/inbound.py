@@ -201,6 +201,9 @@ class Inbound:
         Raises:
             InstanceGone: no process is attached, or the one went away.
         """
+        for event in events:
+            if "info" in event.properties and event.type.startswith("session."):
+                event.properties["info"] |= await self._kept_here(session_id)
         if self._processes.echo:
             self._outbox.expect(event for event in events if event.type == "message.part.updated")
         answer = await self._processes.apply(session_id, events, announce=announce)
@@ -208,6 +211,11 @@ class Inbound:
             await _log.awarning("opencode.refused", session_id=session_id, error=answer.error)
             self._spawn(self._mend(session_id))
         return answer.outcome != "held"
+
+    async def _kept_here(self, session_id: str) -> dict[str, Any]:
+        """Return what of a session's record stays as it is here: opencode would clear it."""
+        info = await self._read(lambda database: database.info(session_id)) or {}
+        return {"revert": info["revert"]} if "revert" in info else {}
 
     async def last_event(self, session_id: str, record_id: str) -> str | None:
         """Return the id of the event by which opencode last wrote a record."""

@@ -180,8 +180,22 @@ class Lane:
                 )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - what comes next must not wait for it
+                await _log.aexception("opencode.lane_failed", session_id=self.session_id)
+                self._give_up(error)
             else:
                 pause = _FIRST_PAUSE_SECONDS
+
+    def _give_up(self, error: Exception) -> None:
+        """Leave out what cannot be taken; comparing states makes up for it."""
+        first = self._waiting.popleft()
+        if isinstance(first, _Ask):
+            if not first.done.done():
+                first.done.set_exception(error)
+        elif not any(isinstance(item, _Ask) for item in self._waiting):
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(_Ask("reconcile", done))
+            done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def _step(self) -> None:
         """Work off the first of what waits, together with what is like it."""
@@ -236,28 +250,29 @@ class Lane:
     async def _take(self, entries: list[Entry]) -> None:
         """Take operations that follow what was read; read the log where they do not."""
         fresh = [entry for entry in entries if entry.offset > self._read.offset]
-        if not fresh:
-            return
-        if fresh[0].offset != self._read.offset + 1:
+        if fresh and fresh[0].offset != self._read.offset + 1:
             await self._catch_up()
-            return
-        events: list[OpencodeEvent] = []
-        for entry in fresh:
-            if self._may_lie_below(entry):  # what lies above it must be there to be seen
-                await self._bring(events)
-                events = []
-            event = await self._event(entry)
-            events += [event] if event else []
-        await self._bring(events)
-        self._read = fresh[-1].position
-        self._note_position()
+        elif fresh:
+            await self._bring_all(fresh)
 
     async def _catch_up(self) -> None:
         async for page in self._around.pages(self.session_id, self._read):
             if page.reset:
                 await self._reconcile()
                 return
-            await self._take(page.entries)
+            await self._bring_all(page.entries)  # all there is: a deletion leaves only itself
+
+    async def _bring_all(self, entries: list[Entry]) -> None:
+        events: list[OpencodeEvent] = []
+        for entry in entries:
+            if self._may_lie_below(entry):  # what lies above it must be there to be seen
+                await self._bring(events)
+                events = []
+            event = await self._event(entry)
+            events += [event] if event else []
+        await self._bring(events)
+        self._read = entries[-1].position
+        self._note_position()
 
     async def _reconcile(self) -> None:
         self._held.clear()

@@ -8,10 +8,8 @@ import time
 from tests.bench.machinery import Figure, figure, p50, p99
 from tests.opencode.binary import opencode_binary
 from tests.opencode.events import SeenEvent
-from tests.opencode.machines import Machine, Team, same_history
+from tests.opencode.machines import Machine, Team, known, lengthen, same_history
 from tests.opencode.model import Model
-from tests.opencode.test_faults import lengthen
-from tests.opencode.test_sharing import known
 
 _NOTES = 200
 _PAST_MESSAGES = 1_000

@@ -11,6 +11,7 @@ import pytest
 
 from tests.opencode.binary import opencode_binary
 from tests.opencode.instance import Opencode
+from tests.opencode.machines import Team
 from tests.opencode.model import Model
 from tests.opencode.projects import git_project
 
@@ -69,3 +70,12 @@ async def start_opencode(
 
     yield start
     await asyncio.gather(*(opencode.stop() for opencode in made))
+
+
+@pytest.fixture
+async def team(binary: Path, model: Model) -> AsyncIterator[Team]:
+    """Machines that share sessions; the test says which."""
+    model.delay = 0.01
+    team = Team(binary, model.url)
+    yield team
+    await team.stop()

@@ -181,3 +181,50 @@ async def same_history(session: str, *machines: Machine, seconds: float = 20.0) 
     except AssertionError as error:
         told = "\n".join([f"--- {m.name}\n{await m.history(session)}" for m in machines])
         raise AssertionError(f"the histories of {session} differ:\n{told}") from error
+
+
+async def known(machine: Machine, session: str) -> Any:
+    """Return a session when a machine's opencode has it."""
+
+    async def found() -> Any:
+        sessions = await machine.opencode.request("GET", "/session")
+        return next((each for each in sessions if each["id"] == session), None)
+
+    return await until(found)
+
+
+async def gone(machine: Machine, session: str) -> None:
+    """Return when a machine's opencode has a session no more."""
+
+    async def is_gone() -> bool:
+        sessions = await machine.opencode.request("GET", "/session")
+        return session not in [each["id"] for each in sessions]
+
+    await until(is_gone)
+
+
+async def lengthen(machine: Machine, session: str, count: int, batch: int = 200) -> None:
+    """Have opencode log a long past of a session."""
+    user = (await machine.opencode.messages(session))[0]
+    seq = machine.opencode.seq(session)
+    events = []
+    for number in range(count):
+        message = f"msg_1{number:011d}AAAAAAAAAAAAAA"
+        at = user["info"]["time"]["created"] - 1000 * (count - number)
+        info = user["info"] | {"id": message, "time": {"created": at}}
+        place = {"id": f"prt_1{number:011d}AAAAAAAAAAAAAA", "messageID": message}
+        part = user["parts"][0] | place | {"text": f"message {number}"}
+        told = {"sessionID": session}
+        for kind, data in (("", {"info": info}), ("part.", {"part": part, "time": at})):
+            seq += 1
+            events.append(
+                {
+                    "id": f"evt_test{session}{seq}",
+                    "aggregateID": session,
+                    "seq": seq,
+                    "type": f"message.{kind}updated.1",
+                    "data": told | data,
+                }
+            )
+    for start in range(0, len(events), batch):
+        await machine.opencode.replay(*events[start : start + batch])

@@ -7,25 +7,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.opencode.machines import Machine, Team, same_history
+from tests.opencode.machines import Machine, Team, known, lengthen, same_history
 from tests.opencode.model import Model
-from tests.opencode.test_sharing import known
 from tests.opencode.waiting import until
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-
-
-@pytest.fixture
-async def team(binary: Path, model: Model) -> AsyncIterator[Team]:
-    model.delay = 0.01
-    team = Team(binary, model.url)
-    yield team
-    await team.stop()
 
 
 async def test_three_instances_prompt_at_once(team: Team, model: Model) -> None:
@@ -198,33 +188,6 @@ async def test_a_thousand_messages_reach_one_that_joins_late(team: Team, model: 
     assert time.monotonic() - began < 1.0
     await same_history(session, ana, ben, seconds=30)
     assert len(await ben.opencode.messages(session)) == 1002
-
-
-async def lengthen(machine: Machine, session: str, count: int, batch: int = 200) -> None:
-    """Have opencode log a long past of a session."""
-    user = (await machine.opencode.messages(session))[0]
-    seq = machine.opencode.seq(session)
-    events = []
-    for number in range(count):
-        message = f"msg_1{number:011d}AAAAAAAAAAAAAA"
-        at = user["info"]["time"]["created"] - 1000 * (count - number)
-        info = user["info"] | {"id": message, "time": {"created": at}}
-        place = {"id": f"prt_1{number:011d}AAAAAAAAAAAAAA", "messageID": message}
-        part = user["parts"][0] | place | {"text": f"message {number}"}
-        told = {"sessionID": session}
-        for kind, data in (("", {"info": info}), ("part.", {"part": part, "time": at})):
-            seq += 1
-            events.append(
-                {
-                    "id": f"evt_test{session}{seq}",
-                    "aggregateID": session,
-                    "seq": seq,
-                    "type": f"message.{kind}updated.1",
-                    "data": told | data,
-                }
-            )
-    for start in range(0, len(events), batch):
-        await machine.opencode.replay(*events[start : start + batch])
 
 
 def _redis_pid(machine: Machine) -> int:

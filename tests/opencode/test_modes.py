@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.opencode.machines import Team, same_history
+from tests.opencode.machines import Team, known, same_history
 from tests.opencode.model import Model
-from tests.opencode.test_sharing import known
 from tests.opencode.waiting import until
-
-
-@pytest.fixture
-async def team(binary: Path, model: Model) -> AsyncIterator[Team]:
-    model.delay = 0.01
-    team = Team(binary, model.url)
-    yield team
-    await team.stop()
 
 
 @pytest.mark.parametrize("mode", ["atomic", "defer"])

@@ -6,14 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from sessiond.client import DaemonClient
 from sessiond.model import NewMessage, NewSession
-from tests.opencode.machines import Machine, Team, same_history
+from tests.opencode.machines import Machine, Team, gone, known, same_history
 from tests.opencode.model import NAME as MODEL
 from tests.opencode.model import Model
 from tests.opencode.waiting import until
@@ -50,24 +49,6 @@ def ana(pair_of_machines: tuple[Machine, Machine], answering: Model) -> Machine:
 @pytest.fixture
 def ben(pair_of_machines: tuple[Machine, Machine]) -> Machine:
     return pair_of_machines[1]
-
-
-async def known(machine: Machine, session: str) -> Any:
-    """Return a session when a machine's opencode has it."""
-
-    async def found() -> Any:
-        sessions = await machine.opencode.request("GET", "/session")
-        return next((each for each in sessions if each["id"] == session), None)
-
-    return await until(found)
-
-
-async def gone(machine: Machine, session: str) -> None:
-    async def is_gone() -> bool:
-        sessions = await machine.opencode.request("GET", "/session")
-        return session not in [each["id"] for each in sessions]
-
-    await until(is_gone)
 
 
 async def test_a_turn_with_a_tool_is_the_same_on_both_but_for_the_paths(

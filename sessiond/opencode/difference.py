@@ -23,6 +23,7 @@ from sessiond.opencode.mapping import (
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState
 
+_STATES = {"pending": 1, "running": 2, "completed": 3, "error": 3}
 _IDS = ("id", "sessionID", "messageID")
 _ABOUT_MS = 2000  # an offset between clocks is measured anew now and then, and never alike
 
@@ -80,7 +81,11 @@ class LoggedState(Struct):
 
 
 class Difference(Struct):
-    """`missing`: what opencode is to be told. `unknown`: its records that the log never had."""
+    """What two states lack of each other.
+
+    `missing`: what opencode is to be told. `unknown`: its records that the log never had, or has
+    only as they were before they ended.
+    """
 
     missing: list[OpencodeEvent]
     unknown_messages: dict[str, dict[str, Any]]
@@ -99,19 +104,24 @@ def difference(
     Times that are about the same are the same. Parts of messages that no opencode has, because a
     program wrote them, have no place in one.
     """
-    here: dict[str, dict[str, Any]] = {} if local is None else {**local.messages, **local.parts}
     events = list(_missing(session_id, logged, local, machine, now_ms))
 
     def unknown(records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return {
             name: record
             for name, record in records.items()
-            if name not in logged.records
-            and name not in logged.removed
-            and name.partition("/")[0] not in logged.removed
+            if (
+                name in logged.records
+                and _is_further(record, logged.records[name].change.body or {})
+            )
+            or (
+                name not in logged.records
+                and name not in logged.removed
+                and name.partition("/")[0] not in logged.removed
+            )
         }
 
-    if local is None or not here:
+    if local is None:
         return Difference(events, {}, {})
     return Difference(events, unknown(local.messages), unknown(local.parts))
 
@@ -145,8 +155,25 @@ def _missing(
     parts = [written for name, written in records if name.rpartition("/")[0] in logged.records]
     for written in (*messages, *parts):
         told = event(written.change, written)
-        if not _alike(_kept(told), here.get(written.change.id)):
+        mine = here.get(written.change.id)
+        if not _alike(_kept(told), mine) and not _is_further(mine or {}, written.change.body or {}):
             yield told
+
+
+def _is_further(record: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether a record had ended when another state of it had not: then that one is older.
+
+    So it is when Redis lost the end of a turn which this database still has.
+    """
+    return _progress(record) > _progress(other)
+
+
+def _progress(record: dict[str, Any]) -> int:
+    times = record.get("time")
+    ended = isinstance(times, dict) and ("end" in times or "completed" in times)
+    state = record.get("state")
+    status = state.get("status") if isinstance(state, dict) else None
+    return int(ended) + _STATES.get(str(status), 0)
 
 
 def _alike(record: dict[str, Any], here: dict[str, Any] | None) -> bool:

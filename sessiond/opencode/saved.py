@@ -42,13 +42,15 @@ class Progress(Struct):
 class SavedShare(Struct, kw_only=True):
     """One project of one opencode database, shared in one workspace.
 
-    `replica` names it among all; `identity` tells the database's file from one that replaced it.
-    Sessions not touched since `since_ms` (this machine's clock) are not shared before somebody
-    imports or continues them; `private` ones never are; `public` ones are, though an opencode
-    with sharing switched off began them. `written` is how far each session's own log is in Redis.
+    `replica` names it among all, as long as it stays on its `machine`; `identity` tells the
+    database's file from one that replaced it. Sessions not touched since `since_ms` (this machine's
+    clock) are not shared before somebody imports or continues them; `private` ones never are;
+    `public` ones are, though an opencode with sharing switched off began them. `written` is how far
+    each session's own log is in Redis.
     """
 
     replica: str
+    machine: str
     database: str
     identity: str = ""
     project_id: str
@@ -60,6 +62,14 @@ class SavedShare(Struct, kw_only=True):
     public: list[str] = []
     cursors: dict[str, Cursor] = field(default_factory=dict)
     written: dict[str, Progress] = field(default_factory=dict)
+
+
+def this_machine(name: str) -> str:
+    """Return what tells this machine from one that its files were copied to."""
+    try:
+        return f"{name} {Path('/etc/machine-id').read_text(encoding='ascii').strip()}"
+    except (OSError, UnicodeDecodeError):
+        return name
 
 
 _DECODER = msgspec.json.Decoder(SavedShare)
@@ -74,6 +84,11 @@ def load_shares(folder: Path) -> list[SavedShare]:
         except msgspec.MsgspecError:
             path.rename(path.with_suffix(".damaged"))
     return shares
+
+
+def forget_share(folder: Path, share: SavedShare) -> None:
+    """Remove what was saved of one."""
+    (folder / f"{share.replica}.json").unlink(missing_ok=True)
 
 
 def save_share(folder: Path, share: SavedShare) -> None:

@@ -330,3 +330,20 @@ def test_parts_keep_their_ids(opencode: SimulatedOpencode) -> None:
     told = [event.properties["part"] for event in found.missing if "part" in event.properties]
     body = log.records["m1/p1"].change.body or {}
     assert told == [local_part("ses_1", "m1/p1", body, MACHINE, NOW)]
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_part_that_ended_here_is_not_taken_back_to_where_it_had_not(
+    opencode: SimulatedOpencode,
+    *,
+    has_ended: bool,
+) -> None:
+    half = {"type": "text", "text": "w0", "time": {"start": NOW}}
+    whole = {"time": {"start": NOW, "end": NOW}}
+    log = logged(created(), message("m1", "x"), ("part.put", "m1/p1", {"id": "p1"} | half))
+    bring(opencode, log)
+    times = whole["time"] if has_ended else half["time"]
+    opencode.part("ses_1", "m1", "p1", "w0 w1", time=times)
+    found = compare(opencode, log)
+    assert list(found.unknown_parts) == (["m1/p1"] if has_ended else [])
+    assert len(found.missing) == (0 if has_ended else 1)

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from sessiond.codec import json
-from sessiond.errors import NotFound, SessiondError
+from sessiond.errors import DatabaseUnreadable, NotFound, SessiondError
+from sessiond.opencode.database import Database
 from sessiond.opencode.protocol import (
     Applied,
     Attached,
@@ -21,7 +22,14 @@ from sessiond.opencode.protocol import (
     Turn,
     WantedTurn,
 )
-from sessiond.opencode.saved import SavedShare, load_shares, save_share
+from sessiond.opencode.saved import (
+    Progress,
+    SavedShare,
+    forget_share,
+    load_shares,
+    save_share,
+    this_machine,
+)
 from sessiond.service.clock import Clock
 from sessiond.service.feed import Event
 from sessiond.service.feeds import Feeds
@@ -85,7 +93,7 @@ class Opencodes:
     def start(self) -> None:
         """Read on in the databases that were known before."""
         for saved in load_shares(self._folder):
-            self._open(saved)
+            self._open(self._settled(saved))
         self._spawn(self._watch_clock())
 
     async def close(self) -> None:
@@ -235,9 +243,9 @@ class Opencodes:
                 if worktree != saved.worktree and not Path(saved.worktree).is_dir():
                     share.moved(worktree)
                 return share
-        random = secrets.token_hex(8)
         saved = SavedShare(
-            replica=derived_id("oc", self._machine, attachment.database, workspace, random),
+            replica=self._new_replica(attachment.database, workspace),
+            machine=this_machine(self._machine),
             database=attachment.database,
             project_id=attachment.project_id,
             worktree=worktree,
@@ -246,6 +254,29 @@ class Opencodes:
         )
         save_share(self._folder, saved)
         return self._open(saved)
+
+    def _settled(self, saved: SavedShare) -> SavedShare:
+        """Return what was saved, under another name if it was copied here from another machine.
+
+        Two of one name would each take the other's operations for its own. What lies in the
+        copied database was written by the other one; the comparison of states finds the rest.
+        """
+        here = this_machine(self._machine)
+        if saved.machine == here:
+            return saved
+        forget_share(self._folder, saved)
+        saved.machine, saved.replica = here, self._new_replica(saved.database, saved.workspace)
+        saved.cursors.clear()
+        database = Database(Path(saved.database))
+        with contextlib.suppress(DatabaseUnreadable):
+            rows = database.sessions(saved.project_id)
+            saved.written = {name: Progress("", row.seq) for name, row in rows.items()}
+        database.close()
+        save_share(self._folder, saved)
+        return saved
+
+    def _new_replica(self, database: str, workspace: str) -> str:
+        return derived_id("oc", self._machine, database, workspace, secrets.token_hex(8))
 
     def _open(self, saved: SavedShare) -> Share:
         share = Share(saved, self._services)

@@ -93,7 +93,8 @@ class Bus:
             await asyncio.sleep(pause)
             connection = self._pool.connection_class(**self._pool.connection_kwargs)
             try:
-                await connection.connect()
+                async with asyncio.timeout(self._patience_seconds):
+                    await connection.connect()
                 self._connection = connection
                 if self._listeners:
                     await self._send("SUBSCRIBE", *self._listeners)

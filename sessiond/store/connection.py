@@ -2,6 +2,8 @@
 
 - No retries inside the client: a reply lost after the write would be written again. Only our
   idempotent commit retries.
+- No `socket_timeout`: the client would send through `asyncio.wait_for`, and Python 3.11's can
+  swallow a cancellation. What may take how long is limited here.
 - A blocking pool: the default one raises as soon as it is exhausted.
 - Pub/sub on a connection of its own without a read timeout.
 - Stream replies stay as the server sent them: dictionaries per entry cost more than the parse.
@@ -11,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -35,9 +38,10 @@ from redis.exceptions import (
 
 from sessiond.errors import SessiondError, StoreDamaged, StoreRefusesUser, StoreUnavailable
 
+Answer = TypeVar("Answer")
+
 _PIPELINE_ERROR = " of pipeline caused error: "
 _RAW_REPLIES = ("XRANGE", "XREVRANGE")
-_hanging_up: set[asyncio.Future[None]] = set()
 
 _PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
 _REFUSALS_IN_SCRIPTS = ("ACL failure in script", "The user executing the script can't run")
@@ -58,12 +62,14 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Redis:
         url,
         max_connections=max_connections,
         timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
+        socket_timeout=None,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
     )
-    return keep_raw(Redis.from_pool(pool))
+    client = LimitedRedis(limit_seconds=timeout_seconds, connection_pool=pool)
+    client.auto_close_connection_pool = True
+    return keep_raw(client)
 
 
 def connect_subscriber(url: str, *, timeout_seconds: float) -> Redis:
@@ -75,6 +81,59 @@ def connect_subscriber(url: str, *, timeout_seconds: float) -> Redis:
         retry=Retry(NoBackoff(), 0),
         protocol=2,
     )
+
+
+class LimitedRedis(Redis):
+    """A client whose commands and pipelines are answered in time, or fail.
+
+    Who fails or is cancelled gives its connection up, so that an answer that comes late is
+    nobody's: the client disconnects whatever it is interrupted in.
+
+    Args:
+        limit_seconds: how long a command or a whole pipeline may take, with all that it needs: a
+            connection that is free, connecting, the answers.
+        options: those of the client; `socket_timeout` must be None.
+    """
+
+    def __init__(self, *, limit_seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._limit_seconds = limit_seconds
+
+    async def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        """Send a command and return its answer.
+
+        Raises:
+            redis.exceptions.RedisError: as the server or the connection gave it, or a
+                TimeoutError when the limit was reached.
+        """
+        command = super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+        return await _in_time(command, self._limit_seconds)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: FBT001, FBT002 - the client's signature
+        """Return a pipeline, under the same limit."""
+        pipeline = _LimitedPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
+        pipeline.limit_seconds = self._limit_seconds
+        return pipeline
+
+
+class _LimitedPipeline(Pipeline):
+    """A pipeline of a LimitedRedis."""
+
+    limit_seconds: float
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - the client's signature
+        """Send what was collected and return the answers; see LimitedRedis.execute_command."""
+        return await _in_time(super().execute(raise_on_error), self.limit_seconds)
+
+
+async def _in_time(command: Awaitable[Answer], seconds: float) -> Answer:
+    try:
+        async with asyncio.timeout(seconds):
+            return await command
+    except TimeoutError as error:
+        raise RedisTimeoutError(f"no answer within {seconds:g} s") from error
 
 
 def keep_raw(client: Redis) -> Redis:
@@ -131,7 +190,7 @@ class OrderedConnection:
 
     Args:
         client: whose address and credentials are used.
-        timeout_seconds: how long one answer may take.
+        timeout_seconds: how long a command may take, until its answer is there.
     """
 
     def __init__(self, client: Redis, *, timeout_seconds: float) -> None:
@@ -140,7 +199,6 @@ class OrderedConnection:
         self._connection: AbstractConnection | None = None
         # Both are taken in the order of the commands: the n-th answer is the n-th reader's.
         self._sending, self._receiving = asyncio.Lock(), asyncio.Lock()
-        self._loop = asyncio.get_running_loop()
 
     async def execute(self, *arguments: Any) -> Any:
         """Send one command and return its answer.
@@ -149,12 +207,17 @@ class OrderedConnection:
             redis.exceptions.RedisError: as the server or the connection gave it. The command may
                 or may not have been executed when it is a ConnectionError or TimeoutError.
         """
-        connection = watchdog = None
-        packed = pack_command(arguments)
+        return await _in_time(self._exchange(pack_command(arguments)), self._timeout_seconds)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._drop(self._connection)
+
+    async def _exchange(self, packed: bytes) -> Any:
+        connection = None
         try:
             async with self._sending:
                 connection = self._current()
-                watchdog = self._loop.call_later(self._timeout_seconds, _hang_up, connection)
                 if not connection.is_connected:
                     await connection.connect()
                 await _send(connection, packed)
@@ -164,13 +227,6 @@ class OrderedConnection:
         except BaseException:
             await self._drop(connection)
             raise
-        finally:
-            if watchdog:
-                watchdog.cancel()
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._drop(self._connection)
 
     async def _answer(self, connection: AbstractConnection) -> Any:
         async with self._receiving:
@@ -181,8 +237,7 @@ class OrderedConnection:
     def _current(self) -> AbstractConnection:
         """Return the connection, or a new one: commands may still wait on one that was lost."""
         if self._connection is None or not self._connection.is_connected:
-            options = dict(self._pool.connection_kwargs) | {"socket_timeout": None}
-            self._connection = self._pool.connection_class(**options)
+            self._connection = self._pool.connection_class(**self._pool.connection_kwargs)
         return self._connection
 
     async def _drop(self, connection: AbstractConnection | None) -> None:
@@ -209,7 +264,7 @@ class OrderedConnections:
     Args:
         client: whose address and credentials are used.
         size: connections at most.
-        timeout_seconds: how long one answer may take.
+        timeout_seconds: how long a command may take, until its answer is there.
     """
 
     def __init__(self, client: Redis, *, size: int, timeout_seconds: float) -> None:
@@ -226,13 +281,6 @@ class OrderedConnections:
         """Close the connections."""
         for connection in self._connections:
             await connection.close()
-
-
-def _hang_up(connection: AbstractConnection) -> None:
-    """End a connection whose answer is overdue: who waits for it gets a ConnectionError."""
-    ending = asyncio.ensure_future(connection.disconnect(nowait=True))
-    _hanging_up.add(ending)
-    ending.add_done_callback(_hanging_up.discard)
 
 
 async def answered(command: Awaitable[Any]) -> Any:

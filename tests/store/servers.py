@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -30,7 +31,7 @@ def binary_of(kind: str) -> Path:
 
 
 class RunningServer:
-    """One server; it can be killed, and started again with nothing left of its data."""
+    """One server; it can be halted, killed, and started again with nothing left of its data."""
 
     def __init__(self, binary: Path) -> None:
         self._binary = binary
@@ -58,6 +59,14 @@ class RunningServer:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def halt(self) -> None:
+        """Stop it where it is: it takes connections and commands, and answers none."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `halt`."""
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self.kill()

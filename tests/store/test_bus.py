@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis
@@ -15,60 +14,11 @@ from sessiond.store import bus as bus_module
 from sessiond.store.bus import Bus
 from sessiond.store.connection import connect_subscriber
 from tests.conftest import Servers
-from tests.store.servers import RunningServer, binary_of
+from tests.store.relay import Relay
+from tests.store.servers import RunningServer
 from tests.store.support import Services, heard, real_servers, until
 
 Heard = list[bytes | None]
-
-
-class Relay:
-    """A Unix socket before a server's; when frozen it takes everything and passes on nothing."""
-
-    def __init__(self, target: Path) -> None:
-        self.path = target.with_name("relay")
-        self.connections = 0
-        self._target = target
-        self._frozen: set[int] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-
-    def freeze(self) -> None:
-        """Freeze the connections there are; new ones pass."""
-        self._frozen = set(range(self.connections + 1))
-
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[Relay]:
-        server = await asyncio.start_unix_server(self._relay, self.path)
-        yield self
-        server.close()
-        for writer in self._writers:
-            writer.close()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        number = self.connections
-        far_reader, far_writer = await asyncio.open_unix_connection(self._target)
-        self._writers += [writer, far_writer]
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(
-                self._pass_on(number, reader, far_writer),
-                self._pass_on(number, far_reader, writer),
-            )
-
-    async def _pass_on(
-        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                if number not in self._frozen:
-                    writer.write(data)
-        writer.close()
-
-
-@pytest.fixture
-def own_server(kind: str) -> Iterator[RunningServer]:
-    server = RunningServer(binary_of(kind))
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -264,6 +214,21 @@ async def test_a_connection_that_went_silent_is_found_and_replaced(
 
 
 @real_servers
+async def test_a_connection_that_goes_silent_while_it_is_made_is_replaced(
+    kind: str, servers: Servers, namespace: str, bus_on: Callable[[str], Bus]
+) -> None:
+    async with Relay(servers.running(kind).socket).serving() as relay:
+        relay.freeze(coming=1)
+        bus = bus_on(f"unix://{relay.path}")
+        got: Heard = []
+        with pytest.raises(StoreUnavailable):
+            await bus.listen(namespace, got.append)
+        await bus.listen(namespace, got.append)
+        await until(lambda: got == [None])
+        assert relay.connections > 1
+
+
+@real_servers
 async def test_an_idle_connection_that_answers_pings_is_left_alone(
     kind: str,
     servers: Servers,
@@ -302,9 +267,7 @@ async def test_listening_to_a_server_that_does_not_answer_is_unavailable(
     kind: str, servers: Servers, bus_on: Callable[[str], Bus]
 ) -> None:
     async with Relay(servers.running(kind).socket).serving() as relay:
-        relay.connections = 1
-        relay.freeze()
-        relay.connections = 0
+        relay.freeze(coming=1)
         bus = bus_on(f"unix://{relay.path}")
         async with asyncio.timeout(3):  # a client of 0.5 seconds of patience
             with pytest.raises(StoreUnavailable):

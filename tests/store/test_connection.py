@@ -149,7 +149,8 @@ async def test_who_waits_behind_a_command_that_ends_badly_never_gets_a_foreign_a
     elif ending == "killed":
         await client.execute_command("CLIENT", "KILL", "ID", str(first))
     outcomes = await asyncio.gather(blocked, *behind, return_exceptions=True)
-    assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes[1:])
+    lost = RedisTimeoutError if ending == "overdue" else RedisConnectionError
+    assert all(isinstance(outcome, lost) for outcome in outcomes[1:])
     assert await direct.execute("ECHO", "mine") == b"mine"
     assert await connection_id(direct) != first
     await direct.close()

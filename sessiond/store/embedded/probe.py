@@ -21,6 +21,8 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004 - redis-py's own, which is not the built-in one
 )
 
+from sessiond.store.connection import LimitedRedis
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -133,13 +135,14 @@ def _identity(listener: int, facts: dict[str, Any], settings: dict[Any, Any]) ->
 
 
 def _connection(path: Path) -> Redis:
-    return Redis(
+    return LimitedRedis(
+        limit_seconds=ANSWER_TIMEOUT_S,
         unix_socket_path=str(path),
         single_connection_client=True,
         decode_responses=True,
         protocol=2,
         driver_info=None,
-        socket_timeout=ANSWER_TIMEOUT_S,
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 0),
     )
 

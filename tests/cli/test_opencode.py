@@ -22,7 +22,7 @@ from sessiond.opencode.installed import PLUGIN, RECORD, SETTINGS, TWIN, packaged
 from sessiond.opencode.locate import SUPPORTED
 from sessiond.opencode.protocol import Attachment
 from sessiond.service.opencode.overview import OpencodeStatus
-from tests.cli.test_cli import EVIL, called, controls
+from tests.cli.commands import EVIL, called, controls
 from tests.daemons import RunningDaemon, running_daemon, wait_for
 from tests.opencode.tables import add_session, make_database
 

@@ -18,7 +18,7 @@ from sessiond.opencode import locate
 from sessiond.opencode.install import install, uninstall
 from sessiond.opencode.seed import LOCK, MODULES
 from sessiond.opencode.trial import try_out
-from tests.cli.test_cli import called
+from tests.cli.commands import called
 from tests.daemons import RunningDaemon, running_daemon
 from tests.opencode.binary import SUPPORTED
 from tests.opencode.conftest import StartOpencode

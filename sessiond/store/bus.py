@@ -26,8 +26,8 @@ from sessiond.errors import StoreUnavailable
 Listener = Callable[[bytes | None], None]
 """Takes a message of its channel, or None for a gap: something may have been missed."""
 
-_PING_SECONDS = 5.0
-_CONFIRMATION_SECONDS = 5.0
+_PING_SECONDS = 2.0
+_CONFIRMATION_SECONDS = 3.0
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
 

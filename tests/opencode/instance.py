@@ -127,6 +127,10 @@ class Opencode:
         """End it with SIGKILL."""
         await self._end(signal.SIGKILL)
 
+    def suspend(self, *, on: bool = True) -> None:
+        """Stop it as Ctrl-Z does, or let it go on."""
+        os.kill(self.pid, signal.SIGSTOP if on else signal.SIGCONT)
+
     async def run(self, *arguments: str, seconds: float = 60.0) -> str:
         """Run the command line in the project and return what it printed.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.opencode.machines import Machine, Team, gone, known, same_history
+from tests.opencode.instance import Opencode
+from tests.opencode.machines import PLUGIN, Machine, Team, gone, known, same_history
 from tests.opencode.model import Model
 from tests.opencode.waiting import until
 
@@ -130,3 +132,51 @@ async def test_a_project_folder_that_was_moved_goes_on(team: Team) -> None:
     await ben.opencode.prompt(session, "goes on")
     await ana.opencode.prompt(session, "here too")
     assert str(elsewhere) not in await ana.history(session)
+
+
+async def test_a_session_deleted_while_an_opencode_was_closed_is_gone_there_too(
+    team: Team,
+) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await ana.opencode.create_session("short")
+    await known(ben, session)
+    await asyncio.sleep(1.0)
+    await ben.opencode.stop()
+    await asyncio.sleep(4.0)  # until the sidecar knows that it is closed
+    await ana.opencode.request("DELETE", f"/session/{session}")
+    await gone(ana, session)
+    await ben.opencode.start()
+    await ben.attached()
+    await gone(ben, session)
+
+
+async def test_a_suspended_opencode_does_not_hold_up_another_on_the_same_home(
+    team: Team, binary: Path, model: Model
+) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await ana.opencode.create_session("suspended")
+    await known(ben, session)
+    second = Opencode(
+        ben.opencode.folder,
+        ben.project,
+        binary=binary,
+        model_url=model.url,
+        plugins=[PLUGIN],
+        environ={"SESSIOND_SOCKET": str(ben.sidecar.socket)},
+    )
+    await second.start()
+
+    async def are_both_attached() -> bool:
+        attached = (await ben.overview())["instances"]
+        return sum(each["machine"] == "ben" for each in attached) == 2
+
+    await until(are_both_attached)
+    ben.opencode.suspend()
+    try:
+        await ana.opencode.prompt(session, "is anybody there?")
+        await until(lambda: second.texts(session), 15)
+        await second.prompt(session, "I am")
+        assert "is anybody there?" in model.turn_requests("I am")[-1].said
+    finally:
+        ben.opencode.suspend(on=False)
+        await second.stop()

@@ -97,6 +97,11 @@ class Catalogue:
         known = self.saved.imported or session_id in self.saved.cursors
         return known or row.updated_ms >= self.saved.since_ms
 
+    def shared_before(self) -> set[str]:
+        """Return the sessions in the database that were shared when it was last looked at."""
+        known = self.saved.cursors.keys() & self.rows.keys()
+        return {session_id for session_id in known if not self.is_private(session_id)}
+
     def position(self, session_id: str) -> Position:
         """Return up to where a session's log is in the database, as far as is remembered."""
         cursor = self.saved.cursors.get(session_id)

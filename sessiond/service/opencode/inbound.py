@@ -312,6 +312,9 @@ class Inbound:
             if lane.position != positions[session_id]:
                 wish: Wish = "catch-up" if lane.position.offset else "reconcile"
                 stale.append(asyncio.ensure_future(lane.ask(wish)))
+        for session_id in catalogue.shared_before() - positions.keys():  # deleted, or lost
+            lane = self._lane(session_id)
+            stale += [asyncio.ensure_future(lane.ask("reconcile"))]
         if len(stale) >= _WORTH_TELLING:
             self._spawn(self._tell_progress(stale))
 

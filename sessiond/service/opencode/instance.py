@@ -20,7 +20,6 @@ from sessiond.opencode.protocol import (
 )
 from sessiond.service.feed import Event, Subscription
 
-_ANSWER_SECONDS = 60.0
 _REMEMBERED = 4096
 
 
@@ -56,12 +55,17 @@ class Instance:
             yield await self._commands.take()
 
     async def apply(
-        self, session_id: str, events: Sequence[OpencodeEvent], *, announce: bool = True
+        self,
+        session_id: str,
+        events: Sequence[OpencodeEvent],
+        limit_seconds: float,
+        *,
+        announce: bool = True,
     ) -> Applied:
         """Have opencode take events of a session, and return what became of them.
 
         Raises:
-            InstanceGone: the process went away before it answered.
+            InstanceGone: the process went away before it answered, or took too long.
         """
         if self._gone:
             raise InstanceGone(f"instance {self.name} is not attached any more")
@@ -72,7 +76,7 @@ class Instance:
         command = Apply(batch=batch, session_id=session_id, events=list(events), announce=announce)
         self._send("apply", command)
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(limit_seconds):
                 outcome = await answer
         except TimeoutError as error:
             raise InstanceGone(f"instance {self.name} does not answer") from error

@@ -34,7 +34,7 @@ from sessiond.sync.position import START, Position
 
 _BATCH = 50
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 1.0
 _ANY = json.Decoder()
 _SESSION_OPERATIONS = ("session.create", "session.delete", "document.change")
 

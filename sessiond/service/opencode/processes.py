@@ -8,6 +8,9 @@ from sessiond.errors import InstanceGone
 from sessiond.opencode.protocol import Applied, OpencodeEvent
 from sessiond.service.opencode.instance import Instance
 
+_SECONDS_OF_ONE = 10.0
+_SECONDS_OF_SEVERAL = 3.0
+
 
 class Processes:
     """Attached processes. One process may be attached for several folders; it has one view."""
@@ -24,6 +27,12 @@ class Processes:
     def add(self, instance: Instance) -> None:
         """Add one, or one that came back."""
         self._instances[instance.name] = instance
+
+    def prefer(self, instance: Instance) -> None:
+        """Let one write from now on: a person waits there."""
+        if self._instances.get(instance.name) is instance:
+            others = {name: one for name, one in self._instances.items() if one is not instance}
+            self._instances = {instance.name: instance} | others
 
     def remove(self, instance: Instance) -> bool:
         """Remove one; False when another attachment took its place."""
@@ -61,7 +70,13 @@ class Processes:
         writer = next(iter(self), None)
         if writer is None:
             raise InstanceGone("no opencode is attached")
-        answer = await writer.apply(session_id, events, announce=announce)
+        limit = _SECONDS_OF_SEVERAL if len(self._instances) > 1 else _SECONDS_OF_ONE
+        try:
+            answer = await writer.apply(session_id, events, limit, announce=announce)
+        except InstanceGone:
+            if self._instances.get(writer.name) is writer:  # suspended, perhaps: another one first
+                self._instances[writer.name] = self._instances.pop(writer.name)
+            raise
         if announce:
             self.show(events, besides=writer)
         return answer

@@ -182,6 +182,7 @@ class Share:
     async def turn(self, instance: Instance, session_id: str, wait_seconds: float) -> Turn:
         """Let a process run a turn, after all that was said before is there."""
         self._inbound.opened(session_id)
+        self._processes.prefer(instance)
         return await self._turns.begin(instance, session_id, wait_seconds)
 
     def end_turn(self, name: str, session_id: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sessiond.cli import exits
 from sessiond.store.keys import TABLE
+from sessiond.sync.defaults import DEFAULTS
 
 README = Path(__file__).parent.parent / "README.md"
 _SECTION = "<!-- generated: {name} -->\n{content}<!-- /generated -->"
@@ -27,9 +28,18 @@ def exit_codes() -> str:
     return "\n".join(["| code | meaning |", "|---|---|", *rows, ""])
 
 
+def merging() -> str:
+    """Return the table of the rules by which changes merge."""
+    rows = [
+        f"| `{rule.document}` `{rule.path}` | `{rule.strategy}` | {rule.why} |" for rule in DEFAULTS
+    ]
+    return "\n".join(["| field | strategy | why |", "|---|---|---|", *rows, ""])
+
+
 def with_generated(text: str) -> str:
     """Return the README with its generated sections as they must be."""
-    for name, content in (("keys", keys()), ("exits", exit_codes())):
+    tables = (("keys", keys()), ("merging", merging()), ("exits", exit_codes()))
+    for name, content in tables:
         section = _SECTION.format(name=name, content=content)
         begin, end = text.index(f"<!-- generated: {name} -->"), text.index("<!-- /generated -->")
         while end < begin:

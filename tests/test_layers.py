@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "codec": ("codec", "errors", "model"),
     "sync": ("sync", "codec", "errors", "model"),
     "policy": ("policy", "codec", "errors", "model"),
-    "config": ("config", "errors"),
+    "config": ("config", "sync.rules", "sync.strategies", "errors"),
     "service.identity": (),
     "service.clock": (),
     "opencode": ("opencode", "sync", "codec", "model", "errors"),

@@ -2,12 +2,14 @@
 
 from sessiond.config.files import find_file
 from sessiond.config.load import load, with_value
+from sessiond.config.merging import merge_rules
 from sessiond.config.options import (
     RUNTIME_OPTIONS,
     ApiOptions,
     Configuration,
     DebugOptions,
     EmbeddedOptions,
+    MergeOptions,
     PerformanceOptions,
     PersistenceOptions,
     RedisOptions,
@@ -24,6 +26,7 @@ __all__ = [
     "Configuration",
     "DebugOptions",
     "EmbeddedOptions",
+    "MergeOptions",
     "OptionRow",
     "PerformanceOptions",
     "PersistenceOptions",
@@ -35,6 +38,7 @@ __all__ = [
     "find_file",
     "get",
     "load",
+    "merge_rules",
     "option_table",
     "shown_address",
     "with_value",

@@ -122,7 +122,9 @@ def _settings_in(document: Document, path: KeyPath, value: Plain) -> Iterator[tu
     key = ".".join(map(str, path))
     where = document.where(path)
     if key in OPTIONS:
-        yield key, from_value(OPTIONS[key], value, where=where)
+        names = value if isinstance(value, dict) else ()
+        entries = {name: document.where((*path, name)) for name in names}
+        yield key, from_value(OPTIONS[key], value, where=where, entries=entries)
     elif key not in SECTIONS:
         raise unknown_option(key, where=where)
     elif isinstance(value, dict):

@@ -142,6 +142,31 @@ class RedisOptions(Section, frozen=True):
         return f"RedisOptions({fields})"
 
 
+class MergeOptions(Section, frozen=True):
+    """How changes that were made at once merge: pattern for fields → strategy, per document.
+
+    What stands here goes before the defaults (`sync/defaults.py`); `config.merging` checks it.
+    """
+
+    metadata: Annotated[
+        dict[str, str], Meta(description="Strategies for fields of metadata, before the defaults.")
+    ] = {}
+    context: Annotated[
+        dict[str, str], Meta(description="Strategies for fields of context, before the defaults.")
+    ] = {}
+    preferences: Annotated[
+        dict[str, str],
+        Meta(description="Strategies for fields of preferences, before the defaults."),
+    ] = {}
+    message: Annotated[
+        dict[str, str], Meta(description="Strategies for fields of a message, before the defaults.")
+    ] = {}
+    part: Annotated[
+        dict[str, str],
+        Meta(description="Strategies for fields of a message's part, before the defaults."),
+    ] = {}
+
+
 class SyncOptions(Section, frozen=True):
     """How instances are kept in step."""
 
@@ -181,6 +206,7 @@ class SyncOptions(Section, frozen=True):
         float,
         Meta(ge=1, le=600, description="Seconds until the turn of an instance that died is free."),
     ] = 15.0
+    merge: MergeOptions = msgspec.field(default_factory=MergeOptions)
 
 
 _ListEntry = Annotated[str, Meta(min_length=1)]

@@ -74,6 +74,8 @@ def described(kind: inspect.Type) -> str:  # noqa: PLR0911  # one per type
             return _one_of([str(value) for value in kind.values])
         case inspect.ListType():
             return f"a list, each entry {described(kind.item_type)}"
+        case inspect.DictType():
+            return f"a section, each entry {described(kind.value_type)}"
         case inspect.StrType():
             return "a text" + _shape(kind)
         case _:
@@ -219,4 +221,6 @@ def displayed(configuration: Configuration, key: str) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return ",".join(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {entry}" for name, entry in value.items())
     return _number(value) if isinstance(value, float) else str(value)

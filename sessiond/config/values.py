@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import inspect
 
+from sessiond.config.merging import check_strategy, in_the_file_only
 from sessiond.config.refusals import HIDDEN, refusal, shown
 from sessiond.config.scalars import resolved
 from sessiond.config.table import Option, described
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from sessiond.errors import ConfigurationError
 
 _UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOWHERE: Mapping[str, str] = MappingProxyType({})
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
 
@@ -37,9 +39,11 @@ def from_text(option: Option, text: str, *, where: str) -> Given:
     numbers and true/false are written as in the file.
 
     Raises:
-        ConfigurationError: the text is no value of this option.
+        ConfigurationError: the text is no value of this option, or no text can be one.
     """
     kind = _bare(option.kind)
+    if isinstance(kind, inspect.DictType):
+        raise in_the_file_only(option.key, where)
     if isinstance(kind, inspect.ListType):
         entries = [entry.strip() for entry in text.split(",")]
         return from_value(option, entries if text.strip() else [], where=where)
@@ -51,13 +55,27 @@ def from_text(option: Option, text: str, *, where: str) -> Given:
         raise _unfit(option.key, option.kind, "a very large number", where) from None
 
 
-def from_value(option: Option, value: object, *, where: str) -> Given:
+def from_value(
+    option: Option, value: object, *, where: str, entries: Mapping[str, str] = _NOWHERE
+) -> Given:
     """Check a value's type and limits; nothing is converted but a whole number to a float.
+
+    Args:
+        option: which one.
+        value: what was given; nothing is a section without entries.
+        where: who gave it (file and line, variable or flag).
+        entries: the same for each entry of a section.
 
     Raises:
         ConfigurationError: the value is of another type or beyond a limit.
     """
     kind = _bare(option.kind)
+    if isinstance(kind, inspect.DictType):
+        value = {} if value is None else value
+        for name, entry in value.items() if isinstance(value, dict) else ():
+            place = entries.get(name, where)
+            _refuse_unshowable(option.key, name, place)
+            check_strategy(option.key, name, entry, where=place)
     if isinstance(kind, inspect.ListType) and isinstance(value, list | tuple):
         for index, entry in enumerate(value):
             _check_entry(f"{option.key}[{index}]", kind.item_type, entry, where)

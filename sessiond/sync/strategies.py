@@ -99,9 +99,13 @@ def named(text: str) -> Strategy | None:
     if name == "append" and _CAP.fullmatch(arguments) and int(arguments) <= LARGEST_CAP:
         return _append(int(arguments))
     order = [word.strip() for word in arguments.split(",")]
-    if name == "lattice" and len(order) > 1 and len(set(order)) == len(order) and all(order):
+    if name == "lattice" and len(order) > 1 and _are_distinct_words(order):
         return _lattice(text, order)
     return None
+
+
+def _are_distinct_words(order: list[str]) -> bool:
+    return len(set(order)) == len(order) and all(word and word.isprintable() for word in order)
 
 
 def is_custom(text: str) -> bool:

@@ -13,6 +13,7 @@ from sessiond.config.table import OPTIONS, SECTIONS
 from sessiond.config.values import _RULES
 from sessiond.config.yaml_guard import Document, read_yaml
 from sessiond.errors import ConfigurationError
+from sessiond.sync.defaults import DEFAULTS, MERGED_DOCUMENTS
 
 SHIPPED = Path(__file__).parents[2] / "config" / "sessions.yaml"
 
@@ -47,6 +48,7 @@ OURS: dict[str, Any] = {
         "subscriber_buffer_bytes": 8388608,
         "retry_seconds": 5.0,
         "lease_seconds": 15.0,
+        "merge": {"metadata": {}, "context": {}, "preferences": {}, "message": {}, "part": {}},
     },
     "api": {
         "socket": "",
@@ -103,6 +105,19 @@ def test_the_shipped_file_states_the_limits_of_every_number(shipped: Document) -
             assert f"at least {words[-1]}" in comment, row.key
 
 
+def test_the_shipped_file_states_the_default_rules_for_merging(shipped: Document) -> None:
+    lines = SHIPPED.read_text().splitlines()
+    for document in MERGED_DOCUMENTS:
+        end = shipped.line(("sync", "merge", document)).line - 1
+        above = end
+        while lines[above - 1].startswith("    #   "):
+            above -= 1
+        stated = read_yaml("\n".join(line.strip("# ") for line in lines[above:end]), "").value
+        assert stated == {
+            rule.path: rule.strategy for rule in DEFAULTS if rule.document == document
+        }
+
+
 def test_every_option_is_documented_in_the_table() -> None:
     for row in config.option_table():
         assert row.doc.endswith("."), row.key
@@ -125,6 +140,7 @@ def test_the_table_tells_type_and_default_in_words() -> None:
     assert table["api.allowed_hosts"].type == "a list, each entry a text that is not empty"
     assert table["redis.namespace"].type == "a text that matches [a-z][a-z0-9_-]{0,31}"
     assert table["redis.url"].type == "a text"
+    assert table["sync.merge.context"].type == "a section, each entry a text"
 
 
 def test_every_variable_belongs_to_one_option() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from sessiond.sync.names import checked
 _BUFFER_BYTES = 64 * 1024 * 1024
 _RETURN_SECONDS = 3.0
 _CLOCK_SECONDS = 60.0
+_CLOCK_LOOK_SECONDS = 1.0
 _SKEW_MS = 1000
 _GLOBAL = "global"
 _RECENT_MS = 10 * 60 * 1000  # what a person is working on when they begin to share
@@ -336,13 +338,20 @@ class Opencodes:
         return sorted(found, key=lambda session: -session.updated_ms)
 
     async def _watch_clock(self) -> None:
-        """Measure how far this machine's clock is from Redis's, which all machines share."""
+        """Measure how far this machine's clock is from Redis's, which all machines share.
+
+        Now and then, and at once when the clock jumped: after a sleep, or when it was set.
+        """
+        measured, gap = float("-inf"), 0.0
         while True:
-            with contextlib.suppress(SessiondError):
-                self._ahead_ms = await clock_ahead(
-                    self._target.opencode.server_ms, self._target.clock
-                )
-            await asyncio.sleep(_CLOCK_SECONDS)
+            now = time.monotonic()
+            jumped = abs(time.time() - now - gap) > _SKEW_MS / 1000
+            if jumped or now - measured > _CLOCK_SECONDS:
+                with contextlib.suppress(SessiondError):
+                    opencode, clock = self._target.opencode, self._target.clock
+                    self._ahead_ms = await clock_ahead(opencode.server_ms, clock)
+                    measured, gap = now, time.time() - now
+            await asyncio.sleep(_CLOCK_LOOK_SECONDS)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

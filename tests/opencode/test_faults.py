@@ -90,7 +90,7 @@ async def test_work_without_a_sidecar_is_sent_later(team: Team, model: Model) ->
     await asyncio.to_thread(ben.sidecar.kill)
     began = time.monotonic()
     await ben.opencode.prompt(old, "alone")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     fresh = await ben.opencode.create_session("while it was away")
     await ben.opencode.prompt(fresh, "alone too")
     await ben.start_sidecar()

@@ -168,7 +168,7 @@ async def test_a_suspended_opencode_does_not_hold_up_another_on_the_same_home(
 
     async def are_both_attached() -> bool:
         attached = (await ben.overview())["instances"]
-        return sum(each["machine"] == "ben" for each in attached) == 2
+        return [each["machine"] for each in attached].count("ben") == 2
 
     await until(are_both_attached)
     ben.opencode.suspend()

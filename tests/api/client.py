@@ -11,7 +11,7 @@ import msgspec
 
 from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
-from tests.api.wire import PROBLEM, Answer, exchange, problem, request_bytes
+from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
 
 ROUTES: list[Route] = [*routes(MagicMock(), MagicMock()), *opencode_routes(MagicMock())]
 """The table of routes, without anything behind it."""
@@ -47,7 +47,7 @@ def name_of(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
-def check_documented(document: Any, method: str, path: str, answer: Answer) -> None:
+def assert_documented(document: Any, method: str, path: str, answer: Answer) -> None:
     """Hold an answer against the OpenAPI document and against the route's type."""
     if answer.status >= 500:
         return  # what may answer so is the matter of the test at hand
@@ -71,7 +71,7 @@ def check_documented(document: Any, method: str, path: str, answer: Answer) -> N
 class Client:
     """Calls of a daemon over its Unix socket, each on a connection of its own.
 
-    Every answer is checked by `check_documented`.
+    Every answer is checked by `assert_documented`.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -90,7 +90,7 @@ class Client:
         data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         answer = exchange(self.socket, request_bytes(method, path, data, named), method=method)
-        check_documented(self.document, method, path, answer)
+        assert_documented(self.document, method, path, answer)
         return answer
 
     def get(self, path: str, **headers: str) -> Any:
@@ -99,11 +99,11 @@ class Client:
         assert answer.status == 200, answer
         return answer.json
 
-    def refused(
+    def assert_refused(
         self, method: str, path: str, body: Any = None, /, status: int | None = None, **headers: str
     ) -> str:
         """Send what must be refused with a 4xx problem, and return its detail and hint."""
-        told = problem(self.call(method, path, body, **headers), status)
+        told = assert_problem(self.call(method, path, body, **headers), status)
         return f"{told.detail} {told.hint or ''}"
 
     def create(self, session_id: str, **content: Any) -> str:

@@ -23,7 +23,7 @@ KEYWORDS = {
 Schema = dict[str, Any]
 
 
-def conforms(value: Any, schema: Schema, components: Schema, at: str = "$") -> None:
+def assert_conforms(value: Any, schema: Schema, components: Schema, at: str = "$") -> None:
     """Hold a value against a schema.
 
     Args:
@@ -47,14 +47,14 @@ def conforms(value: Any, schema: Schema, components: Schema, at: str = "$") -> N
             assert len(value) <= schema.get("maxLength", len(value)), at
         case list():
             for index, item in enumerate(value):
-                conforms(item, schema.get("items", {}), components, f"{at}[{index}]")
+                assert_conforms(item, schema.get("items", {}), components, f"{at}[{index}]")
         case dict():
             _object_conforms(value, schema, components, at)
 
 
 def _fits(value: Any, schema: Schema, components: Schema, at: str) -> bool:
     try:
-        conforms(value, schema, components, at)
+        assert_conforms(value, schema, components, at)
     except AssertionError:
         return False
     return True
@@ -66,4 +66,4 @@ def _object_conforms(value: Schema, schema: Schema, components: Schema, at: str)
     for name, item in value.items():
         assert name in known or others is not False, f"{at}.{name} is not described"
         inner = known.get(name, others if isinstance(others, dict) else {})
-        conforms(item, inner, components, f"{at}.{name}")
+        assert_conforms(item, inner, components, f"{at}.{name}")

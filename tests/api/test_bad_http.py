@@ -13,9 +13,9 @@ from tests.api.wire import (
     HOST,
     JSON,
     Closed,
+    assert_problem,
     connected,
     exchange,
-    problem,
     request_bytes,
 )
 from tests.daemons import RunningDaemon, wait_for
@@ -102,7 +102,7 @@ def test_broken_requests_get_one_problem_and_the_connection_ends(
 ) -> None:
     with connected(client.socket) as wire:
         wire.send(data)
-        problem(wire.answer())
+        assert_problem(wire.answer())
         wire.send(GET + b"Connection: close\r\n\r\n")  # nothing more is understood, or this is
         with contextlib.suppress(Closed):
             assert wire.answer().status == 200
@@ -118,7 +118,7 @@ def test_chunks_that_break_while_the_body_is_read_get_one_problem(
         wire.send(create(CHUNKED + b"Expect: 100-continue\r\n", b""))
         assert wire.answer().status == 100  # the handler waits for the body now
         wire.send(data)
-        problem(wire.answer(), 400)
+        assert_problem(wire.answer(), 400)
         assert wire.ended()
 
 
@@ -139,7 +139,7 @@ def test_pipelined_requests_are_answered_in_their_order(client: Client) -> None:
         wire.send(b"".join(request_bytes("GET", path) for path in paths))
         for path in paths:
             name = path.rpartition("/")[2]
-            assert f"'{name}'" in problem(wire.answer(), 404).detail
+            assert f"'{name}'" in assert_problem(wire.answer(), 404).detail
 
 
 def test_a_broken_request_in_a_pipeline_ends_it_there(client: Client) -> None:
@@ -148,7 +148,7 @@ def test_a_broken_request_in_a_pipeline_ends_it_there(client: Client) -> None:
         wire.send(request_bytes("GET", "/v1/health") * 2 + b"\x00broken\r\n\r\n" + SMUGGLED)
         while (answer := wire.answer()).status == 200:
             pass
-        problem(answer, 400)
+        assert_problem(answer, 400)
         assert wire.ended()
     assert not smuggled(client)
 
@@ -210,7 +210,7 @@ def test_expect_continue_is_answered_before_the_body_comes(client: Client) -> No
 
 def test_other_expectations_are_refused(client: Client) -> None:
     data = create(b"Expect: a-teapot\r\nContent-Length: 2\r\n")
-    problem(exchange(client.socket, data))
+    assert_problem(exchange(client.socket, data))
 
 
 def test_the_absolute_form_names_the_host_that_counts(client: Client) -> None:
@@ -219,7 +219,7 @@ def test_the_absolute_form_names_the_host_that_counts(client: Client) -> None:
         data = f"GET http://{host}/v1/health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         assert exchange(client.socket, data).status == 200
     data = b"GET http://evil.example/v1/health HTTP/1.1\r\n" + HOST + b"\r\n"
-    problem(exchange(client.socket, data), 403)
+    assert_problem(exchange(client.socket, data), 403)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "PUT"])
@@ -235,7 +235,7 @@ def test_other_methods_are_refused_and_echo_nothing(client: Client, method: str,
 def test_method_not_allowed_names_the_methods_that_are(client: Client) -> None:
     """RFC 9110, 15.5.6: a 405 answer must carry Allow."""
     answer = client.call("PUT", "/v1/sessions")
-    told = problem(answer, 405, "method-not-allowed")
+    told = assert_problem(answer, 405, "method-not-allowed")
     assert set(answer.header("allow").replace(" ", "").split(",")) == {"GET", "POST"}, told
 
 
@@ -286,14 +286,14 @@ ENCODED = {
 
 @pytest.mark.parametrize("data", ENCODED.values(), ids=ENCODED.keys())
 def test_encodings_that_cannot_be_read_are_refused(client: Client, data: bytes) -> None:
-    problem(exchange(client.socket, data))
+    assert_problem(exchange(client.socket, data))
 
 
 def test_a_body_that_unfolds_to_150_megabytes_is_refused_without_unfolding_it(
     daemon: RunningDaemon, client: Client
 ) -> None:
     bomb = gzip.compress(b'"' + b"a" * 150_000_000 + b'"', compresslevel=1)
-    problem(exchange(client.socket, encoded("gzip", bomb)))
+    assert_problem(exchange(client.socket, encoded("gzip", bomb)))
     assert peak_bytes(daemon) < 150 * 1024 * 1024
 
 
@@ -304,14 +304,14 @@ def stated(size: int) -> bytes:
 def test_a_body_of_exactly_the_limit_is_read(client: Client, session: str) -> None:
     body = b'"' + b"a" * (LIMIT - 2) + b'"'
     assert client.call("POST", f"{session}/live", body).status == 202
-    problem(client.call("POST", f"{session}/live", body + b" "), 413, "too-large")
+    assert_problem(client.call("POST", f"{session}/live", body + b" "), 413, "too-large")
 
 
 @pytest.mark.parametrize("size", [LIMIT + 1, 1 << 30, 1 << 60])
 def test_a_stated_length_beyond_the_limit_is_refused(client: Client, size: int) -> None:
     with connected(client.socket) as wire:
         wire.send(stated(size), b"a" * (LIMIT + 1))
-        told = problem(wire.answer(), 413, "too-large")
+        told = assert_problem(wire.answer(), 413, "too-large")
         assert str(LIMIT) in told.detail
         assert "api.max_body_bytes" in str(told.hint)
 
@@ -321,14 +321,14 @@ def test_chunks_beyond_the_limit_are_refused_before_their_end(
 ) -> None:
     with connected(client.socket) as wire:
         wire.send(create(CHUNKED, b""), (b"10000\r\n" + b"a" * 65_536 + b"\r\n") * 17)
-        problem(wire.answer(), 413, "too-large")
+        assert_problem(wire.answer(), 413, "too-large")
     assert peak_bytes(daemon) < 150 * 1024 * 1024
 
 
 def test_everything_above_holds_on_the_loopback_port_too(daemon: RunningDaemon) -> None:
     address = tcp_address(daemon)
     for name, data in REFUSED.items():
-        assert problem(exchange(address, data)).status < 500, name
+        assert assert_problem(exchange(address, data)).status < 500, name
 
 
 def tcp_address(daemon: RunningDaemon) -> tuple[str, int]:

@@ -16,7 +16,7 @@ import pytest
 from sessiond.api.routes import Route
 from sessiond.codec.json import MAX_DEPTH
 from tests.api.client import ROUTES, Client, filled, name_of
-from tests.api.wire import Closed, exchange, problem, request_bytes
+from tests.api.wire import Closed, assert_problem, exchange, request_bytes
 from tests.daemons import RunningDaemon
 
 pytestmark = pytest.mark.usefixtures("_quiet")
@@ -112,7 +112,7 @@ def test_names_in_an_address_that_are_none_are_refused(client: Client, route: Ro
     for name in names:
         for hostile in IDS:
             data = request_bytes(route.method, filled(route, **{name: hostile}), body)
-            problem(exchange(client.socket, data))
+            assert_problem(exchange(client.socket, data))
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=name_of)
@@ -123,7 +123,7 @@ def test_bodies_that_are_no_json_are_refused_and_write_nothing(
     path = filled(route, session_id=session.rpartition("/")[2], message_id="first")
     for name, body in NO_JSON.items():
         answer = client.call(route.method, path, body)
-        assert problem(answer, 400, "invalid-input").detail, name
+        assert assert_problem(answer, 400, "invalid-input").detail, name
     assert client.get(session) == before
 
 
@@ -137,7 +137,7 @@ def test_bodies_of_a_wrong_type_are_refused(
     if route.path.endswith("/live"):  # takes whatever is JSON
         assert answer.status == 202
     else:
-        problem(answer, 400, "invalid-input")
+        assert_problem(answer, 400, "invalid-input")
 
 
 @pytest.mark.parametrize("value", ODD_JSON.values(), ids=ODD_JSON.keys())
@@ -166,7 +166,7 @@ def test_64_levels_are_read_and_65_are_not(client: Client, session: str) -> None
         return b'{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
 
     assert client.call("PATCH", f"{session}/preferences", nested(64)).status == 200
-    client.refused("PATCH", f"{session}/preferences", nested(65), status=400)
+    client.assert_refused("PATCH", f"{session}/preferences", nested(65), status=400)
 
 
 def test_preferences_cannot_take_the_names_that_sessiond_uses_beside_them(
@@ -174,10 +174,10 @@ def test_preferences_cannot_take_the_names_that_sessiond_uses_beside_them(
 ) -> None:
     before = client.get(session)
     for patch in ({"_version": "mine"}, {"a": 1, "_": None, "_x": 2}):
-        said = client.refused("PATCH", f"{session}/preferences", patch, status=400)
+        said = client.assert_refused("PATCH", f"{session}/preferences", patch, status=400)
         assert "underscore" in said
-        client.refused("PUT", f"{session}/preferences", patch, status=400)
-        client.refused("POST", "/v1/sessions", {"preferences": patch}, status=400)
+        client.assert_refused("PUT", f"{session}/preferences", patch, status=400)
+        client.assert_refused("POST", "/v1/sessions", {"preferences": patch}, status=400)
     assert client.get(session) == before
 
 
@@ -220,12 +220,12 @@ def test_only_bodies_declared_as_json_are_read(
     if known:
         assert answer.status == 202
     else:
-        assert "application/json" in str(problem(answer, 415, "unsupported-media-type").hint)
+        assert "application/json" in str(assert_problem(answer, 415, "unsupported-media-type").hint)
 
 
 def test_a_body_without_a_content_type_is_refused(client: Client, session: str) -> None:
     data = request_bytes("POST", f"{session}/live", b"{}").replace(b"Content-Type", b"X-Type")
-    problem(exchange(client.socket, data), 415, "unsupported-media-type")
+    assert_problem(exchange(client.socket, data), 415, "unsupported-media-type")
 
 
 NUMBERS = ["-1", "+1", "1.0", "1e2", "0x1", "", "a", "1%00", "%201", "9" * 16, "9" * 5_000]
@@ -241,21 +241,21 @@ def test_numbers_in_a_query_are_whole_and_bounded(
     if "limit" in route.query:
         highest = next(LIMITS[end] for end in LIMITS if route.path.endswith(end))
         for text in [*NUMBERS, "%D9%A3", "0", str(highest + 1)]:
-            client.refused("GET", f"{path}limit={text}", status=400)
+            client.assert_refused("GET", f"{path}limit={text}", status=400)
         assert client.call("GET", f"{path}limit={highest}").status == 200
     if "after" in route.query:
         for text in filter(None, NUMBERS):
-            client.refused("GET", f"{path}after={text}", status=400)
+            client.assert_refused("GET", f"{path}after={text}", status=400)
 
 
 def test_digits_of_other_scripts_are_no_position_and_no_version(
     client: Client, session: str
 ) -> None:
-    client.refused("GET", f"{session}/messages?after=%D9%A3", status=400)
-    client.refused("PATCH", f"{session}/preferences", {}, If_Match='"٣"', status=400)
-    client.refused("GET", f"{session}/operations?after=%D9%A3", status=400)
-    client.refused("GET", f"{session}/events?after=%D9%A3", status=400)
-    client.refused("GET", f"{session}/events", Last_Event_ID="0" * 14 + ":٣", status=400)
+    client.assert_refused("GET", f"{session}/messages?after=%D9%A3", status=400)
+    client.assert_refused("PATCH", f"{session}/preferences", {}, If_Match='"٣"', status=400)
+    client.assert_refused("GET", f"{session}/operations?after=%D9%A3", status=400)
+    client.assert_refused("GET", f"{session}/events?after=%D9%A3", status=400)
+    client.assert_refused("GET", f"{session}/events", Last_Event_ID="0" * 14 + ":٣", status=400)
 
 
 def queried(route: Route, session: str, query: str) -> bytes:
@@ -268,7 +268,7 @@ def test_unknown_query_parameters_are_refused(client: Client, session: str, rout
     """They would be ignored, and whoever sent them would not learn of it."""
     for query in ("unknown=1", f"{CANARY}=", "=", "%00=1", "a" * 5_000, "Limit=1", "token=x"):
         answer = exchange(client.socket, queried(route, session, query))
-        assert "query" in problem(answer, 400, "invalid-input").detail
+        assert "query" in assert_problem(answer, 400, "invalid-input").detail
 
 
 @pytest.mark.parametrize("route", WITH_QUERY, ids=name_of)
@@ -276,7 +276,7 @@ def test_repeated_query_parameters_are_refused(client: Client, session: str, rou
     """All but one would be ignored."""
     for name in route.query:
         answer = exchange(client.socket, queried(route, session, f"{name}=1&{name}=2"))
-        assert name in problem(answer, 400, "invalid-input").detail
+        assert name in assert_problem(answer, 400, "invalid-input").detail
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_a_cursor_that_no_listing_gave_is_refused_or_finds_nothing_wrong(
 ) -> None:
     answer = client.call("GET", f"/v1/sessions?cursor={cursor}")
     if answer.status != 200:
-        problem(answer, 400, "invalid-input")
+        assert_problem(answer, 400, "invalid-input")
     else:
         assert answer.json["sessions"] == []
 
@@ -301,7 +301,7 @@ def test_a_filter_that_no_session_has_finds_none(
 ) -> None:
     answer = client.call("GET", f"/v1/sessions?{name}={value}")
     if answer.status != 200:
-        problem(answer, 400, "invalid-input")
+        assert_problem(answer, 400, "invalid-input")
     else:
         assert answer.json == {"sessions": [], "cursor": None}
 
@@ -339,7 +339,7 @@ def test_headers_about_a_write_are_checked_before_it(
     for value in BAD_HEADERS[header]:
         target = path.format(session)
         answer = exchange(client.socket, request_bytes(method, target, data, {header: value}))
-        problem(answer, 400, "invalid-input")
+        assert_problem(answer, 400, "invalid-input")
     assert client.get(session) == before
 
 
@@ -356,7 +356,7 @@ def test_only_keys_of_our_own_are_shown_and_patterns_are_names(
     redis_command(daemon, "SET", "foreign", CANARY)
     redis_command(daemon, "SET", "sessiond2:sessions", CANARY)
     answer = client.call("GET", f"/v1/redis?key={key}")
-    problem(answer, 404 if key else 400)
+    assert_problem(answer, 404 if key else 400)
     assert CANARY not in answer.body.decode()
 
 
@@ -404,7 +404,7 @@ def test_options_that_cannot_change_are_refused_and_none_of_the_others_changes(
 ) -> None:
     before = client.get("/v1/config")
     answer = client.call("PATCH", "/v1/config", options)
-    problem(answer)
+    assert_problem(answer)
     assert CANARY not in answer.body.decode()
     assert client.get("/v1/config") == before
 

@@ -48,15 +48,15 @@ def test_metadata_that_nobody_may_write_is_refused(
     client: Client, session: str, patch: dict[str, Any]
 ) -> None:
     before = client.get(session)
-    client.refused("PATCH", f"{session}/metadata", patch, status=400)
-    client.refused("PUT", f"{session}/metadata", before["metadata"] | patch, status=400)
+    client.assert_refused("PATCH", f"{session}/metadata", patch, status=400)
+    client.assert_refused("PUT", f"{session}/metadata", before["metadata"] | patch, status=400)
     assert client.get(session) == before
 
 
 def test_a_session_is_not_deleted_through_its_status_but_with_delete(
     client: Client, session: str
 ) -> None:
-    said = client.refused("PATCH", f"{session}/metadata", {"status": "deleted"}, status=400)
+    said = client.assert_refused("PATCH", f"{session}/metadata", {"status": "deleted"}, status=400)
     assert "DELETE" in said
 
 
@@ -101,8 +101,8 @@ def test_a_patch_that_leaves_no_context_is_refused_as_a_whole(
     client: Client, session: str, method: str, patch: dict[str, Any]
 ) -> None:
     before = client.get(session)
-    client.refused(method, f"{session}/context", patch, status=400)
-    client.refused("POST", "/v1/sessions", {"context": patch}, status=400)
+    client.assert_refused(method, f"{session}/context", patch, status=400)
+    client.assert_refused("POST", "/v1/sessions", {"context": patch}, status=400)
     assert client.get(session) == before
 
 
@@ -160,7 +160,7 @@ NO_SESSION: list[Any] = [
 @pytest.mark.parametrize("new", NO_SESSION, ids=shown)
 def test_what_cannot_be_a_session_is_refused_and_not_listed(client: Client, new: Any) -> None:
     before = client.get("/v1/status")["sessions"]
-    client.refused("POST", "/v1/sessions", new, status=400)
+    client.assert_refused("POST", "/v1/sessions", new, status=400)
     assert client.get("/v1/status")["sessions"] == before
 
 
@@ -228,10 +228,10 @@ def test_what_cannot_be_a_message_is_refused_as_a_whole(
     client: Client, session: str, message: dict[str, Any]
 ) -> None:
     before = client.get(session)
-    client.refused("POST", f"{session}/messages", message, status=400)
+    client.assert_refused("POST", f"{session}/messages", message, status=400)
     if "messages" not in message:
         group = {"messages": [{"role": "user"}, message]}
-        client.refused("POST", f"{session}/messages", group, status=400)
+        client.assert_refused("POST", f"{session}/messages", group, status=400)
     assert client.get(session) == before
 
 
@@ -246,7 +246,7 @@ def test_times_at_the_ends_of_the_calendar_are_kept(client: Client, session: str
 
 def test_64_messages_are_a_group_and_65_are_too_many(client: Client, session: str) -> None:
     group = [{"role": "user", "content": str(number)} for number in range(65)]
-    said = client.refused("POST", f"{session}/messages", {"messages": group}, status=413)
+    said = client.assert_refused("POST", f"{session}/messages", {"messages": group}, status=413)
     assert "64" in said
     assert "api.max_group_operations" in said
     written = client.call("POST", f"{session}/messages", {"messages": group[:64]}).json
@@ -261,11 +261,11 @@ def test_a_group_with_a_message_that_is_there_already_is_refused_and_names_the_p
     new = {"role": "user", "id": "brand-new", "content": "hello"}
     before = client.get(session)
     for group in ([known, new], [new, known]):
-        said = client.refused("POST", f"{session}/messages", {"messages": group}, status=409)
+        said = client.assert_refused("POST", f"{session}/messages", {"messages": group}, status=409)
         assert "'brand-new' is taken" not in said
     other = known | {"content": "other"}
     for group in ([other, new], [new, other]):
-        said = client.refused("POST", f"{session}/messages", {"messages": group}, status=409)
+        said = client.assert_refused("POST", f"{session}/messages", {"messages": group}, status=409)
         assert "'first'" in said
     assert client.get(session) == before
 
@@ -296,7 +296,7 @@ NO_PART: list[Any] = [
 @pytest.mark.parametrize("part", NO_PART, ids=shown)
 def test_what_cannot_be_a_part_is_refused(client: Client, session: str, part: Any) -> None:
     before = client.get(session)
-    client.refused("PUT", f"{session}/messages/first/parts/p", part, status=400)
+    client.assert_refused("PUT", f"{session}/messages/first/parts/p", part, status=400)
     assert client.get(session) == before
 
 
@@ -348,7 +348,7 @@ def test_an_edit_that_leaves_no_message_is_refused(
     client: Client, session: str, patch: Any
 ) -> None:
     before = client.get(session)
-    client.refused("PATCH", f"{session}/messages/first", patch, status=400)
+    client.assert_refused("PATCH", f"{session}/messages/first", patch, status=400)
     assert client.get(session) == before
 
 
@@ -358,8 +358,8 @@ def test_the_content_of_a_message_with_parts_never_contradicts_them(
 ) -> None:
     message = {"role": "user", "id": "parted", "parts": parts}
     assert client.call("POST", f"{session}/messages", message).status == 201
-    client.refused("PATCH", f"{session}/messages/parted", {"content": "y"}, status=400)
-    client.refused("PATCH", f"{session}/messages/parted", {"tool_calls": ["y"]}, status=400)
+    client.assert_refused("PATCH", f"{session}/messages/parted", {"content": "y"}, status=400)
+    client.assert_refused("PATCH", f"{session}/messages/parted", {"tool_calls": ["y"]}, status=400)
     assert (
         client.call("PUT", f"{session}/messages/parted/parts/q", TEXT | {"id": "q"}).status == 200
     )

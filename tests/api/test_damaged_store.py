@@ -11,7 +11,7 @@ from redis import Redis
 
 from tests.api.client import Client
 from tests.api.streams import EventStream
-from tests.api.wire import Closed, problem
+from tests.api.wire import Closed, assert_problem
 from tests.daemons import RunningDaemon
 
 Plant = Callable[["Redis", "Callable[[str], str]"], object]
@@ -146,9 +146,9 @@ def test_a_damaged_session_says_so_by_name_and_refuses_writes_as_a_whole(
         if stored(redis) != before:
             wrong.append(f"{method} {path}: written in part")
         if answer.status in (404, 409):  # what the damaged index says is missing or taken
-            problem(answer)
+            assert_problem(answer)
             continue
-        told = problem(answer, answer.status)
+        told = assert_problem(answer, answer.status)
         if (told.status, told.code) != (502, "store-damaged") or VICTIM not in told.detail:
             wrong.append(f"{method} {path}: {told.status} {told.detail}")
     assert wrong == []
@@ -186,7 +186,7 @@ def test_a_stream_of_a_damaged_session_is_refused_or_ends_and_stays_well_formed(
     plant(redis, key)
     with EventStream(client.socket, f"{damaged}/events?after=0", seconds=5) as stream:
         if stream.head.status != 200:
-            assert VICTIM in problem(stream.head, 502, "store-damaged").detail
+            assert VICTIM in assert_problem(stream.head, 502, "store-damaged").detail
             return
         try:  # what comes is whole events and nothing else, or the end
             names = [event.name for event in stream.take(3)]
@@ -253,7 +253,7 @@ def test_a_session_is_not_created_in_part_where_something_foreign_lies(
         if answer.status == 201:
             client.get(f"/v1/sessions/new-{kind}")
             continue
-        told = problem(answer, 502, "store-damaged")
+        told = assert_problem(answer, 502, "store-damaged")
         assert f"new-{kind}" in told.detail
         assert redis.exists(f"sessiond:{{new-{kind}}}:metadata") == 0
         redis.delete(f"sessiond:{{new-{kind}}}:{kind}")
@@ -316,6 +316,6 @@ def test_a_look_at_a_key_shows_whatever_is_there(
     redis.execute_command(verb, "sessiond:look", *[value.encode("latin-1") for value in values])
     answer = client.call("GET", "/v1/redis?key=sessiond:look")
     if answer.status != 200:
-        problem(answer)
+        assert_problem(answer)
     else:
         assert answer.json["items"] == 1

@@ -13,7 +13,7 @@ from sessiond.model import Operation
 from tests.api.client import Client
 from tests.api.streams import EventStream, StreamEvent
 from tests.api.watching import failures_in
-from tests.api.wire import Closed, connected, exchange, problem, request_bytes
+from tests.api.wire import Closed, assert_problem, connected, exchange, request_bytes
 from tests.daemons import RunningDaemon, running_daemon, wait_for
 
 WORKSPACE = "/v1/workspaces/default/events"
@@ -136,12 +136,12 @@ def test_an_unknown_position_gets_a_reset_then_the_whole_log_then_goes_on(
 def test_a_malformed_position_is_refused(client: Client, session: str, position: str) -> None:
     headers = {"Last-Event-ID": position}
     answer = exchange(client.socket, request_bytes("GET", f"{session}/events", None, headers))
-    problem(answer, 400, "invalid-input")
+    assert_problem(answer, 400, "invalid-input")
 
 
 def test_there_is_no_stream_of_a_session_that_never_was(client: Client) -> None:
     for query in ("", "?after=0", "?after=1"):
-        problem(client.call("GET", f"/v1/sessions/never/events{query}"), 404, "not-found")
+        assert_problem(client.call("GET", f"/v1/sessions/never/events{query}"), 404, "not-found")
 
 
 def test_deletion_is_the_last_event_and_ends_the_stream(
@@ -274,7 +274,7 @@ def test_a_workspace_position_that_was_never_given_gets_a_reset_or_is_refused(
 ) -> None:
     with EventStream(client.socket, WORKSPACE, last_id) as stream:
         if stream.head.status != 200:
-            problem(stream.head, 400, "invalid-input")
+            assert_problem(stream.head, 400, "invalid-input")
             return
         reset = stream.next()
         assert (reset.name, reset.json["reason"]) == ("reset", "history-lost")

@@ -10,7 +10,7 @@ from tests.api.client import Client
 from tests.api.servers import DurableServer, durable_server
 from tests.api.streams import EventStream
 from tests.api.watching import failures_in
-from tests.api.wire import problem
+from tests.api.wire import assert_problem
 from tests.daemons import RunningDaemon, running_daemon, wait_for
 
 WORKSPACE = "/v1/workspaces/default/events"
@@ -78,7 +78,7 @@ def test_without_redis_streams_and_calls_are_refused_for_now_and_health_says_so(
             ("POST", "/v1/sessions", {}),
         ):
             answer = client.call(method, path, body)
-            told = problem(answer, 503, "store-unavailable")
+            told = assert_problem(answer, 503, "store-unavailable")
             assert told.retryable
             assert answer.header("retry-after")
         health = client.get("/v1/health")
@@ -99,7 +99,7 @@ def test_a_stream_begun_while_redis_was_away_is_refused_or_begins_when_it_is_bac
     try:
         for _ in range(5):
             with EventStream(client.socket, f"{session}/events?after=0") as stream:
-                problem(stream.head, 503)
+                assert_problem(stream.head, 503)
     finally:
         server.start()
     wait_for(lambda: client.get("/v1/health")["ready"])
@@ -177,5 +177,5 @@ def test_a_flushed_redis_resets_streams(
         server.start()
         reset = events.next()
         assert (reset.name, reset.json) == ("reset", {"session_id": name, "reason": "missing"})
-    problem(client.call("GET", session), 404)
+    assert_problem(client.call("GET", session), 404)
     assert client.create(name) == session, "its name is free again"

@@ -16,7 +16,14 @@ import pytest
 from tests.api.client import Client
 from tests.api.fuzzing import SESSIONS, Case, Fuzzer
 from tests.api.watching import failures_in, open_files, peak_bytes
-from tests.api.wire import PATIENCE_SECONDS, Answer, Closed, connected, problem, request_bytes
+from tests.api.wire import (
+    PATIENCE_SECONDS,
+    Answer,
+    Closed,
+    assert_problem,
+    connected,
+    request_bytes,
+)
 from tests.daemons import RunningDaemon, wait_for
 
 CASES = int(os.environ.get("SESSIOND_TEST_FUZZ_CASES", "2000"))
@@ -54,7 +61,7 @@ def fault(client: Client, case: Case, pieces: list[bytes], statuses: Counter[int
             assert answer.status < 500, answer.body[:300]
             assert answer.status != 101, "switched protocols"
             if answer.status >= 400 and case.method != "HEAD":
-                problem(answer)
+                assert_problem(answer)
             elif answer.status == 200 and case.whole and answer.body:
                 msgspec.json.decode(answer.body)
     except (AssertionError, ValueError, UnicodeDecodeError) as error:

@@ -24,7 +24,7 @@ from sessiond.api.routes import Route
 from sessiond.errors import ConfigurationError, Unauthenticated
 from sessiond.sockets import bind_unix, token
 from tests.api.client import ROUTES, Client, filled, name_of
-from tests.api.wire import Address, Answer, connected, exchange, problem, request_bytes
+from tests.api.wire import Address, Answer, assert_problem, connected, exchange, request_bytes
 from tests.daemons import RunningDaemon, running_daemon
 
 NOBODY = 65534
@@ -74,9 +74,9 @@ def test_other_hosts_are_refused(door: Door, route: Route) -> None:
     for host in ("evil.example", "localhost.evil.example", "localhost:1", "127.0.0.1", "[::1]",
                  "localhost@evil.example", f"evil.example:{port}", f"127.0.0.1:{port}.evil", "-",
                  f"127.0.0.1:{port} ,evil", f"127.1:{port}", f"0.0.0.0:{port}", "*"):  # fmt: skip
-        problem(door.ask(route, Host=host), 403, "forbidden")
+        assert_problem(door.ask(route, Host=host), 403, "forbidden")
         if host != "localhost:1":
-            problem(door.knock(door.socket, route, Host=host), 403, "forbidden")
+            assert_problem(door.knock(door.socket, route, Host=host), 403, "forbidden")
 
 
 @every_route
@@ -94,7 +94,7 @@ def test_every_origin_is_refused(door: Door, route: Route) -> None:
             door.ask(route, Origin=origin),
             door.knock(door.socket, route, Origin=origin),
         ):
-            problem(answer, 403, "forbidden")
+            assert_problem(answer, 403, "forbidden")
             assert shared_with_pages(answer) == []
 
 
@@ -108,7 +108,7 @@ def test_the_port_wants_the_token_and_says_so(door: Door, route: Route) -> None:
     ]  # fmt: skip
     for authorization in wrong:
         answer = door.ask(route, Authorization=authorization)
-        told = problem(answer, 401, "unauthenticated")
+        told = assert_problem(answer, 401, "unauthenticated")
         assert answer.header("www-authenticate").startswith("Bearer")
         assert "sessiond status" in str(told.hint)
         assert door.token not in answer.body.decode()
@@ -121,9 +121,9 @@ def test_a_token_in_the_address_or_a_cookie_opens_nothing(door: Door, route: Rou
         f"?access_token={door.token}",
         f"?Authorization={door.token}",
     ):
-        problem(door.ask(route, query, Authorization=""), 401, "unauthenticated")
+        assert_problem(door.ask(route, query, Authorization=""), 401, "unauthenticated")
     answer = door.ask(route, Authorization="", Cookie=f"token={door.token}")
-    problem(answer, 401, "unauthenticated")
+    assert_problem(answer, 401, "unauthenticated")
 
 
 @every_route
@@ -148,7 +148,7 @@ def test_a_preflight_request_of_a_web_page_is_refused(door: Door, route: Route) 
         "Access-Control-Request-Private-Network": "true",
     }
     answer = exchange(door.tcp, request_bytes("OPTIONS", filled(route), None, headers))
-    problem(answer, 403, "forbidden")
+    assert_problem(answer, 403, "forbidden")
     assert shared_with_pages(answer) == []
 
 
@@ -161,7 +161,7 @@ def test_a_body_that_a_web_page_could_send_is_refused(
 ) -> None:
     """What needs no preflight request is what a page may send to anybody."""
     data = request_bytes(route.method, filled(route), b"{}", {"Content-Type": content_type})
-    problem(exchange(door.socket, data), 415, "unsupported-media-type")
+    assert_problem(exchange(door.socket, data), 415, "unsupported-media-type")
 
 
 def test_unknown_routes_and_methods_are_guarded_too(door: Door) -> None:
@@ -169,8 +169,8 @@ def test_unknown_routes_and_methods_are_guarded_too(door: Door) -> None:
         for method in ("GET", "OPTIONS", "PUT"):
             data = request_bytes(method, target, None, {"Host": "evil.example"})
             if target != "*" or method == "OPTIONS":  # else it is no HTTP
-                problem(exchange(door.socket, data), 403, "forbidden")
-                problem(exchange(door.tcp, data), 403, "forbidden")
+                assert_problem(exchange(door.socket, data), 403, "forbidden")
+                assert_problem(exchange(door.tcp, data), 403, "forbidden")
 
 
 def test_what_was_refused_was_not_done(door: Door, client: Client) -> None:
@@ -183,7 +183,7 @@ def test_what_was_refused_was_not_done(door: Door, client: Client) -> None:
         (door.tcp, {"Host": door.authority}),
         (door.tcp, {"Host": door.authority, "Authorization": "Bearer x"}),
     ):
-        problem(exchange(address, request_bytes("POST", "/v1/sessions", body, headers)))
+        assert_problem(exchange(address, request_bytes("POST", "/v1/sessions", body, headers)))
     assert client.get("/v1/sessions") == before
 
 
@@ -201,9 +201,9 @@ def test_listed_hosts_and_origins_are_let_through_and_only_they() -> None:
             answer = door.ask(health, Origin=origin)
             assert answer.status == 200
             assert shared_with_pages(answer) == []
-            problem(door.ask(health, Origin=origin, Authorization=""), 401)
+            assert_problem(door.ask(health, Origin=origin, Authorization=""), 401)
         for host in ("sync.internal", "sync.internal:84430", "internal:8443", "boxes"):
-            problem(door.ask(health, Host=host), 403)
+            assert_problem(door.ask(health, Host=host), 403)
         for origin in (
             "https://app.example:8443",
             "http://app.example",
@@ -212,7 +212,7 @@ def test_listed_hosts_and_origins_are_let_through_and_only_they() -> None:
             "null, null",
             f"{PAGE}, https://app.example",
         ):
-            problem(door.ask(health, Origin=origin), 403)
+            assert_problem(door.ask(health, Origin=origin), 403)
 
 
 def test_tokens_are_compared_as_digests_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_the_token_stays_the_same_after_a_restart(careless: RunningDaemon, door:
     assert again.token not in careless.log
 
 
-def start_refused(stopped: RunningDaemon, *flags: str) -> str:
+def assert_start_refused(stopped: RunningDaemon, *flags: str) -> str:
     """Start a daemon that must refuse with exit code 4; return what it said."""
     try:
         done = subprocess.run(
@@ -353,7 +353,7 @@ def stopped(daemon: RunningDaemon) -> Iterator[RunningDaemon]:
 
 def test_an_address_beyond_this_machine_is_refused_at_start(stopped: RunningDaemon) -> None:
     host = "0.0.0.0"  # noqa: S104 - it must be refused
-    assert "loopback" in start_refused(stopped, "--host", host, "--port", "0")
+    assert "loopback" in assert_start_refused(stopped, "--host", host, "--port", "0")
     assert list(stopped.socket.parent.iterdir()) == []
 
 
@@ -361,7 +361,7 @@ def test_a_daemon_does_not_start_in_a_folder_that_others_can_write_to(
     stopped: RunningDaemon,
 ) -> None:
     stopped.socket.parent.chmod(0o770)
-    assert "chmod 700" in start_refused(stopped)
+    assert "chmod 700" in assert_start_refused(stopped)
 
 
 @pytest.fixture
@@ -471,14 +471,14 @@ def test_a_token_file_that_is_not_ours_alone_is_refused(
 
 def test_a_daemon_does_not_start_with_a_token_file_that_is_a_link(stopped: RunningDaemon) -> None:
     linked(stopped.socket.with_name("api.token"))
-    assert "api.token" in start_refused(stopped, "--port", "0")
+    assert "api.token" in assert_start_refused(stopped, "--port", "0")
     assert not stopped.socket.is_socket(), "a refused start left its socket behind"
 
 
 def test_a_second_daemon_does_not_take_the_socket_away(
     daemon: RunningDaemon, stopped: RunningDaemon
 ) -> None:
-    assert "another daemon" in start_refused(stopped, "--socket", str(daemon.socket))
+    assert "another daemon" in assert_start_refused(stopped, "--socket", str(daemon.socket))
     with connected(daemon.socket) as wire:
         wire.send(request_bytes("GET", "/v1/health"))
         assert wire.answer().status == 200

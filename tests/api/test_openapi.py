@@ -1,7 +1,7 @@
 """The OpenAPI document: valid, complete, and true of what the daemon really answers.
 
 That every answer of the other tests is documented is checked where they get it: see
-`tests.api.client.check_documented`.
+`tests.api.client.assert_documented`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pytest
 from sessiond import __version__
 from sessiond.api.routes import EVENT_STREAM, Route
 from sessiond.model import Problem
-from tests.api.client import ROUTES, Client, check_documented, filled, name_of
-from tests.api.schemas import KEYWORDS, TYPES, conforms
-from tests.api.wire import PROBLEM, Answer, problem
+from tests.api.client import ROUTES, Client, assert_documented, filled, name_of
+from tests.api.schemas import KEYWORDS, TYPES, assert_conforms
+from tests.api.wire import PROBLEM, Answer, assert_problem
 from tests.opencode.tables import add_session, make_database
 
 METHODS = {"get", "put", "post", "delete", "patch"}
@@ -205,7 +205,7 @@ def test_a_real_answer_is_of_the_status_and_shape_that_are_described(
         return
     schema = content["content"][route.media_type]["schema"]
     if route.media_type != EVENT_STREAM:
-        conforms(answer.json, schema, document["components"]["schemas"])
+        assert_conforms(answer.json, schema, document["components"]["schemas"])
         kind = msgspec.json.decode(answer.body, type=route.answer, strict=True)
         assert msgspec.to_builtins(kind) == msgspec.to_builtins(kind)
 
@@ -220,9 +220,9 @@ def test_a_real_problem_is_of_the_shape_that_is_described(
         client.call("PATCH", "/v1/health", {}),
         client.call("POST", "/v1/sessions", b"{"),
     ):
-        conforms(answer.json, components["Problem"], components)
+        assert_conforms(answer.json, components["Problem"], components)
         msgspec.json.decode(answer.body, type=Problem)
-        problem(answer)
+        assert_problem(answer)
 
 
 def test_an_answer_that_is_not_described_would_be_noticed(document: dict[str, Any]) -> None:
@@ -235,9 +235,9 @@ def test_an_answer_that_is_not_described_would_be_noticed(document: dict[str, An
         ("POST", "/v1/sessions/s/live", Answer(202, json, b"{}")),
     ):
         with pytest.raises(AssertionError):
-            check_documented(document, method, path, answer)
+            assert_documented(document, method, path, answer)
     with pytest.raises(msgspec.ValidationError):
-        check_documented(document, "GET", "/v1/health", Answer(200, json, b"{}"))
+        assert_documented(document, "GET", "/v1/health", Answer(200, json, b"{}"))
 
 
 def test_a_readiness_that_is_missing_is_described(document: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sessiond import __version__
 from tests.api.client import Client
-from tests.api.wire import Answer, problem
+from tests.api.wire import Answer, assert_problem
 from tests.daemons import RunningDaemon
 
 pytestmark = pytest.mark.usefixtures("_quiet")
@@ -29,7 +29,7 @@ def offset(version: str) -> int:
     return int(version.partition(":")[2])
 
 
-def accepted(answer: Answer, status: int = 200) -> Any:
+def assert_accepted(answer: Answer, status: int = 200) -> Any:
     """Return the body of an answer that must have a status."""
     assert answer.status == status, (answer.status, answer.body[:500])
     return answer.json
@@ -50,7 +50,7 @@ def test_a_session_is_created_at_an_address_and_read_from_it(client: Client) -> 
         "preferences": {"theme": "dark"},
     }
     answer = client.call("POST", "/v1/sessions", new)
-    created = accepted(answer, 201)
+    created = assert_accepted(answer, 201)
     assert answer.header("location") == "/v1/sessions/ses_created"
     metadata = created["metadata"]
     assert {name: metadata[name] for name in new if name in metadata} == {
@@ -66,32 +66,32 @@ def test_a_session_is_created_at_an_address_and_read_from_it(client: Client) -> 
 
 def test_a_session_without_an_id_gets_one(client: Client) -> None:
     answers = [client.call("POST", "/v1/sessions", {}) for _ in range(2)]
-    ids = [accepted(answer, 201)["metadata"]["session_id"] for answer in answers]
+    ids = [assert_accepted(answer, 201)["metadata"]["session_id"] for answer in answers]
     assert ids[0] < ids[1], "ids sort by their time"
     assert [answer.header("location") for answer in answers] == [f"/v1/sessions/{i}" for i in ids]
 
 
 def test_creating_the_same_session_again_finds_it(client: Client) -> None:
     new = {"session_id": "ses_again", "title": "x"}
-    first = accepted(client.call("POST", "/v1/sessions", new), 201)
+    first = assert_accepted(client.call("POST", "/v1/sessions", new), 201)
     again = client.call("POST", "/v1/sessions", new)
-    assert accepted(again, 200) == first
+    assert assert_accepted(again, 200) == first
     assert again.header("location") == "/v1/sessions/ses_again"
     other = client.call("POST", "/v1/sessions", new | {"title": "y"})
-    assert "ses_again" in problem(other, 409, "already-exists").detail
+    assert "ses_again" in assert_problem(other, 409, "already-exists").detail
 
 
 def test_creating_with_an_idempotency_key_happens_once(client: Client) -> None:
     first = client.call("POST", "/v1/sessions", {"title": "x"}, Idempotency_Key="once")
     again = client.call("POST", "/v1/sessions", {"title": "x"}, Idempotency_Key="once")
-    assert accepted(again, 200) == accepted(first, 201)
+    assert assert_accepted(again, 200) == assert_accepted(first, 201)
     other = client.call("POST", "/v1/sessions", {"title": "y"}, Idempotency_Key="once")
-    problem(other, 409, "already-exists")
+    assert_problem(other, 409, "already-exists")
 
 
 def test_a_deleted_session_is_gone_for_good(client: Client, session: str) -> None:
     name = session.rpartition("/")[2]
-    deleted = accepted(client.call("DELETE", session))
+    deleted = assert_accepted(client.call("DELETE", session))
     assert deleted["session_id"] == name
     assert offset(deleted["position"]) == 3
     calls: list[tuple[str, str, Any]] = [
@@ -112,9 +112,11 @@ def test_a_deleted_session_is_gone_for_good(client: Client, session: str) -> Non
         ("POST", "/live", {}),
     ]
     for method, path, body in calls:
-        told = problem(client.call(method, session + path, body), 410, "session-deleted")
+        told = assert_problem(client.call(method, session + path, body), 410, "session-deleted")
         assert name in told.detail, (method, path)
-    problem(client.call("POST", "/v1/sessions", {"session_id": name}), 410, "session-deleted")
+    assert_problem(
+        client.call("POST", "/v1/sessions", {"session_id": name}), 410, "session-deleted"
+    )
     listed = client.get("/v1/sessions?limit=500")["sessions"]
     assert name not in [each["metadata"]["session_id"] for each in listed]
 
@@ -123,13 +125,13 @@ def test_deletion_may_depend_on_the_position_and_be_retried(client: Client, sess
     before = client.position(session)
     client.append(session, "more")
     for stale in (f'"{before}"', STALE, '"2"'):
-        problem(client.call("DELETE", session, If_Match=stale), 412, "version-mismatch")
+        assert_problem(client.call("DELETE", session, If_Match=stale), 412, "version-mismatch")
     assert len(client.get(session)["conversation"]["messages"]) == 2
     current = f'"{client.position(session)}"'
     first = client.call("DELETE", session, If_Match=current, Idempotency_Key="bye")
     again = client.call("DELETE", session, If_Match=current, Idempotency_Key="bye")
-    assert accepted(again) == accepted(first)
-    problem(client.call("DELETE", session, Idempotency_Key="other"), 410, "session-deleted")
+    assert assert_accepted(again) == assert_accepted(first)
+    assert_problem(client.call("DELETE", session, Idempotency_Key="other"), 410, "session-deleted")
 
 
 def test_what_never_was_is_not_found(client: Client) -> None:
@@ -151,7 +153,7 @@ def test_what_never_was_is_not_found(client: Client) -> None:
         ("PUT", "/metadata", {}),
         ("POST", "/live", {}),
     ):
-        told = problem(client.call(method, MISSING + path, body), 404, "not-found")
+        told = assert_problem(client.call(method, MISSING + path, body), 404, "not-found")
         assert "never-was" in told.detail, (method, path, told.detail)
 
 
@@ -162,7 +164,7 @@ def test_what_never_was_is_not_found(client: Client) -> None:
      "/openapi.yaml", "/favicon.ico", "/.well-known/x", "/index.html"],
 )  # fmt: skip
 def test_there_is_nothing_else(client: Client, path: str) -> None:
-    assert problem(client.call("GET", path), 404, "not-found").hint
+    assert assert_problem(client.call("GET", path), 404, "not-found").hint
 
 
 # Listings
@@ -205,15 +207,15 @@ def test_listings_show_the_latest_first_page_by_page_and_filtered(client: Client
 
 def test_a_message_is_appended_and_read_with_its_version(client: Client, session: str) -> None:
     message = user("hi", id="m", tool_calls=["read"], metadata={"a": 1})
-    written = accepted(client.call("POST", f"{session}/messages", message), 201)
+    written = assert_accepted(client.call("POST", f"{session}/messages", message), 201)
     assert written["duplicate"] is False
     assert written["records"] == [{"id": "m", "version": written["position"]}]
     assert offset(written["position"]) == 3
     answer = client.call("GET", f"{session}/messages/m")
-    assert accepted(answer) == message | {"timestamp": answer.json["timestamp"]}
+    assert assert_accepted(answer) == message | {"timestamp": answer.json["timestamp"]}
     assert answer.version == written["position"]
     assert client.position(session) == written["position"]
-    problem(client.call("GET", f"{session}/messages/other"), 404, "not-found")
+    assert_problem(client.call("GET", f"{session}/messages/other"), 404, "not-found")
 
 
 def test_an_append_is_written_once_by_id_and_by_key(client: Client, session: str) -> None:
@@ -223,19 +225,19 @@ def test_an_append_is_written_once_by_id_and_by_key(client: Client, session: str
         (user("two"), {"Idempotency_Key": "k"}),
         ({"messages": [user("three"), user("four", id="n")]}, {"Idempotency_Key": "group"}),
     ):
-        first = accepted(client.call("POST", path, message, **headers), 201)
-        again = accepted(client.call("POST", path, message, **headers), 200)
+        first = assert_accepted(client.call("POST", path, message, **headers), 201)
+        again = assert_accepted(client.call("POST", path, message, **headers), 200)
         assert again == first | {"duplicate": True}
-    problem(client.call("POST", path, user("other", id="m")), 409, "already-exists")
+    assert_problem(client.call("POST", path, user("other", id="m")), 409, "already-exists")
     other = client.call("POST", path, user("other"), Idempotency_Key="k")
-    problem(other, 409, "already-exists")
+    assert_problem(other, 409, "already-exists")
     contents = [each["content"] for each in client.get(path)["messages"]]
     assert contents == ["hello", "one", "two", "three", "four"]
 
 
 def test_a_group_takes_consecutive_offsets(client: Client, session: str) -> None:
     group = {"messages": [user(str(number)) for number in range(5)]}
-    written = accepted(client.call("POST", f"{session}/messages", group), 201)
+    written = assert_accepted(client.call("POST", f"{session}/messages", group), 201)
     assert [offset(each["version"]) for each in written["records"]] == [3, 4, 5, 6, 7]
     assert written["position"] == written["records"][-1]["version"]
 
@@ -259,18 +261,18 @@ def test_a_message_is_edited_removed_and_not_found_any_more(client: Client, sess
     path = f"{session}/messages/first"
     original = client.call("GET", path).version
     edited = client.call("PATCH", path, {"content": "new"}, If_Match=f'"{original}"')
-    version = accepted(edited)["version"]
+    version = assert_accepted(edited)["version"]
     assert edited.version == version
     assert client.call("GET", path).version == version
     assert client.get(path)["content"] == "new"
     for stale in (f'"{original}"', STALE):
-        problem(client.call("PATCH", path, {"content": "x"}, If_Match=stale), 412)
-        problem(client.call("DELETE", path, None, If_Match=stale), 412, "version-mismatch")
+        assert_problem(client.call("PATCH", path, {"content": "x"}, If_Match=stale), 412)
+        assert_problem(client.call("DELETE", path, None, If_Match=stale), 412, "version-mismatch")
     assert client.call("PATCH", path, {"content": "any"}, If_Match="*").status == 200
     removed = client.call("DELETE", path)
-    assert accepted(removed)["id"] == "first"
+    assert assert_accepted(removed)["id"] == "first"
     for method, body in (("GET", None), ("PATCH", {"content": "x"}), ("DELETE", None)):
-        problem(client.call(method, path, body), 404, "not-found")
+        assert_problem(client.call(method, path, body), 404, "not-found")
     assert client.get(session)["conversation"]["total_messages"] == 0
     again = client.call("POST", f"{session}/messages", user("hello", id="first"))
     assert again.status in (200, 409), "an id stands for one message for ever"
@@ -279,21 +281,23 @@ def test_a_message_is_edited_removed_and_not_found_any_more(client: Client, sess
 def test_parts_are_put_replaced_and_removed(client: Client, session: str) -> None:
     message, path = f"{session}/messages/first", f"{session}/messages/first/parts/p"
     put = client.call("PUT", path, PART)
-    assert accepted(put)["id"] == "first/p"
+    assert assert_accepted(put)["id"] == "first/p"
     assert put.version == put.json["version"]
     assert client.get(message)["content"] == "hello\npart"
     assert client.get(message)["parts"][-1] == PART | {"id": "p"}
     replaced = client.call("PUT", path, PART | {"text": "new"}, If_Match=f'"{put.version}"')
-    assert accepted(replaced)
+    assert assert_accepted(replaced)
     assert client.get(message)["content"] == "hello\nnew"
-    problem(client.call("PUT", path, PART, If_Match=f'"{put.version}"'), 412, "version-mismatch")
-    problem(client.call("DELETE", path, None, If_Match=STALE), 412, "version-mismatch")
-    assert accepted(client.call("DELETE", path))["id"] == "first/p"
+    assert_problem(
+        client.call("PUT", path, PART, If_Match=f'"{put.version}"'), 412, "version-mismatch"
+    )
+    assert_problem(client.call("DELETE", path, None, If_Match=STALE), 412, "version-mismatch")
+    assert assert_accepted(client.call("DELETE", path))["id"] == "first/p"
     assert client.get(message)["content"] == "hello"
     for method, body in (("DELETE", None), ("PUT", PART)):
-        problem(client.call(method, path, body), 404, "not-found")
-    problem(client.call("PUT", f"{session}/messages/other/parts/p", PART), 404, "not-found")
-    problem(client.call("DELETE", f"{session}/messages/other/parts/p"), 404, "not-found")
+        assert_problem(client.call(method, path, body), 404, "not-found")
+    assert_problem(client.call("PUT", f"{session}/messages/other/parts/p", PART), 404, "not-found")
+    assert_problem(client.call("DELETE", f"{session}/messages/other/parts/p"), 404, "not-found")
 
 
 WRITES: list[tuple[str, str, Any, Any]] = [
@@ -314,11 +318,11 @@ def test_a_retry_with_the_same_key_is_the_same_write(
     first = client.call(method, session + path, body, Idempotency_Key="key")
     position = client.position(session)
     again = client.call(method, session + path, body, Idempotency_Key="key")
-    assert accepted(again).get("id") == accepted(first).get("id")
+    assert assert_accepted(again).get("id") == assert_accepted(first).get("id")
     assert client.position(session) == position, "it was written twice"
     if other is not None:
         conflict = client.call(method, session + path, other, Idempotency_Key="key")
-        problem(conflict, 409, "already-exists")
+        assert_problem(conflict, 409, "already-exists")
         assert client.position(session) == position
 
 
@@ -348,7 +352,7 @@ def test_documents_have_versions_and_are_changed_by_them(
     read = client.call("GET", path)
     assert offset(read.version) == 1
     changed = client.call("PATCH", path, patch, If_Match=f'"{read.version}"')
-    assert accepted(changed).items() >= patch.items()
+    assert assert_accepted(changed).items() >= patch.items()
     assert offset(changed.version) == 3
     again = client.call("GET", path)
     assert again.version == changed.version
@@ -357,7 +361,7 @@ def test_documents_have_versions_and_are_changed_by_them(
     for stale in (f'"{read.version}"', STALE, "1"):
         for method, body in (("PATCH", {}), ("PUT", again.json)):
             refused = client.call(method, path, body, If_Match=stale)
-            told = problem(refused, 412, "version-mismatch")
+            told = assert_problem(refused, 412, "version-mismatch")
             assert changed.version in told.detail
     assert client.call("PATCH", path, patch, If_Match="3").version == changed.version
     assert client.position(session) == changed.version, "what changes nothing is not written"
@@ -370,19 +374,21 @@ def test_the_answer_to_a_change_is_the_document_as_it_is_then(
     client: Client, session: str, name: str, patch: dict[str, Any]
 ) -> None:
     changed = client.call("PATCH", f"{session}/{name}", patch)
-    assert accepted(changed) == client.get(f"{session}/{name}")
+    assert assert_accepted(changed) == client.get(f"{session}/{name}")
 
 
 def test_a_document_is_replaced_as_a_whole(client: Client, session: str) -> None:
     client.call("PATCH", f"{session}/preferences", {"a": 1, "b": 2})
-    assert accepted(client.call("PUT", f"{session}/preferences", {"c": 3})) == {"c": 3}
+    assert assert_accepted(client.call("PUT", f"{session}/preferences", {"c": 3})) == {"c": 3}
     assert client.get(f"{session}/preferences") == {"c": 3}
     client.call("PATCH", f"{session}/context", {"active_files": ["a"], "state": {"x": 1}})
-    replaced = accepted(client.call("PUT", f"{session}/context", {"working_directory": "/w"}))
+    replaced = assert_accepted(
+        client.call("PUT", f"{session}/context", {"working_directory": "/w"})
+    )
     assert replaced == client.get(f"{session}/context")
     assert (replaced["active_files"], replaced["state"]) == ([], {})
     whole = client.get(f"{session}/metadata") | {"title": "all of it"}
-    assert accepted(client.call("PUT", f"{session}/metadata", whole))["title"] == "all of it"
+    assert assert_accepted(client.call("PUT", f"{session}/metadata", whole))["title"] == "all of it"
 
 
 # The log
@@ -412,7 +418,7 @@ def test_who_wrote_stands_in_the_log(client: Client, session: str) -> None:
 
 def test_the_position_is_an_answer_and_its_etag(client: Client, session: str) -> None:
     answer = client.call("GET", f"{session}/position")
-    assert answer.version == accepted(answer)["position"]
+    assert answer.version == assert_accepted(answer)["position"]
     assert offset(answer.version) == 2
 
 
@@ -446,9 +452,9 @@ def test_health_readiness_and_status_tell_of_a_daemon_that_works(
 def test_a_runtime_option_is_changed_at_once(client: Client, value: object, shown: str) -> None:
     before = client.get("/v1/config")
     answer = client.call("PATCH", "/v1/config", {"debug.sessions": value})
-    assert accepted(answer) == before | {"debug.sessions": shown}
+    assert assert_accepted(answer) == before | {"debug.sessions": shown}
     assert client.get("/v1/config")["debug.sessions"] == shown
-    assert accepted(client.call("PATCH", "/v1/config", {})) == client.get("/v1/config")
+    assert assert_accepted(client.call("PATCH", "/v1/config", {})) == client.get("/v1/config")
     client.call("PATCH", "/v1/config", {"debug.sessions": False, "debug.log_level": "info"})
 
 
@@ -466,4 +472,4 @@ def test_keys_are_shown_decoded_and_bounded(client: Client, session: str) -> Non
     assert (index["items"], len(index["content"])) == (6, 3)
     assert name in client.get("/v1/redis?key=sessiond:sessions&limit=10000")["content"]
     gone = client.call("GET", f"/v1/redis?key=sessiond:{{{name}}}:none")
-    assert problem(gone, 404, "not-found").hint
+    assert assert_problem(gone, 404, "not-found").hint

@@ -187,7 +187,7 @@ def exchange(address: Address, data: bytes, *, method: str = "GET") -> Answer:
         return wire.answer(method)
 
 
-def problem(answer: Answer, status: int | None = None, code: str = "") -> Problem:
+def assert_problem(answer: Answer, status: int | None = None, code: str = "") -> Problem:
     """Return the problem document that an answer must be.
 
     Args:

@@ -396,24 +396,24 @@ def commands_allowed(admin: Redis, user: str) -> set[str]:
 def test_what_nobody_needs_is_refused(
     evidence: Evidence, user: str, command: tuple[str, ...]
 ) -> None:
-    refused(evidence, user, command)
+    assert_refused(evidence, user, command)
 
 
 @pytest.mark.parametrize("command", [*FOREIGN, *BEYOND], ids=" ".join)
 def test_the_daemon_does_not_reach_what_is_not_sessionds(
     evidence: Evidence, command: tuple[str, ...]
 ) -> None:
-    refused(evidence, "sessiond", command)
+    assert_refused(evidence, "sessiond", command)
 
 
 @pytest.mark.parametrize("command", [*FOREIGN, *WRITES, ("PSUBSCRIBE", "*")], ids=" ".join)
 def test_the_inspector_neither_writes_nor_reads_what_is_not_sessionds(
     evidence: Evidence, command: tuple[str, ...]
 ) -> None:
-    refused(evidence, "inspector", command)
+    assert_refused(evidence, "inspector", command)
 
 
-def refused(evidence: Evidence, user: str, command: tuple[str, ...]) -> None:
+def assert_refused(evidence: Evidence, user: str, command: tuple[str, ...]) -> None:
     """Each server has words of its own, and a script others than a command."""
     with login(evidence.socket, user) as redis:
         redis.response_callbacks.clear()

@@ -59,7 +59,7 @@ async def session(core: Services) -> str:
     return "ses_1"
 
 
-async def refused(
+async def assert_refused(
     core: Services, session: str, *group: Draft, by: type[SessiondError]
 ) -> SessiondError:
     """The error of a group that must be refused without a trace."""
@@ -73,7 +73,7 @@ async def refused(
 
 @pytest.mark.parametrize("draft", VERBS[1:])
 async def test_nothing_but_a_creation_begins_a_session(core: Services, draft: Draft) -> None:
-    await refused(core, "ses_1", draft, by=NotFound)
+    await assert_refused(core, "ses_1", draft, by=NotFound)
 
 
 @pytest.mark.parametrize("draft", VERBS)
@@ -81,12 +81,14 @@ async def test_a_deleted_session_takes_nothing_ever_again(core: Services, draft:
     await core.commit("ses_1", creating("ses_1"))
     await core.commit("ses_1", appending("m1"))
     await core.commit("ses_1", deleting("ses_1"))
-    error = await refused(core, "ses_1", draft, by=SessionDeleted)
+    error = await assert_refused(core, "ses_1", draft, by=SessionDeleted)
     assert "'ses_1'" in error.detail
 
 
 async def test_a_session_is_created_once(core: Services, session: str) -> None:
-    error = await refused(core, session, creating("ses_1", workspace="other"), by=AlreadyExists)
+    error = await assert_refused(
+        core, session, creating("ses_1", workspace="other"), by=AlreadyExists
+    )
     assert error.detail == "1"
 
 
@@ -94,7 +96,9 @@ async def test_a_message_id_is_taken_once_even_when_the_message_was_removed(
     core: Services, session: str
 ) -> None:
     for name, offset in (("m1", "2"), ("m2", "4")):
-        error = await refused(core, session, appending(name, b'{"other":1}'), by=AlreadyExists)
+        error = await assert_refused(
+            core, session, appending(name, b'{"other":1}'), by=AlreadyExists
+        )
         assert error.detail == offset
 
 
@@ -117,7 +121,7 @@ async def test_a_message_id_is_taken_once_even_when_the_message_was_removed(
 async def test_what_is_not_there_or_no_more_cannot_be_changed(
     core: Services, session: str, draft: Draft
 ) -> None:
-    await refused(core, session, draft, by=NotFound)
+    await assert_refused(core, session, draft, by=NotFound)
 
 
 async def test_an_edit_makes_a_new_version_and_an_older_one_is_refused(
@@ -126,9 +130,11 @@ async def test_an_edit_makes_a_new_version_and_an_older_one_is_refused(
     (first, *_) = [entry for entry in await core.entries(session) if entry.id == "m1"]
     edited = (await core.commit(session, editing("m1", expected=str(first.position)))).positions[0]
     for stale in (str(first.position), str(first.offset), f"00000000000000:{edited.offset}"):
-        error = await refused(core, session, editing("m1", expected=stale), by=VersionMismatch)
+        error = await assert_refused(
+            core, session, editing("m1", expected=stale), by=VersionMismatch
+        )
         assert str(edited) in error.detail
-        await refused(core, session, removing("m1", expected=stale), by=VersionMismatch)
+        await assert_refused(core, session, removing("m1", expected=stale), by=VersionMismatch)
     for current in (str(edited), str(edited.offset + 1)):
         await core.commit(session, editing("m1", expected=current))
 
@@ -138,10 +144,10 @@ async def test_a_part_has_a_version_of_its_own(core: Services, session: str) -> 
     await core.commit(session, editing("m1"))
     put = putting_part("m1/p1", expected=str(first.position))
     second = (await core.commit(session, put)).positions[0]
-    error = await refused(core, session, put, by=VersionMismatch)
+    error = await assert_refused(core, session, put, by=VersionMismatch)
     assert str(second) in error.detail
     stale = removing_part("m1/p1", expected=str(first.position))
-    await refused(core, session, stale, by=VersionMismatch)
+    await assert_refused(core, session, stale, by=VersionMismatch)
     await core.commit(session, removing_part("m1/p1", expected=str(second)))
 
 
@@ -149,7 +155,7 @@ async def test_a_version_expected_of_a_part_that_was_never_written_is_not_the_cu
     core: Services, session: str
 ) -> None:
     for draft in (putting_part("m1/new", expected="999"), removing_part("m1/new", expected="999")):
-        await refused(core, session, draft, by=VersionMismatch)
+        await assert_refused(core, session, draft, by=VersionMismatch)
 
 
 @pytest.mark.parametrize("document", ["metadata", "context", "preferences"])
@@ -162,7 +168,7 @@ async def test_each_document_has_a_version_of_its_own(
         await core.commit(session, changing(other, {"environment": '"x"'}))
     change = changing(document, {"title": '"t"'}, expected=first)
     second = (await core.commit(session, change)).positions[0]
-    error = await refused(core, session, change, by=VersionMismatch)
+    error = await assert_refused(core, session, change, by=VersionMismatch)
     assert str(second) in error.detail
     await core.commit(session, changing(document, {"title": None}, expected=str(second.offset)))
 
@@ -180,7 +186,9 @@ async def test_a_session_is_deleted_at_the_position_expected_only(
 ) -> None:
     end = (await core.store.end(session)).position
     for stale in ("1", f"00000000000000:{end.offset}", str(end.offset - 1)):
-        error = await refused(core, session, deleting(session, expected=stale), by=VersionMismatch)
+        error = await assert_refused(
+            core, session, deleting(session, expected=stale), by=VersionMismatch
+        )
         assert str(end) in error.detail
     await core.commit(session, deleting(session, expected=str(end)))
 
@@ -205,8 +213,8 @@ async def test_a_deletion_leaves_a_tombstone_and_itself_in_the_log(
 
 async def test_an_idempotency_key_is_used_once_whatever_for(core: Services, session: str) -> None:
     done = await core.commit(session, editing("m1", key="k"))
-    await refused(core, session, editing("m1", key="k"), by=KeyUsed)
-    await refused(core, session, changing("context", {"state": "{}"}, key="k"), by=KeyUsed)
+    await assert_refused(core, session, editing("m1", key="k"), by=KeyUsed)
+    await assert_refused(core, session, changing("context", {"state": "{}"}, key="k"), by=KeyUsed)
     assert await core.store.used_key(session, "key:k") == ("d1", done.positions[0].offset)
     assert await core.store.used_key(session, "key:other") is None
 

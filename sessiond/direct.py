@@ -59,7 +59,7 @@ class DirectBackend:
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
-        return _SESSION.decode(await self._core.sessions.load(checked("session_id", session_id)))
+        return _SESSION.decode(await self._core.sessions.load(_session(session_id)))
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -73,21 +73,20 @@ class DirectBackend:
     async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
         """Delete a session and return the position of that."""
         request = _request(key, expected)
-        return str(await self._core.sessions.delete(checked("session_id", session_id), request))
+        return str(await self._core.sessions.delete(_session(session_id), request))
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""
     ) -> Written:
         """Append messages as one atomic group."""
         given = _given(NewMessages(messages=messages), _NEW_MESSAGES).messages
-        name = checked("session_id", session_id)
-        return await self._core.messages.append(name, given, _request(key))
+        return await self._core.messages.append(_session(session_id), given, _request(key))
 
     async def page(self, session_id: str, *, after: int = 0, limit: int = 100) -> MessagePage:
         """Return messages first written after an offset."""
         _check_limit(limit, _LONGEST_PAGE)
         return _MESSAGE_PAGE.decode(
-            await self._core.messages.page(checked("session_id", session_id), after, limit)
+            await self._core.messages.page(_session(session_id), after, limit)
         )
 
     async def message(self, session_id: str, message_id: str) -> VersionedMessage:
@@ -123,10 +122,7 @@ class DirectBackend:
         """Write a part of a message."""
         request = _request(key, expected)
         return await self._core.messages.put_part(
-            *_message(session_id, message_id),
-            checked("part_id", part_id),
-            _given(part, _ANY),
-            request,
+            *_part(session_id, message_id, part_id), _given(part, _ANY), request
         )
 
     async def remove_part(
@@ -141,12 +137,12 @@ class DirectBackend:
         """Remove a part of a message."""
         request = _request(key, expected)
         return await self._core.messages.remove_part(
-            *_message(session_id, message_id), checked("part_id", part_id), request
+            *_part(session_id, message_id, part_id), request
         )
 
     async def document(self, session_id: str, name: DocumentName) -> Document:
         """Return a document."""
-        return await self._core.documents.read(checked("session_id", session_id), name)
+        return await self._core.documents.read(_session(session_id), name)
 
     async def change_document(
         self,
@@ -161,12 +157,12 @@ class DirectBackend:
         """Apply a merge patch to a document, or replace it."""
         request = _request(key, expected)
         return await self._core.documents.change(
-            checked("session_id", session_id), name, _given(patch, _ANY), request, replace=replace
+            _session(session_id), name, _given(patch, _ANY), request, replace=replace
         )
 
     async def position(self, session_id: str) -> str:
         """Return where the session's log ends."""
-        return str(await self._core.sessions.position(checked("session_id", session_id)))
+        return str(await self._core.sessions.position(_session(session_id)))
 
     async def operations(
         self, session_id: str, *, after: str = "0", limit: int = 500
@@ -174,13 +170,13 @@ class DirectBackend:
         """Return a stretch of the log."""
         _check_limit(limit, _LONGEST_LOG)
         page = await self._core.sessions.operations(
-            checked("session_id", session_id), parse_position(after), limit
+            _session(session_id), parse_position(after), limit
         )
         return _OPERATION_PAGE.decode(page)
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
-        await self._core.sessions.send_live(checked("session_id", session_id), _given(body, _ANY))
+        await self._core.sessions.send_live(_session(session_id), _given(body, _ANY))
 
     @asynccontextmanager
     async def events(
@@ -188,7 +184,7 @@ class DirectBackend:
     ) -> AsyncIterator[AsyncIterator[RawEvent]]:
         """Watch a session after a position; None for from now on."""
         position = parse_position(after or await self.position(session_id))
-        async with self._core.feeds.session(checked("session_id", session_id), position) as events:
+        async with self._core.feeds.session(_session(session_id), position) as events:
             yield _single(events)
 
     async def close(self) -> None:
@@ -213,8 +209,16 @@ def _request(key: str, expected: str = "") -> Request:
     )
 
 
+def _session(session_id: str) -> str:
+    return checked("session_id", session_id)
+
+
 def _message(session_id: str, message_id: str) -> tuple[str, str]:
-    return checked("session_id", session_id), checked("message_id", message_id)
+    return _session(session_id), checked("message_id", message_id)
+
+
+def _part(session_id: str, message_id: str, part_id: str) -> tuple[str, str, str]:
+    return *_message(session_id, message_id), checked("part_id", part_id)
 
 
 def _check_limit(limit: int, most: int) -> None:

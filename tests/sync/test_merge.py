@@ -332,6 +332,20 @@ def test_a_custom_strategy_takes_objects_and_lists_as_a_whole() -> None:
     assert merged == Merged({"state": {"b": 2, "c": 3}, "active_files": ["y", "x"]})
 
 
+def test_a_custom_strategy_may_remove_what_it_is_asked_about() -> None:
+    rules = Rules({"preferences": {"a.*": "m:remove"}}, {"m:remove": lambda *_: UNSET})
+    entries = [{"id": "x", "n": 0}, {"id": "y", "n": 0}]
+    ours, theirs = side({"a": [{"id": "x", "n": 1}]}), side({"a": [{"id": "x", "n": 2}]}, 2)
+    merged = merge({"a": entries}, ours, theirs, rules.of("preferences"))
+    assert merged == Merged({"a": []})
+
+
+def test_fields_keep_the_order_of_the_base_and_new_ones_follow_by_name() -> None:
+    base = {"z": 0, "b": 0}
+    ours, theirs = side({"y": 1, "b": 1, "z": 0}), side({"b": 0, "z": 2, "a": 1}, 2)
+    assert list(merge(base, ours, theirs, PREFERENCES).value) == ["z", "b", "a", "y"]
+
+
 def test_deeper_than_any_document_may_be_is_decided_as_a_whole() -> None:
     def deep(value: Any) -> Any:
         for _ in range(200):

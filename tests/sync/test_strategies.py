@@ -190,6 +190,8 @@ def test_counters_add_what_both_counted(base: int | None, one: int, other: int) 
         ("append", ["a", "b", "c"], ["a", "c", "x"], ["a", "b"], Verdict(["a", "x"])),
         ("append", ["a", "b"], [], ["a", "b", "c"], Verdict(["c"])),
         ("append(3)", list("aab"), list("abx"), list("aaby"), Verdict(list("bxy"))),
+        ("append(5)", list("xyxyx"), list("yxyxz"), list("yxyxw"), Verdict(list("xyxzw"))),
+        ("append", list("xyxyx"), list("yxyxz"), list("xyxyxw"), Verdict(list("yxyxzw"))),
         ("append(3)", [], list("ab"), list("cd"), Verdict(list("bcd"))),
         ("max", 1, 5, 3, Verdict(5)),
         ("max", 9, 5, 10, Verdict(10, "theirs")),

@@ -124,12 +124,12 @@ def is_visible(name: str, base: Any, changed: Any, value: Any) -> bool:
     """Tell whether what one side did can be seen in the value."""
     match name:
         case "union" | "append":
-            before, mine, after = (
-                set(map(canonical, each)) for each in (base or [], changed, value)
-            )
+            listed = base if isinstance(base, list) else []
+            before, mine, after = (set(map(canonical, each)) for each in (listed, changed, value))
             return mine - before <= after and (name == "append" or not (before - mine) & after)
         case "text":
-            new = Counter(changed.split("\n")) - Counter((base or "").split("\n"))
+            text = base if isinstance(base, str) else ""
+            new = Counter(changed.split("\n")) - Counter(text.split("\n"))
             return new <= Counter(value.split("\n"))
         case "max" | "min" | "lattice":
             return same(decide(PLAIN[name], UNSET, side(changed), side(value, 2)).value, value)

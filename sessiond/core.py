@@ -10,16 +10,20 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.config import Configuration
+from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
 from sessiond.service.clock import Clock, system_clock
+from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
+from sessiond.service.records import Records
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
+from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import (
     OrderedConnections,
     answered,
@@ -86,9 +90,16 @@ class Core:
         self.leases = Leases(
             LeaseStore(self.redis, self.keys, round(sync.lease_seconds * 1000)), instance
         )
-        around = Surroundings(self.store, clock)
+        around = Surroundings(
+            self.store,
+            ConflictStore(self.redis, self.keys),
+            rules=merge_rules(sync.merge),
+            clock=clock,
+        )
         self.sessions = Sessions(around, workspace=sync.workspace)
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
+        self.records = Records(around)
+        self.conflicts = Conflicts(around, self.records, kept_days=sync.conflict_days)
         self.documents = Documents(around)
         self.feeds = Feeds(
             self.store, self.bus, self.keys, buffer_bytes=sync.subscriber_buffer_bytes

@@ -98,7 +98,7 @@ class DirectBackend:
     ) -> WrittenRecord:
         """Apply a merge patch to a message."""
         request = _request(key, expected)
-        return await self._core.messages.edit(
+        return await self._core.records.edit(
             *_message(session_id, message_id), _given(patch, _ANY), request
         )
 
@@ -107,7 +107,7 @@ class DirectBackend:
     ) -> WrittenRecord:
         """Remove a message."""
         request = _request(key, expected)
-        return await self._core.messages.remove(*_message(session_id, message_id), request)
+        return await self._core.records.remove(*_message(session_id, message_id), request)
 
     async def put_part(
         self,
@@ -121,7 +121,7 @@ class DirectBackend:
     ) -> WrittenRecord:
         """Write a part of a message."""
         request = _request(key, expected)
-        return await self._core.messages.put_part(
+        return await self._core.records.put_part(
             *_part(session_id, message_id, part_id), _given(part, _ANY), request
         )
 
@@ -136,7 +136,7 @@ class DirectBackend:
     ) -> WrittenRecord:
         """Remove a part of a message."""
         request = _request(key, expected)
-        return await self._core.messages.remove_part(
+        return await self._core.records.remove_part(
             *_part(session_id, message_id, part_id), request
         )
 

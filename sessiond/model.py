@@ -23,6 +23,8 @@ Role = Literal["user", "assistant", "system", "tool"]
 Status = Literal["active", "archived", "deleted"]
 DocumentName = Literal["metadata", "context", "preferences"]
 DOCUMENTS: tuple[DocumentName, ...] = ("metadata", "context", "preferences")
+ConflictState = Literal["open", "settled", "resolved"]
+Take = Literal["ours", "theirs", "base", "merged"]
 
 Part = dict[str, Any]
 """A piece of a message (text, tool call, reasoning, file …): `id`, `type` and whatever else the
@@ -155,10 +157,14 @@ class NewMessages(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class WrittenRecord(Struct, kw_only=True):
-    """Where a record went. `version` is the position of its last change: `epoch:offset`."""
+    """Where a record went. `version` is the position of its last change: `epoch:offset`.
+
+    `conflicts` are the numbers of those that a merge left behind.
+    """
 
     id: str
     version: str
+    conflicts: list[str] | UnsetType = UNSET
 
 
 class Written(Struct, kw_only=True):
@@ -185,11 +191,94 @@ class VersionedMessage(Struct, kw_only=True):
 
 
 class Document(Struct, kw_only=True):
-    """One document of a session and the version a change of it may be based on."""
+    """One document of a session and the version a change of it may be based on.
+
+    As the answer to a change, `conflicts` are the numbers of those that a merge left behind.
+    """
 
     name: DocumentName
     value: Any
     version: str
+    conflicts: list[str] | UnsetType = UNSET
+
+
+class ConflictSide(Struct, kw_only=True):
+    """What one side of a conflict had, and who wrote it when.
+
+    Attributes:
+        value: absent where this side had removed it.
+        origin: `<client>@<daemon>.<life>`, as in the log.
+        version: the writing's position in the log; absent for a change that was not in it.
+    """
+
+    value: Any = UNSET
+    origin: str
+    at: Timestamp
+    version: str | UnsetType = UNSET
+
+
+class Resolution(Struct, kw_only=True):
+    """What somebody decided about a conflict.
+
+    Attributes:
+        take: `ours`, `theirs`, `base`, `merged` (what stands is right) or `value`.
+        value: the value that was put in its place, where one was.
+    """
+
+    take: Take | Literal["value"]
+    value: Any = UNSET
+    origin: str
+    at: Timestamp
+    version: str
+
+
+class ConflictRecord(Struct, kw_only=True):
+    """A field that two changed at once, where a part of one is not in the merged value.
+
+    Attributes:
+        number: of the conflict among those of its session; an offset in its log.
+        document: of what kind it is about.
+        id: the message, or `<message>/<part>`; empty for documents.
+        path: where in it: names of fields, and ids of objects in lists; empty for the whole.
+        strategy: the rule that decided; `removal` and `deletion` are those of removed records and
+            deleted sessions.
+        outcome: whose value stands.
+        base_version: what both began with; empty when it was not known any more.
+        base: the value then; absent where there was none, like in the sides.
+        ours: the side that came later to the log, and found the other there.
+        merged: what stood afterwards.
+        state: `open` until somebody decides (strategy `manual`), `settled` by the rule, `resolved`
+            by a person.
+    """
+
+    number: str
+    session_id: str
+    document: Literal["metadata", "context", "preferences", "message", "part"]
+    id: str = ""
+    path: list[str] = []
+    strategy: str
+    outcome: Literal["ours", "theirs", "merged"]
+    base_version: str = ""
+    base: Any = UNSET
+    ours: ConflictSide
+    theirs: ConflictSide
+    merged: Any = UNSET
+    at: Timestamp
+    state: ConflictState = "settled"
+    resolution: Resolution | UnsetType = UNSET
+
+
+class ConflictPage(Struct, kw_only=True):
+    """Conflicts, oldest first within a session."""
+
+    conflicts: list[ConflictRecord]
+
+
+class Choice(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is to become of a conflict: whose side to take, or a value to put in its place."""
+
+    take: Take | UnsetType = UNSET
+    value: Any = UNSET
 
 
 class Operation(Struct, kw_only=True):

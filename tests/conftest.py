@@ -18,13 +18,16 @@ from hypothesis import settings
 
 from sessiond.config.options import Configuration, RedisOptions, SyncOptions
 from sessiond.core import Core
+from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
+from sessiond.service.records import Records
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
+from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import keep_raw
 from sessiond.store.keys import Keys
 from sessiond.store.sessions import SessionStore
@@ -138,6 +141,8 @@ def _on_server(
         store=core.store,
         sessions=core.sessions,
         messages=core.messages,
+        records=core.records,
+        conflicts=core.conflicts,
         documents=core.documents,
         feeds=core.feeds,
         clock=clock,
@@ -162,7 +167,8 @@ def _on_fakeredis(
     )
     bus = Bus(subscriber)
     store = SessionStore(redis, keys, committer)
-    around = Surroundings(store, clock)
+    around = Surroundings(store, ConflictStore(redis, keys), clock=clock)
+    records = Records(around)
     feeds = Feeds(store, bus, keys, buffer_bytes=sync.subscriber_buffer_bytes)
 
     async def close() -> None:
@@ -181,6 +187,8 @@ def _on_fakeredis(
         store=store,
         sessions=Sessions(around, workspace=sync.workspace),
         messages=Messages(around),
+        records=records,
+        conflicts=Conflicts(around, records, kept_days=sync.conflict_days),
         documents=Documents(around),
         feeds=feeds,
         clock=clock,

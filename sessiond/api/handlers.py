@@ -24,6 +24,7 @@ from sessiond.model import (
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
+from sessiond.service.records import Records
 from sessiond.service.sessions import Filter, Sessions
 from sessiond.sync.position import START, parse_position
 
@@ -39,6 +40,7 @@ class Services(Struct, frozen=True):
 
     sessions: Sessions
     messages: Messages
+    records: Records
     documents: Documents
     feeds: Feeds
     streams: EventStreams
@@ -63,6 +65,7 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._sessions = services.sessions
         self._messages = services.messages
+        self._records = services.records
         self._documents = services.documents
         self._feeds = services.feeds
         self._streams = services.streams
@@ -131,23 +134,23 @@ class Handlers:
         """PATCH /v1/sessions/{session_id}/messages/{message_id}."""
         patch = await read.any_body(request)
         where = read.session_id(request), read.message_id(request)
-        return _record(await self._messages.edit(*where, patch, read.write_request(request)))
+        return _record(await self._records.edit(*where, patch, read.write_request(request)))
 
     async def remove_message(self, request: web.Request) -> web.Response:
         """DELETE /v1/sessions/{session_id}/messages/{message_id}."""
         where = read.session_id(request), read.message_id(request)
-        return _record(await self._messages.remove(*where, read.write_request(request)))
+        return _record(await self._records.remove(*where, read.write_request(request)))
 
     async def put_part(self, request: web.Request) -> web.Response:
         """PUT /v1/sessions/{session_id}/messages/{message_id}/parts/{part_id}."""
         part = await read.body(request, _PART)
         where = read.session_id(request), read.message_id(request), read.part_id(request)
-        return _record(await self._messages.put_part(*where, part, read.write_request(request)))
+        return _record(await self._records.put_part(*where, part, read.write_request(request)))
 
     async def remove_part(self, request: web.Request) -> web.Response:
         """DELETE /v1/sessions/{session_id}/messages/{message_id}/parts/{part_id}."""
         where = read.session_id(request), read.message_id(request), read.part_id(request)
-        return _record(await self._messages.remove_part(*where, read.write_request(request)))
+        return _record(await self._records.remove_part(*where, read.write_request(request)))
 
     async def read_document(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/{document}."""

@@ -206,6 +206,10 @@ class SyncOptions(Section, frozen=True):
         float,
         Meta(ge=1, le=600, description="Seconds until the turn of an instance that died is free."),
     ] = 15.0
+    conflict_days: Annotated[
+        float,
+        Meta(ge=0.01, le=3650, description="Days that conflicts are kept; open ones longer."),
+    ] = 30.0
     merge: MergeOptions = msgspec.field(default_factory=MergeOptions)
 
 

@@ -29,6 +29,11 @@ def moment_of(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def milliseconds(text: str) -> int:
+    """Return what `timestamp` wrote in milliseconds since 1970."""
+    return round(moment_of(text).timestamp() * 1000)
+
+
 @lru_cache(maxsize=4)
 def moment(ms: int) -> datetime:
     """Return milliseconds since 1970 as a datetime in UTC.

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from sessiond.codec import json
-from sessiond.errors import InvalidInput, StoreDamaged
+from sessiond.errors import InvalidInput, SessionDeleted, StoreDamaged
 from sessiond.model import DOCUMENTS, Context, Document, DocumentName, Metadata, NewSession
 from sessiond.service.clock import moment_of
+from sessiond.service.history import history_since
+from sessiond.service.merging import (
+    Outcomes,
+    Subject,
+    commit_merged,
+    own_side,
+    recorded_behind,
+)
+from sessiond.service.refused import kept
 from sessiond.service.writing import (
     PLAIN,
     Request,
     Surroundings,
     attempt,
     check_expected,
-    commit,
     idempotency_key,
+    is_current,
     now,
     written_before,
 )
-from sessiond.store.committer import Draft, FieldChange
+from sessiond.store.committer import Draft, FieldChange, IdempotencyKey
 from sessiond.store.sessions import Snapshot
-from sessiond.sync.documents import changed_fields, merge_patch
-
-_CHANGEABLE_METADATA = frozenset({"title", "status", "environment", "user_agent"})
+from sessiond.sync.documents import CHANGEABLE_METADATA, changed_fields, merge_patch
+from sessiond.sync.position import parse_position
+from sessiond.sync.rebase import rebased
+from sessiond.sync.rules import LAST_WRITER
 
 
 class Documents:
@@ -56,7 +67,9 @@ class Documents:
     ) -> Document:
         """Apply a JSON Merge Patch (RFC 7396) to a document, or replace it.
 
-        Without an expected version the patch is applied to whatever is current.
+        With a base, what others changed since is merged with it by the rules, and what the merge
+        leaves out becomes a conflict. With neither a base nor an expected version, the patch is
+        applied to whatever is current.
 
         Raises:
             InvalidInput: the result would not be such a document.
@@ -65,35 +78,62 @@ class Documents:
         """
         if not isinstance(patch, dict):
             raise InvalidInput("a document is a JSON object")
+        around, at_ms = self._around, self._around.clock()
         key = idempotency_key(request, json.encode([name, replace, patch]))
 
+        def made_of(document: dict[str, Any]) -> dict[str, Any]:
+            return dict(patch) if replace else dict(merge_patch(document, patch))
+
         async def once() -> Document:
-            snapshot = await self._around.store.snapshot(session_id)
-            current = document_value(snapshot, name)
-            if before := await written_before(self._around, session_id, key):
-                return Document(name=name, value=current, version=str(before))
-            check_expected(request.expected, snapshot.versions[name])
-            wanted = patch if replace else merge_patch(msgspec.to_builtins(current), patch)
-            changes, body = encode_change(name, current, _checked(name, current, wanted))
-            if not changes:
-                return Document(name=name, value=current, version=snapshot.versions[name])
-            draft = Draft(
-                "document.change",
-                name,
-                now(self._around),
-                json.encode(body),
-                expected=snapshot.versions[name],
-                key=key,
-                client=request.client,
-                changes=changes,
+            snapshot = await around.store.snapshot(session_id)
+            current, version = document_value(snapshot, name), snapshot.versions[name]
+            if before := await written_before(around, session_id, key):
+                conflicts = await recorded_behind(around, session_id, before)
+                return Document(name=name, value=current, version=str(before), conflicts=conflicts)
+            check_expected(request.expected, version)
+            merged = await self._merged(session_id, name, snapshot, request, at_ms, made_of)
+            value = checked_document(name, current, merged.value)
+            draft = document_change(
+                snapshot, name, value, at=now(around), key=key, client=request.client
             )
-            committed = await commit(self._around, session_id, [draft])
-            value = _checked(name, current, wanted)
+            if not draft.changes and not merged.contests:
+                return Document(name=name, value=current, version=version)
+            position, conflicts = await commit_merged(around, draft, merged)
             if isinstance(value, Metadata):
                 value.last_activity = moment_of(draft.at)
-            return Document(name=name, value=value, version=str(committed.positions[0]))
+            return Document(name=name, value=value, version=str(position), conflicts=conflicts)
 
-        return await attempt(self._around, request, once)
+        try:
+            return await attempt(around, session_id, name, request, once)
+        except SessionDeleted as error:
+            raise await kept(
+                around, request, error, [(Subject(session_id, name), patch)]
+            ) from error
+
+    async def _merged(
+        self,
+        session_id: str,
+        name: DocumentName,
+        snapshot: Snapshot,
+        request: Request,
+        at_ms: int,
+        made_of: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> Outcomes:
+        """Return what a change makes of the current document, whatever it was made on."""
+        subject = Subject(session_id, name)
+        current = decoded_document(snapshot, name)
+        if not request.base or is_current(request.base, snapshot.versions[name]):
+            return Outcomes(subject, request.base, made_of(current))
+        base = parse_position(request.base)
+        history = await history_since(self._around.store.log, session_id, name, base, current)
+        wanted = made_of(current if history.base is None else history.base)
+        if name == "metadata" and "last_activity" in wanted:  # every operation moves it
+            wanted["last_activity"] = current["last_activity"]
+        ours = own_side(self._around, request, wanted, at_ms)
+        rules = LAST_WRITER if history.base is None else self._around.rules.of(name)
+        merged = rebased(history.base, ours, current, history.since, rules)
+        known = request.base if history.base is not None else ""
+        return Outcomes(subject, known, merged.value, merged.contests)
 
 
 def document_value(snapshot: Snapshot, name: DocumentName) -> Metadata | Context | dict[str, Any]:
@@ -113,6 +153,39 @@ def document_value(snapshot: Snapshot, name: DocumentName) -> Metadata | Context
             f"the {name} of session {snapshot.metadata.get('session_id')!r} is damaged: {error}",
             hint="look at it with `sessiond redis cat`",
         ) from error
+
+
+def decoded_document(snapshot: Snapshot, name: DocumentName) -> dict[str, Any]:
+    """Return a document of a snapshot as plain JSON.
+
+    Raises:
+        StoreDamaged: what Redis holds is not such a document.
+    """
+    value: dict[str, Any] = msgspec.to_builtins(document_value(snapshot, name))
+    return value
+
+
+def document_change(
+    snapshot: Snapshot,
+    name: DocumentName,
+    value: Any,
+    *,
+    at: str,
+    key: IdempotencyKey | None = None,
+    client: str = "",
+) -> Draft:
+    """Return the operation that makes a document of a snapshot this one, which was checked."""
+    changes, body = encode_change(name, document_value(snapshot, name), value)
+    return Draft(
+        "document.change",
+        name,
+        at,
+        json.encode(body),
+        expected=snapshot.versions[name],
+        key=key,
+        client=client,
+        changes=changes,
+    )
 
 
 def metadata_of(snapshot: Snapshot) -> Metadata:
@@ -175,7 +248,7 @@ def _stored(name: DocumentName, value: Any) -> str | bytes:
     return str(value) if name == "metadata" else json.encode(value)
 
 
-def _checked(name: DocumentName, current: Any, wanted: Any) -> Any:
+def checked_document(name: DocumentName, current: Any, wanted: Any) -> Any:
     """Return what a document would become, as its type.
 
     Raises:
@@ -185,11 +258,11 @@ def _checked(name: DocumentName, current: Any, wanted: Any) -> Any:
         match name:
             case "metadata":
                 fields, unset = changed_fields(msgspec.to_builtins(current), wanted)
-                fixed = {*fields, *unset} - _CHANGEABLE_METADATA
+                fixed = {*fields, *unset} - CHANGEABLE_METADATA
                 if fixed:
                     raise InvalidInput(
                         f"metadata field {min(fixed)!r} cannot be changed",
-                        hint=f"these can: {', '.join(sorted(_CHANGEABLE_METADATA))}",
+                        hint=f"these can: {', '.join(sorted(CHANGEABLE_METADATA))}",
                     )
                 if wanted.get("status") == "deleted":
                     raise InvalidInput(

@@ -1,49 +1,49 @@
-"""Messages and their parts: append, page, edit, remove."""
+"""Messages: appended, paged through, read."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from msgspec import UNSET
 
 from sessiond.codec import json
-from sessiond.errors import AlreadyExists, InvalidInput, NotFound, StoreDamaged, TooLarge
+from sessiond.errors import (
+    AlreadyExists,
+    InvalidInput,
+    NotFound,
+    SessionDeleted,
+    StoreDamaged,
+    TooLarge,
+)
 from sessiond.model import (
     Message,
     NewMessage,
-    Part,
     VersionedMessage,
     Written,
     WrittenRecord,
 )
 from sessiond.service.clock import moment
 from sessiond.service.identity import derived_id, new_id
+from sessiond.service.merging import Subject
+from sessiond.service.records import message_entry
+from sessiond.service.refused import kept
 from sessiond.service.writing import (
     PLAIN,
     Request,
     Surroundings,
-    attempt,
-    check_expected,
     commit,
-    idempotency_key,
     now,
-    written_before,
 )
 from sessiond.store.committer import Committed, Draft
 from sessiond.store.log import PAGE, LogPage
-from sessiond.sync.documents import merge_patch
 from sessiond.sync.entry import Entry
-from sessiond.sync.parts import assemble, check_not_own, check_part, completed
+from sessiond.sync.parts import assemble, completed
 from sessiond.sync.position import Position
 from sessiond.sync.replica import Conversation
 
-_EDITABLE = frozenset({"role", "content", "tool_calls", "metadata"})
 _MESSAGE = msgspec.json.Decoder(Message)
 
 
 class Messages:
-    """Writes and reads the messages of sessions.
+    """Appends and reads the messages of sessions.
 
     Args:
         around: the store, time and randomness.
@@ -87,6 +87,12 @@ class Messages:
             committed = await commit(self._around, session_id, group)
         except AlreadyExists:
             committed = await self._appended_before(session_id, given, messages)
+        except SessionDeleted as error:
+            came = [
+                (Subject(session_id, "message", message.id), msgspec.to_builtins(message))
+                for message in messages
+            ]
+            raise await kept(self._around, request, error, came) from error
         return _written([message.id for message in messages], committed)
 
     async def page(self, session_id: str, after: int = 0, limit: int = PAGE) -> bytes:
@@ -111,113 +117,12 @@ class Messages:
         Raises:
             NotFound: there is no such message, or no more.
         """
-        entry = await self._entry(session_id, message_id)
+        entry = await message_entry(self._around, session_id, message_id)
+        if entry is None or entry.op == "message.remove":
+            raise NotFound(f"session {session_id!r} has no message {message_id!r}")
         changed = await self._changed_parts(session_id, message_id)
         body = assemble(entry.json, changed) if changed else entry.json
         return VersionedMessage(message=_MESSAGE.decode(body), version=str(entry.position))
-
-    async def edit(
-        self, session_id: str, message_id: str, patch: Any, request: Request = PLAIN
-    ) -> WrittenRecord:
-        """Apply a JSON Merge Patch (RFC 7396) to a message; its parts are edited one by one.
-
-        Raises:
-            InvalidInput: the patch touches other fields, or makes it no message.
-            VersionMismatch: the expected version is not the current one.
-            NotFound, SessionDeleted, Contended, AlreadyExists (the key): see `writing`.
-        """
-        if not isinstance(patch, dict) or not patch.keys() <= _EDITABLE:
-            raise InvalidInput(
-                "an edit is a JSON object of the fields to change",
-                hint=f"these can change: {', '.join(sorted(_EDITABLE))}; parts on their own",
-            )
-        key = idempotency_key(request, json.encode(["edit", message_id, patch]))
-
-        async def once() -> WrittenRecord:
-            if before := await written_before(self._around, session_id, key):
-                return WrittenRecord(id=message_id, version=str(before))
-            entry = await self._entry(session_id, message_id)
-            check_expected(request.expected, str(entry.position))
-            draft = Draft(
-                "message.edit",
-                message_id,
-                now(self._around),
-                json.encode(_edited(entry, patch)),
-                expected=str(entry.position),
-                key=key,
-                client=request.client,
-            )
-            committed = await commit(self._around, session_id, [draft])
-            return WrittenRecord(id=message_id, version=str(committed.positions[0]))
-
-        return await attempt(self._around, request, once)
-
-    async def remove(
-        self, session_id: str, message_id: str, request: Request = PLAIN
-    ) -> WrittenRecord:
-        """Remove a message and its parts from the conversation; the log keeps what it was.
-
-        Raises:
-            NotFound, SessionDeleted, VersionMismatch, AlreadyExists (the key).
-        """
-        return await self._write_record(session_id, "message.remove", message_id, b"{}", request)
-
-    async def put_part(
-        self, session_id: str, message_id: str, part_id: str, part: Part, request: Request = PLAIN
-    ) -> WrittenRecord:
-        """Write a part of a message: a new one, or the part of that id anew.
-
-        Raises:
-            InvalidInput: the part has no type, or another id.
-            NotFound: there is no such message, or the part was removed.
-            SessionDeleted, VersionMismatch, AlreadyExists (the key).
-        """
-        part = {"id": part_id} | part
-        if part["id"] != part_id:
-            raise InvalidInput(f"the part says its id is {part['id']!r}, the address {part_id!r}")
-        check_part(part)
-        name = f"{message_id}/{part_id}"
-        return await self._write_record(session_id, "part.put", name, json.encode(part), request)
-
-    async def remove_part(
-        self, session_id: str, message_id: str, part_id: str, request: Request = PLAIN
-    ) -> WrittenRecord:
-        """Remove one part of a message.
-
-        Raises:
-            NotFound, SessionDeleted, VersionMismatch, AlreadyExists (the key).
-        """
-        check_not_own(part_id)
-        name = f"{message_id}/{part_id}"
-        versions = await self._around.store.part_versions(session_id, message_id)
-        if part_id not in versions:  # it may have come inside the message
-            entry = await self._entry(session_id, message_id)
-            embedded = _MESSAGE.decode(entry.json).parts or []
-            if part_id not in [part["id"] for part in embedded]:
-                raise NotFound(f"message {message_id!r} has no part {part_id!r}")
-        return await self._write_record(session_id, "part.remove", name, b"{}", request)
-
-    async def _write_record(
-        self, session_id: str, op: str, name: str, body: bytes, request: Request
-    ) -> WrittenRecord:
-        key = idempotency_key(request, b"%b %b %b" % (op.encode(), name.encode(), body))
-
-        async def once() -> WrittenRecord:
-            if before := await written_before(self._around, session_id, key):
-                return WrittenRecord(id=name, version=str(before))
-            draft = Draft(
-                op,
-                name,
-                now(self._around),
-                body,
-                expected=request.expected,
-                key=key,
-                client=request.client,
-            )
-            committed = await commit(self._around, session_id, [draft])
-            return WrittenRecord(id=name, version=str(committed.positions[0]))
-
-        return await attempt(self._around, request, once)
 
     def _complete(self, session_id: str, new: NewMessage, request: Request, index: int) -> Message:
         """Return the message with what its writer left out."""
@@ -276,20 +181,6 @@ class Messages:
                 conversation.apply(entry.op, entry.id, entry.offset, entry.json)
         return conversation.messages_after(after, limit)
 
-    async def _entry(self, session_id: str, message_id: str) -> Entry:
-        """Return the operation that last wrote a message."""
-        store = self._around.store
-        (version,) = await store.message_versions(session_id, [message_id])
-        entry = None
-        if version and not version.removed:
-            (entry,) = await store.log.entries_at(session_id, [version.last])
-        if entry is None:
-            await store.end(session_id)  # is there a session at all?
-            raise NotFound(f"session {session_id!r} has no message {message_id!r}")
-        if entry.id != message_id or entry.op not in ("message.append", "message.edit"):
-            raise StoreDamaged(f"the index of message {message_id!r} leads to another operation")
-        return entry
-
     async def _changed_parts(self, session_id: str, message_id: str) -> dict[str, bytes | None]:
         store = self._around.store
         versions = await store.part_versions(session_id, message_id)
@@ -308,19 +199,6 @@ def _require_beginning(page: LogPage) -> None:
             "the beginning of the log is missing",
             hint="something other than sessiond trimmed the stream; restore it from a backup",
         )
-
-
-def _edited(entry: Entry, patch: dict[str, Any]) -> Message:
-    before = _MESSAGE.decode(entry.json)
-    if before.parts is not UNSET and patch.keys() & {"content", "tool_calls"}:
-        raise InvalidInput(
-            "content and tool_calls of this message follow from its parts",
-            hint="change its parts instead",
-        )
-    try:
-        return msgspec.convert(merge_patch(msgspec.to_builtins(before), patch), Message)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the edit does not leave a message: {error}") from error
 
 
 def _is_append_of(entry: Entry, new: NewMessage, message: Message) -> bool:

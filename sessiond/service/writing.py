@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from random import uniform
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from msgspec import Struct, field
 
@@ -14,8 +15,10 @@ from sessiond.errors import AlreadyExists, Contended, VersionMismatch
 from sessiond.service.clock import Clock, system_clock, timestamp
 from sessiond.service.identity import Entropy, content_digest
 from sessiond.store.committer import Committed, Draft, IdempotencyKey, KeyUsed
+from sessiond.store.conflicts import ConflictStore
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.position import Position
+from sessiond.sync.rules import Rules
 
 Outcome = TypeVar("Outcome")
 
@@ -28,22 +31,41 @@ class Request(Struct, frozen=True):
 
     Args:
         key: an idempotency key: the same key with the same content is the same write.
-        expected: the version that the change is based on; empty for whatever is current.
+        expected: the only version that the change may be applied to; empty for whatever is current.
+        base: the version that the change was made on: what others wrote since is merged with it.
         client: who asks, when the daemon writes for somebody else.
     """
 
     key: str = ""
     expected: str = ""
+    base: str = ""
     client: str = ""
 
 
 PLAIN = Request()
 
 
+class Queues:
+    """Who changes the same thing in this process does so one after the other.
+
+    Only writers of other processes are met as races then, which cost a try each.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, session_id: str, what: str) -> asyncio.Lock:
+        """Return the queue for a document or a record of a session."""
+        return self._locks.setdefault((session_id, what), asyncio.Lock())
+
+
 class Surroundings(Struct, frozen=True):
-    """What the services stand on: the store, time and randomness."""
+    """What the services stand on: the stores, the rules of merging, time and randomness."""
 
     store: SessionStore
+    conflicts: ConflictStore
+    rules: Rules = field(default_factory=Rules)
+    queues: Queues = field(default_factory=Queues)
     clock: Clock = system_clock
     entropy: Entropy = secrets.token_bytes
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
@@ -88,14 +110,32 @@ async def written_before(
 
 
 async def attempt(
-    around: Surroundings, request: Request, change: Callable[[], Awaitable[Outcome]]
+    around: Surroundings,
+    session_id: str,
+    what: str,
+    request: Request,
+    change: Callable[[], Awaitable[Outcome]],
 ) -> Outcome:
     """Run a read-change-write until it meets no other writer, a bounded number of times.
 
+    Args:
+        around: where the writers of this process queue, and how to pause.
+        session_id: the session.
+        what: the document or the record that changes.
+        request: what the caller said.
+        change: reads, and writes what was read changed, or raises VersionMismatch.
+
     Raises:
-        VersionMismatch: the caller named a version, and it is not the current one.
-        Contended: no version was named, and other writers kept being faster.
+        VersionMismatch: the caller wanted one version changed, and it is not the current one.
+        Contended: other writers kept being faster.
     """
+    async with around.queues.of(session_id, what):
+        return await _attempt(around, request, change)
+
+
+async def _attempt(
+    around: Surroundings, request: Request, change: Callable[[], Awaitable[Outcome]]
+) -> Outcome:
     for tries in range(_ATTEMPTS):
         try:
             return await change()
@@ -118,8 +158,13 @@ def check_expected(expected: str, current: str) -> None:
     Raises:
         VersionMismatch: it is not the current one.
     """
-    if expected and expected not in (current, current.partition(":")[2]):
+    if expected and not is_current(expected, current):
         raise VersionMismatch(
             f"the current version is {current}, not {expected}",
             hint="read it again, apply the change to what you find, and send the new version",
         )
+
+
+def is_current(version: str, current: str) -> bool:
+    """Tell whether a version that a caller named, `epoch:offset` or an offset, is the current."""
+    return version in (current, current.partition(":")[2])

@@ -63,6 +63,13 @@ TABLE: dict[str, KeyKind] = {
         "writer → its last sequence and offset; key:<Idempotency-Key> → digest and offset; "
         "outbox:<replica> → how far an opencode's own log is written (kept)",
     ),
+    "conflicts": KeyKind(
+        _session("conflicts"),
+        "stream",
+        "sync.conflict_days, open ones until resolved",
+        "what merges left out, and what was decided: <number>-0 → what (conflict, resolution), "
+        "document, id, path, strategy, outcome, at, json",
+    ),
     "lease": KeyKind(
         _session("lease"),
         "hash",
@@ -90,6 +97,12 @@ TABLE: dict[str, KeyKind] = {
         "rebuildable",
         "session id → last activity (ms): all sessions",
     ),
+    "contested": KeyKind(
+        "sessiond:contested",
+        "zset",
+        "rebuildable",
+        "session id → newest conflict (ms): the sessions with conflicts",
+    ),
     "instances": KeyKind(
         "sessiond:instances",
         "zset",
@@ -112,6 +125,7 @@ _LOG_KINDS = (
     "applied",
     "context",
     "preferences",
+    "conflicts",
 )
 
 _REMEMBERED = 4096
@@ -123,6 +137,7 @@ class Keys:
     def __init__(self, namespace: str = "sessiond") -> None:
         self.namespace = namespace
         self.sessions = self._name("sessions")
+        self.contested = self._name("contested")
         self.instances = self._name("instances")
         self.opencodes = self._name("opencodes")
         self._logs: dict[str, tuple[str, ...]] = {}
@@ -165,6 +180,10 @@ class Keys:
             names = tuple(self._name(kind, session_id) for kind in _LOG_KINDS)
             self._logs[session_id] = names
         return names
+
+    def conflicts(self, session_id: str) -> str:
+        """Stream: what merges left out, and what was decided."""
+        return self._name("conflicts", session_id)
 
     def lease(self, session_id: str) -> str:
         """Hash: who runs the session's turn."""

@@ -163,6 +163,21 @@ class LogReader:
             )
         )
 
+    async def back_from(self, session_id: str, offset: int) -> AsyncIterator[list[Entry]]:
+        """Yield entries from an offset backwards, the newest first, page after page."""
+        key = self._keys.conversation(session_id)
+        count = _FIRST_PAGE
+        while offset > 0:
+            raw = await answered(
+                self._redis.execute_command("XREVRANGE", key, f"{offset}-0", "-", "COUNT", count)
+            )
+            if not raw:
+                return
+            entries = [parse_entry(item) for item in _checked(raw[::-1])]
+            yield entries[::-1]
+            offset = entries[0].offset - 1
+            count = min(PAGE, 4 * count)
+
     async def entries_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
         """Return the entries at these offsets; None where the log has none."""
         if not offsets:

@@ -20,6 +20,8 @@ _FILES = {
     "part.remove": ("records", "remove_part"),
     "document.change": ("documents", "change"),
     "session.delete": ("delete",),
+    "conflict.record": ("conflicts", "record_conflict"),
+    "conflict.resolve": ("conflicts", "resolve_conflict"),
 }
 OPERATIONS = frozenset(_FILES)
 """Every operation that a log can hold."""
@@ -54,12 +56,16 @@ class Script:
 _SOURCES = {
     name: _read(name)
     for name in dict.fromkeys(
-        ("log", "commit", "snapshot", "lease", *(n for ns in _FILES.values() for n in ns))
+        (
+            *("log", "commit", "snapshot", "lease", "keep_refused"),
+            *(name for names in _FILES.values() for name in names),
+        )
     )
 }
 
 SNAPSHOT = Script(_SOURCES["snapshot"])
 LEASE = Script(_SOURCES["lease"])
+KEEP_REFUSED = Script(_SOURCES["keep_refused"])
 
 
 @cache

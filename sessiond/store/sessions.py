@@ -173,6 +173,12 @@ class SessionStore:
         with _damage(session_id):
             return [None if value is None else _record_version(value) for value in values]
 
+    async def part_version(self, session_id: str, name: str) -> RecordVersion | None:
+        """Return where a part (`<message>/<part>`) was written on its own; None if it never was."""
+        value = await answered(self._redis.hget(self._keys.parts(session_id), name))
+        with _damage(session_id):
+            return None if value is None else _record_version(value)
+
     async def part_versions(self, session_id: str, message_id: str) -> dict[str, RecordVersion]:
         """Return where the parts of a message were written, by part id, oldest first."""
         key = self._keys.parts(session_id)

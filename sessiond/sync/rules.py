@@ -104,6 +104,10 @@ class _Document:
         return self._known.setdefault((still, first), Fields(self, still, first))
 
 
+LAST_WRITER = _Document(()).root()
+"""The rules of a document of which nobody knows what it was before: the last writer wins."""
+
+
 class Rules:
     """The rules of all documents, compiled once.
 

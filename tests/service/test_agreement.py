@@ -36,13 +36,13 @@ async def act(core: Services, chance: random.Random, number: int) -> None:
                 "ses_1", [NewMessage(role="assistant", id=f"x{number}", parts=parts)]
             )
         case 3:
-            await core.messages.edit("ses_1", message, {"content": f"edited {number}"})
+            await core.records.edit("ses_1", message, {"content": f"edited {number}"})
         case 4:
-            await core.messages.remove("ses_1", message)
+            await core.records.remove("ses_1", message)
         case 5 | 6:
-            await core.messages.put_part("ses_1", message, part, text(f"put {number}"))
+            await core.records.put_part("ses_1", message, part, text(f"put {number}"))
         case 7:
-            await core.messages.remove_part("ses_1", message, part)
+            await core.records.remove_part("ses_1", message, part)
         case _:
             patch: dict[str, Any] = {f"k{chance.randrange(3)}": chance.choice([None, number, {}])}
             await core.documents.change("ses_1", "preferences", patch)

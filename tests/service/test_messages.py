@@ -96,8 +96,8 @@ async def test_an_append_is_found_again_after_its_message_was_edited_or_removed(
 ) -> None:
     await append(core, said("a", "m1"))
     await append(core, said("b", "m2"))
-    await core.messages.edit("ses_1", "m1", {"content": "A"})
-    await core.messages.remove("ses_1", "m2")
+    await core.records.edit("ses_1", "m1", {"content": "A"})
+    await core.records.remove("ses_1", "m2")
     for given in (said("a", "m1"), said("b", "m2")):
         assert (await core.messages.append("ses_1", [given])).duplicate
     assert await contents_of(core) == ["A"]
@@ -151,7 +151,7 @@ async def test_pages_are_the_same_whether_the_log_was_amended_or_not(
     loaded = (await load(core)).conversation
 
     await append(core, said("gone", "gone"))
-    await core.messages.remove("ses_1", "gone")
+    await core.records.remove("ses_1", "gone")
     slow = [await core.messages.page("ses_1", after, limit) for after in offsets]
     assert [_without_position(p) for p in slow] == [_without_position(p) for p in fast]
     assert (await load(core)).conversation == loaded
@@ -172,7 +172,7 @@ async def test_a_page_after_the_end_is_empty(core: Services) -> None:
 
 async def test_an_edit_changes_the_fields_it_names(core: Services) -> None:
     await append(core, said("a", "m1", metadata={"keep": 1, "drop": 2, "deep": {"x": 1}}))
-    edited = await core.messages.edit(
+    edited = await core.records.edit(
         "ses_1",
         "m1",
         {"content": "A", "role": "system", "metadata": {"drop": None, "deep": {"y": 2}}},
@@ -209,19 +209,19 @@ async def test_an_edit_that_leaves_no_message_is_refused(core: Services, patch: 
     await append(core, said("a", "m1"))
     before = await contents(core)
     with pytest.raises(InvalidInput):
-        await core.messages.edit("ses_1", "m1", patch)
+        await core.records.edit("ses_1", "m1", patch)
     assert await contents(core) == before
 
 
 async def test_an_edit_expects_the_version_it_is_based_on(core: Services) -> None:
     (first,) = await append(core, said("a", "m1"))
-    second = await core.messages.edit("ses_1", "m1", {"content": "b"}, Request(expected=first))
+    second = await core.records.edit("ses_1", "m1", {"content": "b"}, Request(expected=first))
     for stale in (first, first.partition(":")[2], STALE.expected):
         with pytest.raises(VersionMismatch) as refused:
-            await core.messages.edit("ses_1", "m1", {"content": "c"}, Request(expected=stale))
+            await core.records.edit("ses_1", "m1", {"content": "c"}, Request(expected=stale))
         assert second.version in refused.value.detail
     offset = second.version.partition(":")[2]
-    await core.messages.edit("ses_1", "m1", {"content": "c"}, Request(expected=offset))
+    await core.records.edit("ses_1", "m1", {"content": "c"}, Request(expected=offset))
     assert await contents_of(core) == ["c"]
 
 
@@ -232,7 +232,7 @@ async def test_edits_without_a_version_are_all_applied_however_many_race(
     await append(core, said("a", "m1"))
     await asyncio.gather(
         *(
-            (core, there)[n % 2].messages.edit("ses_1", "m1", {"metadata": {f"k{n}": n}})
+            (core, there)[n % 2].records.edit("ses_1", "m1", {"metadata": {f"k{n}": n}})
             for n in range(12)
         )
     )
@@ -247,7 +247,7 @@ async def test_of_racing_edits_of_one_version_one_is_applied(
     (first,) = await append(core, said("a", "m1"))
     outcomes = await asyncio.gather(
         *(
-            (core, there)[n % 2].messages.edit(
+            (core, there)[n % 2].records.edit(
                 "ses_1", "m1", {"content": f"{n}"}, Request(expected=first)
             )
             for n in range(6)
@@ -259,17 +259,17 @@ async def test_of_racing_edits_of_one_version_one_is_applied(
 
 async def test_a_removed_message_is_gone_from_everywhere_but_the_log(core: Services) -> None:
     await append(core, said("a", "m1"), said("b", "m2"))
-    await core.messages.put_part("ses_1", "m1", "p1", text("x"))
-    await core.messages.remove("ses_1", "m1")
+    await core.records.put_part("ses_1", "m1", "p1", text("x"))
+    await core.records.remove("ses_1", "m1")
     assert [message.id for message in (await page(core)).messages] == ["m2"]
     session = await load(core)
     assert session.conversation.total_messages == len(session.conversation.messages) == 1
     for change in (
         core.messages.read("ses_1", "m1"),
-        core.messages.remove("ses_1", "m1"),
-        core.messages.edit("ses_1", "m1", {"content": "x"}),
-        core.messages.put_part("ses_1", "m1", "p1", text("x")),
-        core.messages.remove_part("ses_1", "m1", "p1"),
+        core.records.remove("ses_1", "m1"),
+        core.records.edit("ses_1", "m1", {"content": "x"}),
+        core.records.put_part("ses_1", "m1", "p1", text("x")),
+        core.records.remove_part("ses_1", "m1", "p1"),
     ):
         with pytest.raises(NotFound):
             await change
@@ -278,7 +278,7 @@ async def test_a_removed_message_is_gone_from_everywhere_but_the_log(core: Servi
 
 async def test_a_part_is_put_replaced_and_removed(core: Services) -> None:
     await append(core, NewMessage(role="assistant", id="m1", parts=[text("a", id="p1")]))
-    put = core.messages.put_part
+    put = core.records.put_part
     await put("ses_1", "m1", "p2", {"type": "tool", "tool": "ls", "state": {"x": []}})
     await put("ses_1", "m1", "p1", text("A"))
     await put("ses_1", "m1", "p3", text("z", id="p3"))
@@ -290,7 +290,7 @@ async def test_a_part_is_put_replaced_and_removed(core: Services) -> None:
     ]
     assert (message.content, message.tool_calls) == ("A\nz", ["ls"])
     for name in ("p1", "p3"):
-        await core.messages.remove_part("ses_1", "m1", name)
+        await core.records.remove_part("ses_1", "m1", name)
     (message,) = (await load(core)).conversation.messages
     assert (message.content, message.tool_calls) == ("", ["ls"])
     assert [part["id"] for part in message.parts or []] == ["p2"]
@@ -300,37 +300,37 @@ async def test_a_part_needs_a_type_and_the_id_of_its_address(core: Services) -> 
     await append(core, said("a", "m1"))
     for part in ({}, {"type": ""}, text("x", id="other"), {"type": "text", "id": 5}):
         with pytest.raises(InvalidInput):
-            await core.messages.put_part("ses_1", "m1", "p1", part)
+            await core.records.put_part("ses_1", "m1", "p1", part)
     assert (await core.messages.read("ses_1", "m1")).message.parts is UNSET
 
 
 async def test_putting_a_part_leaves_what_the_caller_gave_as_it_was(core: Services) -> None:
     await append(core, said("a", "m1"))
     part = text("x")
-    await core.messages.put_part("ses_1", "m1", "p1", part)
+    await core.records.put_part("ses_1", "m1", "p1", part)
     assert part == text("x")
-    await core.messages.put_part("ses_1", "m1", "p2", part)
+    await core.records.put_part("ses_1", "m1", "p2", part)
 
 
 async def test_a_part_that_is_not_there_cannot_be_removed_and_not_twice(core: Services) -> None:
     await append(core, NewMessage(role="user", id="m1", parts=[text("a", id="p1")]))
     with pytest.raises(NotFound):
-        await core.messages.remove_part("ses_1", "m1", "p9")
-    await core.messages.remove_part("ses_1", "m1", "p1")
+        await core.records.remove_part("ses_1", "m1", "p9")
+    await core.records.remove_part("ses_1", "m1", "p1")
     with pytest.raises(NotFound):
-        await core.messages.remove_part("ses_1", "m1", "p1")
+        await core.records.remove_part("ses_1", "m1", "p1")
     with pytest.raises(NotFound):
-        await core.messages.put_part("ses_1", "m1", "p1", text("again"))
+        await core.records.put_part("ses_1", "m1", "p1", text("again"))
 
 
 async def test_parts_expect_the_version_they_are_based_on(core: Services) -> None:
     await append(core, said("a", "m1"))
-    first = await core.messages.put_part("ses_1", "m1", "p1", text("x"))
+    first = await core.records.put_part("ses_1", "m1", "p1", text("x"))
     based = Request(expected=first.version)
-    await core.messages.put_part("ses_1", "m1", "p1", text("y"), based)
+    await core.records.put_part("ses_1", "m1", "p1", text("y"), based)
     for change in (
-        core.messages.put_part("ses_1", "m1", "p1", text("z"), based),
-        core.messages.remove_part("ses_1", "m1", "p1", based),
+        core.records.put_part("ses_1", "m1", "p1", text("z"), based),
+        core.records.remove_part("ses_1", "m1", "p1", based),
     ):
         with pytest.raises(VersionMismatch):
             await change
@@ -341,9 +341,9 @@ async def test_a_version_nobody_gave_is_refused_for_every_kind_of_part(core: Ser
     embedded = NewMessage(role="user", id="m1", parts=[text("a", id="p1")])
     await append(core, embedded)
     for change in (
-        core.messages.put_part("ses_1", "m1", "p1", text("mine"), STALE),
-        core.messages.put_part("ses_1", "m1", "new", text("mine"), STALE),
-        core.messages.remove_part("ses_1", "m1", "p1", STALE),
+        core.records.put_part("ses_1", "m1", "p1", text("mine"), STALE),
+        core.records.put_part("ses_1", "m1", "new", text("mine"), STALE),
+        core.records.remove_part("ses_1", "m1", "p1", STALE),
     ):
         with pytest.raises(VersionMismatch):
             await change
@@ -355,8 +355,8 @@ async def test_what_follows_from_parts_is_not_edited(core: Services) -> None:
     patches: list[dict[str, Any]] = [{"content": "b"}, {"tool_calls": []}]
     for patch in patches:
         with pytest.raises(InvalidInput):
-            await core.messages.edit("ses_1", "m1", patch)
-    await core.messages.edit("ses_1", "m1", {"metadata": {"n": 1}})
+            await core.records.edit("ses_1", "m1", patch)
+    await core.records.edit("ses_1", "m1", {"metadata": {"n": 1}})
     message = (await core.messages.read("ses_1", "m1")).message
     assert (message.content, message.metadata) == ("a", {"n": 1})
 
@@ -366,14 +366,14 @@ async def test_a_change_with_a_key_is_done_once_and_answers_the_same(
     core: Services, change: str
 ) -> None:
     await append(core, said("a", "m1"))
-    await core.messages.put_part("ses_1", "m1", "p1", text("x"))
+    await core.records.put_part("ses_1", "m1", "p1", text("x"))
     arguments: dict[str, tuple[Any, ...]] = {
         "edit": ({"content": "b"},),
         "remove": (),
         "put_part": ("p2", text("y")),
         "remove_part": ("p1",),
     }
-    act = getattr(core.messages, change)
+    act = getattr(core.records, change)
     first = await act("ses_1", "m1", *arguments[change], KEY)
     again = await act("ses_1", "m1", *arguments[change], KEY)
     assert again == first
@@ -388,21 +388,18 @@ async def test_the_same_change_with_one_key_many_times_at_once_is_done_once(
     there = await start(instance="there")
     await append(core, said("a", "m1"))
     await asyncio.gather(
-        *(
-            (core, there)[n % 2].messages.edit("ses_1", "m1", {"content": "b"}, KEY)
-            for n in range(8)
-        )
+        *((core, there)[n % 2].records.edit("ses_1", "m1", {"content": "b"}, KEY) for n in range(8))
     )
     assert [entry.op for entry in await core.entries("ses_1")].count("message.edit") == 1
 
 
 async def test_a_key_used_for_another_change_is_refused(core: Services) -> None:
     await append(core, said("a", "m1"))
-    await core.messages.edit("ses_1", "m1", {"content": "b"}, KEY)
+    await core.records.edit("ses_1", "m1", {"content": "b"}, KEY)
     for change in (
-        core.messages.edit("ses_1", "m1", {"content": "c"}, KEY),
-        core.messages.remove("ses_1", "m1", KEY),
-        core.messages.put_part("ses_1", "m1", "p1", text("x"), KEY),
+        core.records.edit("ses_1", "m1", {"content": "c"}, KEY),
+        core.records.remove("ses_1", "m1", KEY),
+        core.records.put_part("ses_1", "m1", "p1", text("x"), KEY),
     ):
         with pytest.raises(AlreadyExists):
             await change
@@ -412,8 +409,8 @@ async def test_a_key_used_for_another_change_is_refused(core: Services) -> None:
 async def test_who_asked_is_part_of_the_origin(core: Services) -> None:
     asking = Request(client="tui")
     await core.messages.append("ses_1", [said("a", "m1")], asking)
-    await core.messages.edit("ses_1", "m1", {"content": "b"}, asking)
-    await core.messages.put_part("ses_1", "m1", "p1", text("x"), asking)
+    await core.records.edit("ses_1", "m1", {"content": "b"}, asking)
+    await core.records.put_part("ses_1", "m1", "p1", text("x"), asking)
     origins = [entry.origin for entry in await core.entries("ses_1")][1:]
     assert all(o.startswith(f"tui@{core.committer.writer}:") for o in origins)
 
@@ -426,10 +423,10 @@ async def test_messages_of_no_session_are_told_from_no_message(core: Services) -
             core.messages.append(session_id, [said("a")]),
             core.messages.page(session_id),
             core.messages.read(session_id, "m1"),
-            core.messages.edit(session_id, "m1", {"content": "x"}),
-            core.messages.remove(session_id, "m1"),
-            core.messages.put_part(session_id, "m1", "p1", text("x")),
-            core.messages.remove_part(session_id, "m1", "p1"),
+            core.records.edit(session_id, "m1", {"content": "x"}),
+            core.records.remove(session_id, "m1"),
+            core.records.put_part(session_id, "m1", "p1", text("x")),
+            core.records.remove_part(session_id, "m1", "p1"),
         ):
             with pytest.raises(error):
                 await change

@@ -188,7 +188,7 @@ async def test_a_load_is_of_one_position_however_much_is_written(core: Services)
         while not stop.is_set():
             await core.messages.append("ses_1", [said("a", f"a{number}"), said("b", f"b{number}")])
             await core.documents.change("ses_1", "preferences", {"last": f"b{number}"})
-            await core.messages.edit("ses_1", f"a{number}", {"content": "A"})
+            await core.records.edit("ses_1", f"a{number}", {"content": "A"})
             number += 1
 
     writing = asyncio.create_task(write())

@@ -15,6 +15,7 @@ from sessiond.service.writing import (
     now,
 )
 from sessiond.store.committer import KeyUsed
+from sessiond.store.conflicts import ConflictStore
 from tests.store.support import Services
 
 
@@ -36,12 +37,14 @@ class Race:
         self.pauses.append(seconds)
 
     def around(self, core: Services) -> Surroundings:
-        return Surroundings(core.store, clock=core.clock, sleep=self.sleep)
+        return Surroundings(
+            core.store, ConflictStore(core.redis, core.keys), clock=core.clock, sleep=self.sleep
+        )
 
 
 async def test_a_lost_race_is_run_again(core: Services) -> None:
     race = Race(VersionMismatch("1"), KeyUsed("k"), VersionMismatch("2"))
-    assert await attempt(race.around(core), PLAIN, race.change) == "done"
+    assert await attempt(race.around(core), "ses_1", "context", PLAIN, race.change) == "done"
     assert race.tries == 4
     assert len(race.pauses) == 2
 
@@ -49,14 +52,14 @@ async def test_a_lost_race_is_run_again(core: Services) -> None:
 async def test_who_named_a_version_hears_of_the_mismatch_at_once(core: Services) -> None:
     race = Race(VersionMismatch("1"))
     with pytest.raises(VersionMismatch):
-        await attempt(race.around(core), Request(expected="1"), race.change)
+        await attempt(race.around(core), "ses_1", "context", Request(expected="1"), race.change)
     assert race.tries == 1
 
 
 async def test_after_many_lost_races_the_caller_is_told_to_try_later(core: Services) -> None:
     race = Race(*[VersionMismatch("1") for _ in range(100)])
     with pytest.raises(Contended) as contended:
-        await attempt(race.around(core), PLAIN, race.change)
+        await attempt(race.around(core), "ses_1", "context", PLAIN, race.change)
     assert contended.value.temporary
     assert race.tries == 32
     assert max(race.pauses) <= 0.05
@@ -65,7 +68,7 @@ async def test_after_many_lost_races_the_caller_is_told_to_try_later(core: Servi
 async def test_other_errors_are_not_tried_again(core: Services) -> None:
     race = Race(NotFound("x"))
     with pytest.raises(NotFound):
-        await attempt(race.around(core), PLAIN, race.change)
+        await attempt(race.around(core), "ses_1", "context", PLAIN, race.change)
     assert race.tries == 1
 
 
@@ -92,4 +95,7 @@ def test_a_key_stands_for_one_content() -> None:
 
 async def test_time_is_that_of_the_clock_handed_in(core: Services) -> None:
     core.clock.ms += 1
-    assert now(Surroundings(core.store, clock=core.clock)) == "2026-01-13T10:30:00.001Z"
+    assert (
+        now(Surroundings(core.store, ConflictStore(core.redis, core.keys), clock=core.clock))
+        == "2026-01-13T10:30:00.001Z"
+    )

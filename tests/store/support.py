@@ -12,9 +12,11 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
+from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
+from sessiond.service.records import Records
 from sessiond.service.sessions import Sessions
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committed, Committer, Draft, FieldChange, IdempotencyKey
@@ -53,6 +55,8 @@ class Services:
     store: SessionStore
     sessions: Sessions
     messages: Messages
+    records: Records
+    conflicts: Conflicts
     documents: Documents
     feeds: Feeds
     clock: TurnedClock

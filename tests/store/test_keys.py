@@ -72,13 +72,14 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
         "applied",
         "context",
         "preferences",
+        "conflicts",
     ]
 
 
 @pytest.mark.parametrize("namespace", ["sessiond", "t", "my-team_2"])
 def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
-    names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances]
+    names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances, keys.contested]
     names += [keys.lease("a"), keys.opencodes]
     names += [keys.workspace("w"), keys.workspace_events("w")]
     assert all(name.startswith(f"{namespace}:") for name in names)
@@ -121,9 +122,13 @@ async def _everything(core: Services) -> None:
             NewSession(session_id=name, workspace="w.1", preferences={"theme": "dark"})
         )
     await core.messages.append("ses_1", [NewMessage(role="user", id="m1", content="hi")])
-    await core.messages.edit("ses_1", "m1", {"content": "ho"}, Request(key="k"))
-    await core.messages.put_part("ses_1", "m1", "p1", {"type": "text", "text": "x"})
+    await core.records.edit("ses_1", "m1", {"content": "ho"}, Request(key="k"))
+    await core.records.put_part("ses_1", "m1", "p1", {"type": "text", "text": "x"})
     await core.documents.change("ses_1", "context", {"working_directory": "/w"})
+    base = (await core.documents.read("ses_1", "context")).version
+    await core.documents.change("ses_1", "context", {"working_directory": "/v"})
+    late = Request(base=base)
+    await core.documents.change("ses_1", "context", {"working_directory": "/u"}, late)
     await core.sessions.send_live("ses_1", {"typing": True})
     await core.sessions.delete("ses_2")
     await core.store.beat("here", 1_000, 500)

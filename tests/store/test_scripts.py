@@ -16,6 +16,7 @@ def test_the_operations_are_those_of_the_log() -> None:
     assert {
         *("session.create", "session.delete", "document.change"),
         *("message.append", "message.edit", "message.remove", "part.put", "part.remove"),
+        *("conflict.record", "conflict.resolve"),
     } == OPERATIONS
 
 

@@ -19,6 +19,8 @@
 --                                          put together ("-": not at all), and is with it
 --              document, field, value      a field of a document to set
 --              "-document", field, ""      a field of a document to unset
+--              "conflict", field, value    a field of a conflict's entry
+--              "kept", id, json            a message that goes unseen with the session: see delete
 -- returns  one flat list: workspace, then for each group one of
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before
@@ -33,8 +35,16 @@ local SESSION_ID, WRITER = ARGV[1], ARGV[4]
 local DEDUPE_WINDOW = 2048  -- writers and keys remembered per session
 local LARGEST_CALL = 1024   -- operations in one call (sync.batch_operations at most)
 
--- What several operations of one group may be: none of them undoes what another one relies on.
+-- What several operations of one group may be: none of them undoes what another one relies on. What
+-- came of a merge may begin a group: behind it stand only the conflicts that it left.
+local CONFLICT = { ['conflict.record'] = true, ['conflict.resolve'] = true }
 local TOGETHER = { ['message.append'] = true, ['message.edit'] = true, ['part.put'] = true }
+local MERGED = { ['document.change'] = true, ['message.remove'] = true, ['part.remove'] = true }
+
+local function may_stand(group, place)
+  local op, first = ARGV[group[place] + OP], ARGV[group[1] + OP]
+  return CONFLICT[op] or TOGETHER[op] and not MERGED[first] or MERGED[op] and place == 1
+end
 
 redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that is no stream
 local known_writer = redis.call('HGET', APPLIED, WRITER)
@@ -129,7 +139,7 @@ local function commit(group, sequence)
   local ids = group[2] and {} or nil
   for i = 1, #group do
     local code, detail = check(group[i], ids)
-    if not code and ids and not TOGETHER[ARGV[group[i] + OP]] then
+    if not code and ids and not may_stand(group, i) then
       code, detail = 'invalid-input', ARGV[group[i] + OP] .. ' cannot be part of a group'
     end
     if code then return answer('error', code, detail) end

@@ -1,5 +1,6 @@
 -- session.delete: everything of the session goes, but for a tombstone in its metadata and this
 -- operation as the log's only entry, so that readers learn of it and its id is never used again.
+-- Messages that whoever deletes had not seen (options "kept") stay in the stream of conflicts.
 --   errors: version-mismatch with the session's position
 
 verbs['session.delete'] = {
@@ -14,6 +15,16 @@ verbs['session.delete'] = {
     redis.call('HSET', METADATA, 'session_id', ARGV[operation + ID], 'status', 'deleted',
       'workspace', session.workspace, 'deleted_at', ARGV[operation + AT],
       'deleted_by', ARGV[operation + ORIGIN])
+    local first, kept = operation + OPTIONS + 1, 0
+    for i = first, first + 3 * tonumber(ARGV[operation + OPTIONS]) - 1, 3 do
+      if ARGV[i] == 'kept' then
+        redis.call('XADD', CONFLICTS, string.format('%d-%d', session.version, kept),
+          'what', 'conflict', 'document', 'message', 'id', ARGV[i + 1], 'path', '',
+          'strategy', 'deletion', 'outcome', 'ours', 'at', ARGV[operation + AT],
+          'json', ARGV[i + 2])
+        kept = kept + 1
+      end
+    end
     session.status = 'deleted'
     session.total_messages, session.amendments = 0, 0
   end,

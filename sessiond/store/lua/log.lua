@@ -7,8 +7,10 @@
 --       5 applied       hash    writer -> "sequence offset"; key:<key> -> "digest offset"
 --       6 context       hash    field -> JSON; _version
 --       7 preferences   hash    field -> JSON; _version
+--       8 conflicts     stream  <number>-0 -> what document id path strategy outcome at json
 
 local METADATA, CONVERSATION, MESSAGES, PARTS, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local CONFLICTS = KEYS[8]
 local DOCUMENTS = { metadata = KEYS[1], context = KEYS[6], preferences = KEYS[7] }
 
 -- An operation is known by the place of its first argument: ARGV[operation + ID] is its id.

@@ -25,3 +25,9 @@ local function check_expected(operation, record)
   local current = (entry and entry.epoch .. ':' or '') .. record.last
   if expected ~= current then return 'version-mismatch', current end
 end
+
+-- Of a part without writings of its own the expected version is "0".
+local function check_not_written(operation)
+  local expected = option(operation, 'expected')
+  if expected and expected ~= '0' then return 'version-mismatch', '0' end
+end

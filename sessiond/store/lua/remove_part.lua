@@ -9,7 +9,7 @@ verbs['part.remove'] = {
     local part = read_index(PARTS, id)
     if not message or message.removed or part and part.removed then return 'not-found', id end
     if part then return check_expected(operation, part) end
-    if option(operation, 'expected') then return 'version-mismatch', '0' end
+    return check_not_written(operation)
   end,
   write = function(operation)
     write_index(PARTS, ARGV[operation + ID], true)

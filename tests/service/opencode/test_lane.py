@@ -308,7 +308,7 @@ async def test_messages_of_other_programs_stay_out_and_hold_nothing_up(
     await both(site, there)
     new = [said("hi", "x1"), said("hi", "x2", metadata={FIELD: "odd"})]
     await site.core.messages.append(SESSION, new)
-    await site.core.messages.put_part(SESSION, "x1", "p1", {"type": "text", "text": "a"})
+    await site.core.records.put_part(SESSION, "x1", "p1", {"type": "text", "text": "a"})
     there.opencode.message(SESSION, "m1", text="after")
     await there.outbox.flush(SESSION)
     await site.catch_up()

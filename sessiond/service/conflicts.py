@@ -1,0 +1,276 @@
+"""Conflicts: listed, read, decided by a person, and dropped when they are old."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, structs
+
+from sessiond.codec import json
+from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged
+from sessiond.model import Choice, ConflictRecord, ConflictState, Message, Resolution
+from sessiond.service.clock import milliseconds, moment_of
+from sessiond.service.documents import (
+    checked_document,
+    decoded_document,
+    document_change,
+    document_value,
+)
+from sessiond.service.identity import new_id
+from sessiond.service.merging import Subject, own_side
+from sessiond.service.records import Records
+from sessiond.service.writing import PLAIN, Request, Surroundings, attempt, check_expected, now
+from sessiond.store.committer import Draft, FieldChange
+from sessiond.store.conflicts import ConflictEntry
+from sessiond.sync.documents import replaced_at
+
+_DAY_MS = 24 * 3600 * 1000
+_RECORD = msgspec.json.Decoder(ConflictRecord)
+
+
+class _Resolved(Struct):
+    """The entry of a resolution: of which conflict."""
+
+    conflict: str
+    resolution: Resolution
+
+
+_RESOLVED = msgspec.json.Decoder(_Resolved)
+
+
+class Conflicts:
+    """The conflicts of sessions.
+
+    Args:
+        around: the stores, time and randomness.
+        records: the messages and parts that a decision may change.
+        kept_days: how long conflicts are kept that are not open.
+    """
+
+    def __init__(self, around: Surroundings, records: Records, *, kept_days: float) -> None:
+        self._around = around
+        self._records = records
+        self._kept_days = kept_days
+
+    async def of_session(
+        self, session_id: str, state: ConflictState | None = None
+    ) -> list[ConflictRecord]:
+        """Return the conflicts of a session, oldest first; also of one that was deleted.
+
+        Raises:
+            StoreUnavailable, StoreDamaged.
+        """
+        found = _folded(session_id, await self._around.conflicts.entries(session_id))
+        if not found:
+            await self._check_known(session_id)
+        return [record for record in found if state in (None, record.state)]
+
+    async def of_all(self, state: ConflictState | None = None) -> list[ConflictRecord]:
+        """Return the conflicts of all sessions, the session with the newest first."""
+        found: list[ConflictRecord] = []
+        for session_id in await self._around.conflicts.sessions():
+            records = _folded(session_id, await self._around.conflicts.entries(session_id))
+            found += [record for record in records if state in (None, record.state)]
+        return found
+
+    async def read(self, session_id: str, number: str) -> ConflictRecord:
+        """Return one conflict.
+
+        Raises:
+            NotFound: the session has none of this number, or no more.
+        """
+        for record in await self.of_session(session_id):
+            if record.number == number:
+                return record
+        raise NotFound(
+            f"session {session_id!r} has no conflict {number!r}",
+            hint="`sessiond conflicts` lists them; old ones are dropped (sync.conflict_days)",
+        )
+
+    async def resolve(
+        self, session_id: str, number: str, choice: Choice, request: Request = PLAIN
+    ) -> ConflictRecord:
+        """Decide a conflict: put a side, or a value, in its place, as a change of its own.
+
+        `merged` leaves what stands. A conflict that was decided may be decided anew.
+
+        Raises:
+            InvalidInput: no choice, or two; or the place is not there any more.
+            NotFound: there is no such conflict.
+            VersionMismatch: the expected version is not that of the document or record.
+            SessionDeleted: nothing can be put into it.
+        """
+        if (choice.take is UNSET) == (choice.value is UNSET):
+            raise InvalidInput(
+                "a decision is either `take` or `value`",
+                hint='for example {"take": "theirs"}, or {"value": 3}',
+            )
+        record = await self.read(session_id, number)
+
+        async def once() -> ConflictRecord:
+            change = await self._change(record, choice, request)
+            at = now(self._around)
+            group = [*change, self._resolution(record, choice, request, at)]
+            await self._around.conflicts.note(session_id, self._around.clock())
+            await self._around.store.commit(session_id, group, self._around.clock())
+            return await self.read(session_id, number)
+
+        what = record.id or record.document
+        return await attempt(self._around, session_id, what, request, once)
+
+    async def trim(self) -> None:
+        """Drop what is older than conflicts are kept; what nobody decided yet stays."""
+        oldest_ms = self._around.clock() - round(self._kept_days * _DAY_MS)
+        for session_id in await self._around.conflicts.sessions():
+            entries = await self._around.conflicts.entries(session_id)
+            states = {each.number: each.state for each in _folded(session_id, entries)}
+            kept = (
+                entry.number
+                for entry in entries
+                if milliseconds(entry.at) >= oldest_ms or states.get(entry.number) == "open"
+            )
+            first = next(kept, None)
+            if not entries or first != entries[0].number:
+                await self._around.conflicts.trim(session_id, first)
+
+    async def _check_known(self, session_id: str) -> None:
+        try:
+            await self._around.store.end(session_id)
+        except SessionDeleted:
+            return
+
+    async def _change(
+        self, record: ConflictRecord, choice: Choice, request: Request
+    ) -> list[Draft]:
+        """Return the operation that puts what was chosen in its place; none when it stands."""
+        value = _chosen(record, choice)
+        if choice.take == "merged":
+            return []
+        name = record.document
+        if name == "message" or name == "part":  # noqa: PLR1714 - so that the type is narrowed
+            return await self._record_change(record, value, request)
+        snapshot = await self._around.store.snapshot(record.session_id)
+        check_expected(request.expected, snapshot.versions[name])
+        wanted = _placed(decoded_document(snapshot, name), record.path, value)
+        checked = checked_document(name, document_value(snapshot, name), wanted)
+        return [
+            document_change(snapshot, name, checked, at=now(self._around), client=request.client)
+        ]
+
+    async def _record_change(
+        self, record: ConflictRecord, value: Any, request: Request
+    ) -> list[Draft]:
+        subject = Subject(record.session_id, record.document, record.id)
+        standing = await self._records.standing(subject)
+        check_expected(request.expected, standing.version)
+        at = now(self._around)
+        before = standing.side.value
+        if before is UNSET and record.path:
+            raise InvalidInput(
+                f"{record.document} {record.id!r} was removed; nothing can be set in it"
+            )
+        wanted = _placed(before, record.path, value)
+        if wanted is UNSET:
+            if before is UNSET:
+                return []
+            op = f"{record.document}.remove"
+            return [Draft(op, record.id, at, b"{}", standing.own_version, client=request.client)]
+        if before is UNSET:
+            return [self._anew(record, wanted, at, request)]
+        op = "message.edit" if record.document == "message" else "part.put"
+        body = json.encode(_message(wanted) if record.document == "message" else wanted)
+        return [Draft(op, record.id, at, body, standing.own_version, client=request.client)]
+
+    def _anew(self, record: ConflictRecord, wanted: Any, at: str, request: Request) -> Draft:
+        """Return what writes a removed record again: under a new id, for the old one is used up."""
+        around = self._around
+        message_id, _, part_id = record.id.partition("/")
+        prefix = "prt" if part_id else "msg"
+        name = new_id(prefix, around.clock(), around.entropy)
+        wanted = {**wanted, "id": name}
+        if part_id:
+            body = json.encode(wanted)
+            return Draft("part.put", f"{message_id}/{name}", at, body, client=request.client)
+        body = json.encode(_message(wanted))
+        return Draft("message.append", name, at, body, client=request.client)
+
+    def _resolution(
+        self, record: ConflictRecord, choice: Choice, request: Request, at: str
+    ) -> Draft:
+        take = choice.take or "value"
+        origin = own_side(self._around, request, None, 0).origin
+        resolution = Resolution(
+            take=take, value=choice.value, origin=origin, at=moment_of(at), version=""
+        )
+        fields: dict[str, str | bytes] = {
+            "what": "resolution",
+            "id": record.number,
+            "take": take,
+            "at": at,
+            "json": json.encode(_Resolved(record.number, resolution)),
+        }
+        return Draft(
+            "conflict.resolve",
+            record.number,
+            at,
+            json.encode({"take": take}),
+            client=request.client,
+            changes=tuple(FieldChange("conflict", *field) for field in fields.items()),
+        )
+
+
+def _folded(session_id: str, entries: list[ConflictEntry]) -> list[ConflictRecord]:
+    """Return conflicts with what was decided about each last.
+
+    Raises:
+        StoreDamaged: an entry is not one that sessiond writes.
+    """
+    records: dict[str, ConflictRecord] = {}
+    for entry in entries:
+        try:
+            if entry.what == "conflict":
+                record = _RECORD.decode(entry.json)
+                records[entry.number] = structs.replace(record, number=entry.number)
+            elif entry.what == "resolution":
+                decided = _RESOLVED.decode(entry.json)
+                resolution = structs.replace(decided.resolution, version=entry.number)
+                if decided.conflict in records:
+                    records[decided.conflict] = structs.replace(
+                        records[decided.conflict], state="resolved", resolution=resolution
+                    )
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise StoreDamaged(
+                f"conflict {entry.number} of session {session_id!r} is damaged: {error}",
+                hint="look at it with `sessiond redis cat`",
+            ) from error
+    return list(records.values())
+
+
+def _chosen(record: ConflictRecord, choice: Choice) -> Any:
+    match choice.take:
+        case "ours":
+            return record.ours.value
+        case "theirs":
+            return record.theirs.value
+        case "base":
+            return record.base
+        case _:
+            return choice.value
+
+
+def _placed(value: Any, path: list[str], new: Any) -> Any:
+    try:
+        return replaced_at(value, path, new)
+    except LookupError as error:
+        raise InvalidInput(
+            f"the place of this conflict is not there any more: {error}",
+            hint="change the document itself, then take `merged`",
+        ) from None
+
+
+def _message(value: Any) -> Message:
+    try:
+        return msgspec.convert(value, Message)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"this would not be a message: {error}") from error

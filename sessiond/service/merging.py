@@ -1,0 +1,168 @@
+"""What merges leave out of their results, on its way into the log: a conflict for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from sessiond.codec import json
+from sessiond.model import ConflictRecord, ConflictSide
+from sessiond.service.clock import moment, moment_of
+from sessiond.service.writing import Request, Surroundings, commit
+from sessiond.store.committer import Committed, Draft, FieldChange
+from sessiond.sync.defaults import MergedDocument
+from sessiond.sync.documents import value_at
+from sessiond.sync.globs import dotted
+from sessiond.sync.merge import Conflict
+from sessiond.sync.position import Position
+from sessiond.sync.rebase import Contest
+from sessiond.sync.sides import Outcome, Side
+
+NOT_IN_THE_LOG = 2**53
+"""The offset of a change that is not in the log yet: it comes after all that are."""
+
+REMOVAL, DELETION = "removal", "deletion"
+"""The rules by which a removed record stays removed, and a deleted session deleted."""
+
+
+class Subject(Struct, frozen=True):
+    """What is merged: a document of a session, or the message or part of an id."""
+
+    session_id: str
+    document: MergedDocument
+    id: str = ""
+
+
+class Outcomes(Struct, frozen=True):
+    """What a merge made of a subject, and what it left out. `base` is the version it began at."""
+
+    subject: Subject
+    base: str
+    value: Any
+    contests: tuple[Contest, ...] = ()
+
+
+def own_side(around: Surroundings, request: Request, value: Any, at_ms: int) -> Side:
+    """Return a change that is not written yet as a side of a merge."""
+    writer = around.store.writer
+    origin = f"{request.client}@{writer}" if request.client else writer
+    return Side(value, at_ms, NOT_IN_THE_LOG, origin)
+
+
+def whole(base: Any, ours: Side, theirs: Side, strategy: str, outcome: Outcome) -> Contest:
+    """Return the contest of two about a record as a whole."""
+    conflict = Conflict(
+        path=(), base=base, ours=ours.value, theirs=theirs.value, strategy=strategy, outcome=outcome
+    )
+    return Contest(conflict, ours, theirs)
+
+
+async def commit_merged(
+    around: Surroundings, draft: Draft, outcomes: Outcomes
+) -> tuple[Position, list[str] | UnsetType]:
+    """Write an operation together with the conflicts that it came with, all or nothing.
+
+    Returns:
+        Where the operation went, and the numbers of the conflicts.
+    """
+    session_id = outcomes.subject.session_id
+    conflicts = conflict_drafts(outcomes, draft)
+    if conflicts:  # first, so that no crash can hide them
+        await around.conflicts.note(session_id, around.clock())
+    committed = await commit(around, session_id, [draft, *conflicts])
+    return committed.positions[0], numbers_of(committed)[1:] or UNSET
+
+
+def conflict_drafts(outcomes: Outcomes, draft: Draft) -> list[Draft]:
+    """Return the operations that record what a merge left out, to be written behind its own."""
+    subject = outcomes.subject
+    return [
+        Draft(
+            "conflict.record",
+            subject.id or subject.document,
+            draft.at,
+            json.encode(
+                {
+                    "document": subject.document,
+                    "id": subject.id,
+                    "path": record.path,
+                    "strategy": record.strategy,
+                    "outcome": record.outcome,
+                    "state": record.state,
+                }
+            ),
+            client=draft.client,
+            changes=tuple(
+                FieldChange("conflict", *field)
+                for field in conflict_entry(record, draft.at).items()
+            ),
+        )
+        for record in conflict_records(outcomes, draft.at)
+    ]
+
+
+def conflict_entry(record: ConflictRecord, at: str) -> dict[str, str | bytes]:
+    """Return the fields of a conflict's entry: what a person filters by, and all of it as JSON."""
+    return {
+        "what": "conflict",
+        "document": record.document,
+        "id": record.id,
+        "path": dotted(record.path),
+        "strategy": record.strategy,
+        "outcome": record.outcome,
+        "at": at,
+        "json": json.encode(record),
+    }
+
+
+def numbers_of(committed: Committed) -> list[str]:
+    """Return the numbers of conflicts that were written."""
+    return [str(position.offset) for position in committed.positions]
+
+
+async def recorded_behind(
+    around: Surroundings, session_id: str, position: Position
+) -> list[str] | UnsetType:
+    """Return the numbers of the conflicts that were written behind an operation, some time ago."""
+    page = await around.store.log.page(session_id, position)
+    numbers = []
+    for entry in page.entries:
+        if entry.op != "conflict.record":
+            break
+        numbers.append(str(entry.offset))
+    return numbers or UNSET
+
+
+def conflict_records(outcomes: Outcomes, at: str) -> Iterator[ConflictRecord]:
+    """Yield what a merge left out, as it is kept; the number is that of the operation to come."""
+    subject = outcomes.subject
+    for contest in outcomes.contests:
+        conflict = contest.conflict
+        is_mixed = conflict.outcome == "merged"
+        yield ConflictRecord(
+            number="",  # that of its operation
+            session_id=subject.session_id,
+            document=subject.document,
+            id=subject.id,
+            path=list(conflict.path),
+            strategy=conflict.strategy,
+            outcome=conflict.outcome,
+            base_version=outcomes.base,
+            base=conflict.base,
+            ours=_side(contest.ours, conflict.ours),
+            theirs=_side(contest.theirs, conflict.theirs),
+            merged=value_at(outcomes.value, conflict.path) if is_mixed else UNSET,
+            at=moment_of(at),
+            state="open" if conflict.is_open else "settled",
+        )
+
+
+def _side(side: Side, value: Any) -> ConflictSide:
+    return ConflictSide(
+        value=value,
+        origin=side.origin,
+        at=moment(side.at),
+        version=UNSET if side.offset == NOT_IN_THE_LOG else str(side.offset),
+    )

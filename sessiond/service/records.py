@@ -1,0 +1,425 @@
+"""Changes of messages and parts that are there: edited, removed, written anew.
+
+A change that names the version it was made on is merged with what others made of the record since.
+What was removed stays removed: a change that came too late for it is kept as a conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, structs
+
+from sessiond.codec import json
+from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged
+from sessiond.model import Message, Part, WrittenRecord
+from sessiond.service.clock import milliseconds
+from sessiond.service.merging import (
+    REMOVAL,
+    Outcomes,
+    Subject,
+    commit_merged,
+    conflict_drafts,
+    numbers_of,
+    own_side,
+    recorded_behind,
+    whole,
+)
+from sessiond.service.refused import kept
+from sessiond.service.writing import (
+    PLAIN,
+    Request,
+    Surroundings,
+    attempt,
+    check_expected,
+    commit,
+    idempotency_key,
+    is_current,
+    now,
+    written_before,
+)
+from sessiond.store.committer import Draft, IdempotencyKey
+from sessiond.sync.documents import merge_patch
+from sessiond.sync.entry import Entry
+from sessiond.sync.merge import merge
+from sessiond.sync.parts import check_not_own, check_part, with_parts
+from sessiond.sync.position import parse_position
+from sessiond.sync.rebase import Contest
+from sessiond.sync.rules import LAST_WRITER
+from sessiond.sync.sides import Side
+
+NEW = "0"
+"""The version of a record that is not there yet."""
+
+_EDITABLE = frozenset({"role", "content", "tool_calls", "metadata"})
+_MESSAGE = msgspec.json.Decoder(Message)
+_ANY = msgspec.json.Decoder()
+
+Make = Callable[[Any], Any]
+"""Makes of a record what a change makes of it."""
+
+
+class Standing(Struct, frozen=True):
+    """A record as it stands, and who wrote it last; UNSET when it was removed, or never was.
+
+    Attributes:
+        side: the record and its last writing.
+        version: what a change may be based on; "0" before the first writing.
+        own_version: the same by its own writings: "0" of a part that came inside its message.
+        may_be_new: whether there is a place for it, though it never was there.
+    """
+
+    side: Side
+    version: str
+    own_version: str
+    may_be_new: bool = False
+
+
+class Records:
+    """Edits and removes messages, writes and removes parts.
+
+    Args:
+        around: the stores, the rules of merging, time and randomness.
+    """
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+
+    async def edit(
+        self, session_id: str, message_id: str, patch: Any, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Apply a JSON Merge Patch (RFC 7396) to a message; its parts are edited one by one.
+
+        Raises:
+            InvalidInput: the patch touches other fields, or makes it no message.
+            VersionMismatch: the expected version is not the current one.
+            NotFound: there is no such message, or no more.
+            SessionDeleted, Contended, AlreadyExists (the key): see `writing`.
+        """
+        if not isinstance(patch, dict) or not patch.keys() <= _EDITABLE:
+            raise InvalidInput(
+                "an edit is a JSON object of the fields to change",
+                hint=f"these can change: {', '.join(sorted(_EDITABLE))}; parts on their own",
+            )
+        subject = Subject(session_id, "message", message_id)
+        key = idempotency_key(request, json.encode(["edit", message_id, patch]))
+        try:
+            return await self._put(
+                "message.edit", subject, request, key, lambda before: _edited(before, patch)
+            )
+        except SessionDeleted as error:
+            raise await kept(self._around, request, error, [(subject, patch)]) from error
+
+    async def put_part(
+        self, session_id: str, message_id: str, part_id: str, part: Part, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Write a part of a message: a new one, or the part of that id anew.
+
+        Raises:
+            InvalidInput: the part has no type, or another id.
+            NotFound: there is no such message, or the part was removed.
+            SessionDeleted, VersionMismatch, AlreadyExists (the key).
+        """
+        part = {"id": part_id} | part
+        if part["id"] != part_id:
+            raise InvalidInput(f"the part says its id is {part['id']!r}, the address {part_id!r}")
+        check_part(part)
+        subject = Subject(session_id, "part", f"{message_id}/{part_id}")
+        body = json.encode(part)
+        key = idempotency_key(request, b"part.put %b %b" % (subject.id.encode(), body))
+        try:
+            if request.base:
+                return await self._put("part.put", subject, request, key, lambda _: part)
+            return await self._write("part.put", subject, body, request, key)
+        except SessionDeleted as error:
+            raise await kept(self._around, request, error, [(subject, part)]) from error
+
+    async def remove(
+        self, session_id: str, message_id: str, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Remove a message and its parts from the conversation; the log keeps what it was.
+
+        Raises:
+            NotFound, SessionDeleted, VersionMismatch, AlreadyExists (the key).
+        """
+        subject = Subject(session_id, "message", message_id)
+        return await self._remove("message.remove", subject, request)
+
+    async def remove_part(
+        self, session_id: str, message_id: str, part_id: str, request: Request = PLAIN
+    ) -> WrittenRecord:
+        """Remove one part of a message.
+
+        Raises:
+            NotFound, SessionDeleted, VersionMismatch, AlreadyExists (the key).
+        """
+        check_not_own(part_id)
+        subject = Subject(session_id, "part", f"{message_id}/{part_id}")
+        standing = await self.standing(subject)
+        if standing.version == NEW:
+            raise NotFound(f"message {message_id!r} has no part {part_id!r}")
+        return await self._remove("part.remove", subject, request)
+
+    # Writing
+
+    async def _put(
+        self,
+        op: str,
+        subject: Subject,
+        request: Request,
+        key: IdempotencyKey | None,
+        make: Make,
+    ) -> WrittenRecord:
+        """Write a record anew: what a change makes of it, whatever it was made on."""
+        around, at_ms = self._around, self._around.clock()
+
+        async def once() -> WrittenRecord:
+            if before := await self._written(subject, key):
+                return before
+            standing = await self.standing(subject)
+            if standing.side.value is UNSET and not standing.may_be_new:
+                await self._keep_too_late(subject, request, make, standing, at_ms)
+            check_expected(request.expected, standing.version)
+            merged = await self._merged(subject, standing, request, make, at_ms)
+            draft = Draft(
+                op,
+                subject.id,
+                now(around),
+                json.encode(merged.value),
+                expected=standing.own_version,
+                key=key,
+                client=request.client,
+            )
+            position, conflicts = await commit_merged(around, draft, merged)
+            return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
+
+        return await attempt(around, subject.session_id, subject.id, request, once)
+
+    async def _remove(self, op: str, subject: Subject, request: Request) -> WrittenRecord:
+        key = idempotency_key(request, b"%b %b {}" % (op.encode(), subject.id.encode()))
+        if not request.base:
+            return await self._write(op, subject, b"{}", request, key)
+        around, at_ms = self._around, self._around.clock()
+
+        async def once() -> WrittenRecord:
+            if before := await self._written(subject, key):
+                return before
+            standing = await self.standing(subject)
+            outcomes = Outcomes(subject, request.base, UNSET)
+            if not is_current(request.base, standing.version) and standing.side.value is not UNSET:
+                base = await self._at_base(subject, request.base)
+                ours = own_side(around, request, UNSET, at_ms)
+                contest = whole(base, ours, standing.side, REMOVAL, "ours")
+                outcomes = structs.replace(outcomes, contests=(contest,))
+            draft = Draft(
+                op,
+                subject.id,
+                now(around),
+                b"{}",
+                expected=standing.own_version,
+                key=key,
+                client=request.client,
+            )
+            position, conflicts = await commit_merged(around, draft, outcomes)
+            return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
+
+        return await attempt(around, subject.session_id, subject.id, request, once)
+
+    async def _write(
+        self,
+        op: str,
+        subject: Subject,
+        body: bytes,
+        request: Request,
+        key: IdempotencyKey | None,
+    ) -> WrittenRecord:
+        """Write an operation that needs to know nothing of what stands."""
+        around = self._around
+
+        async def once() -> WrittenRecord:
+            if before := await self._written(subject, key):
+                return before
+            draft = Draft(
+                op,
+                subject.id,
+                now(around),
+                body,
+                expected=request.expected,
+                key=key,
+                client=request.client,
+            )
+            committed = await commit(around, subject.session_id, [draft])
+            return WrittenRecord(id=subject.id, version=str(committed.positions[0]))
+
+        return await attempt(around, subject.session_id, subject.id, request, once)
+
+    async def _written(self, subject: Subject, key: IdempotencyKey | None) -> WrittenRecord | None:
+        """Return what the write of this key came to, if it was made before."""
+        before = await written_before(self._around, subject.session_id, key)
+        if before is None:
+            return None
+        conflicts = await recorded_behind(self._around, subject.session_id, before)
+        return WrittenRecord(id=subject.id, version=str(before), conflicts=conflicts)
+
+    # Merging
+
+    async def _merged(
+        self, subject: Subject, standing: Standing, request: Request, make: Make, at_ms: int
+    ) -> Outcomes:
+        theirs = standing.side
+        if not request.base or is_current(request.base, standing.version):
+            return Outcomes(subject, request.base, make(theirs.value))
+        base = await self._at_base(subject, request.base)
+        is_known = base is not UNSET or request.base == NEW
+        ours = own_side(self._around, request, make(theirs.value if base is UNSET else base), at_ms)
+        rules = self._around.rules.of(subject.document) if is_known else LAST_WRITER
+        merged = merge(base, ours, theirs, rules)
+        contests = tuple(Contest(conflict, ours, theirs) for conflict in merged.conflicts)
+        value = _derived(merged.value) if subject.document == "message" else merged.value
+        return Outcomes(subject, request.base if is_known else "", value, contests)
+
+    async def _keep_too_late(
+        self, subject: Subject, request: Request, make: Make, standing: Standing, at_ms: int
+    ) -> None:
+        """Keep a change of a record that was removed meanwhile, and refuse it.
+
+        Raises:
+            NotFound: always.
+        """
+        around, name = self._around, subject.id
+        base = await self._at_base(subject, request.base) if request.base else UNSET
+        if base is UNSET or standing.version == NEW:
+            raise NotFound(f"session {subject.session_id!r} has no {subject.document} {name!r}")
+        ours = own_side(around, request, make(base), at_ms)
+        contest = whole(base, ours, standing.side, REMOVAL, "theirs")
+        draft = Draft("message.edit", name, now(around), b"{}", client=request.client)
+        drafts = conflict_drafts(Outcomes(subject, request.base, UNSET, (contest,)), draft)
+        await around.conflicts.note(subject.session_id, around.clock())
+        (number,) = numbers_of(await commit(around, subject.session_id, drafts))
+        raise NotFound(
+            f"{subject.document} {name!r} was removed",
+            hint=f"your change is kept as conflict {number} of the session",
+        )
+
+    # Reading
+
+    async def standing(self, subject: Subject) -> Standing:
+        """Return a record as it stands.
+
+        Raises:
+            NotFound: there is no such session.
+        """
+        if subject.document == "message":
+            return await message_standing(self._around, subject.session_id, subject.id)
+        return await self._part_standing(subject)
+
+    async def _part_standing(self, subject: Subject) -> Standing:
+        around, session_id = self._around, subject.session_id
+        message_id, _, part_id = subject.id.partition("/")
+        version = await around.store.part_version(session_id, subject.id)
+        if version:
+            entry = await _entry_at(around, session_id, version.last)
+            if entry.op == "part.put":
+                return _standing(entry, _ANY.decode(entry.json))
+            return _standing(entry, UNSET)
+        message = await message_standing(around, session_id, message_id)
+        for part in _parts(message.side.value):
+            if part["id"] == part_id:
+                return Standing(message.side.holding(part), message.version, NEW)
+        if message.version == NEW or message.side.value is UNSET:
+            return message  # without its message there is no place for it
+        return Standing(message.side.holding(UNSET), NEW, NEW, may_be_new=True)
+
+    async def _at_base(self, subject: Subject, base: str) -> Any:
+        """Return a record as it was at a version; UNSET if that is not known, or there was none."""
+        position = parse_position(base)
+        (entry,) = await self._around.store.log.entries_at(subject.session_id, [position.offset])
+        if entry is None or position.epoch not in ("", entry.epoch):
+            return UNSET
+        message_id, _, part_id = subject.id.partition("/")
+        if entry.op in ("message.append", "message.edit") and entry.id == message_id:
+            message = _builtins(entry)
+            if not part_id:
+                return message
+            return next((part for part in _parts(message) if part["id"] == part_id), UNSET)
+        if entry.op == "part.put" and entry.id == subject.id:
+            return _ANY.decode(entry.json)
+        return UNSET
+
+
+async def message_entry(around: Surroundings, session_id: str, message_id: str) -> Entry | None:
+    """Return the operation that last wrote a message, or removed it; None if it never was there.
+
+    Raises:
+        NotFound, SessionDeleted: there is no such session, or no more.
+        StoreDamaged: its index leads elsewhere.
+    """
+    (version,) = await around.store.message_versions(session_id, [message_id])
+    if version is None:
+        await around.store.end(session_id)  # is there a session at all?
+        return None
+    entry = await _entry_at(around, session_id, version.last)
+    if entry.id != message_id or not entry.op.startswith("message."):
+        raise StoreDamaged(f"the index of message {message_id!r} leads to another operation")
+    return entry
+
+
+async def message_standing(around: Surroundings, session_id: str, message_id: str) -> Standing:
+    """Return a message as it was written last, without its parts that were written on their own.
+
+    Raises: see `message_entry`.
+    """
+    entry = await message_entry(around, session_id, message_id)
+    if entry is None:
+        return Standing(Side(UNSET), NEW, NEW)
+    return _standing(entry, UNSET if entry.op == "message.remove" else _builtins(entry))
+
+
+async def _entry_at(around: Surroundings, session_id: str, offset: int) -> Entry:
+    (entry,) = await around.store.log.entries_at(session_id, [offset])
+    if entry is None:
+        await around.store.end(session_id)  # is there a session at all?
+        raise StoreDamaged(
+            f"the log of session {session_id!r} has no entry {offset}, where its index leads",
+            hint="something other than sessiond trimmed the stream; restore it from a backup",
+        )
+    return entry
+
+
+def _standing(entry: Entry, value: Any) -> Standing:
+    side = Side(value, milliseconds(entry.at), entry.offset, entry.origin)
+    return Standing(side, str(entry.position), str(entry.position))
+
+
+def _builtins(entry: Entry) -> Any:
+    return msgspec.to_builtins(_MESSAGE.decode(entry.json))
+
+
+def _parts(message: Any) -> list[Part]:
+    parts: list[Part] = message.get("parts", []) if isinstance(message, dict) else []
+    return parts
+
+
+def _edited(before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    if "parts" in before and patch.keys() & {"content", "tool_calls"}:
+        raise InvalidInput(
+            "content and tool_calls of this message follow from its parts",
+            hint="change its parts instead",
+        )
+    try:
+        message = msgspec.convert(merge_patch(before, patch), Message)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the edit does not leave a message: {error}") from error
+    edited: dict[str, Any] = msgspec.to_builtins(message)
+    return edited
+
+
+def _derived(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a merged message with what follows from its parts made anew."""
+    message = msgspec.convert(value, Message)
+    if message.parts is UNSET:
+        return value
+    derived: dict[str, Any] = msgspec.to_builtins(with_parts(message, message.parts))
+    return derived

@@ -1,0 +1,115 @@
+"""Conflicts as Redis keeps them: a stream for each session, and an index of the sessions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from sessiond.errors import StoreDamaged
+from sessiond.store.connection import answered
+from sessiond.store.keys import Keys
+from sessiond.store.scripts import KEEP_REFUSED
+
+_PAGE = 100
+_ID = re.compile(rb"(\d{1,15})-(\d{1,15})")
+
+
+class ConflictEntry(Struct, frozen=True):
+    """One entry of the stream: a conflict, or what was decided about one.
+
+    `number` is the offset of its operation in the log; `<offset>-<count>` of what was kept when
+    the session was deleted. `json` is undecoded.
+    """
+
+    number: str
+    what: str
+    at: str
+    json: bytes
+
+
+class ConflictStore:
+    """Reads and trims. Conflicts are written with the operation that they came of.
+
+    Args:
+        redis: client for commands.
+        keys: names of the keys.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def entries(self, session_id: str) -> list[ConflictEntry]:
+        """Return all entries of a session, oldest first.
+
+        Raises:
+            StoreUnavailable, StoreDamaged: Redis does not answer, or has something foreign.
+        """
+        found: list[ConflictEntry] = []
+        first = "-"
+        while True:
+            page = await answered(
+                self._redis.execute_command(
+                    "XRANGE", self._keys.conflicts(session_id), first, "+", "COUNT", _PAGE
+                )
+            )
+            found += [_entry(session_id, raw) for raw in page]
+            if len(page) < _PAGE:
+                return found
+            first = f"({page[-1][0].decode()}"
+
+    async def keep_refused(self, session_id: str, fields: Sequence[str | bytes]) -> str | None:
+        """Keep what came for a deleted session, and return its number; None if it is not deleted.
+
+        Args:
+            session_id: which.
+            fields: names and values of the entry.
+        """
+        keys = [self._keys.metadata(session_id), self._keys.conflicts(session_id)]
+        reply = await answered(KEEP_REFUSED.run(self._redis.execute_command, keys, fields))
+        return None if reply is None else reply.decode()
+
+    async def trim(self, session_id: str, first_kept: str | None) -> None:
+        """Drop the entries before one; all of them, and the session from the index, for None."""
+        key = self._keys.conflicts(session_id)
+        if first_kept is None:
+            await answered(self._redis.delete(key))
+            await answered(self._redis.zrem(self._keys.contested, session_id))
+        else:
+            await answered(
+                self._redis.execute_command("XTRIM", key, "MINID", _stream_id(first_kept))
+            )
+
+    async def note(self, session_id: str, now_ms: int) -> None:
+        """Enter a session among those with conflicts."""
+        await answered(self._redis.zadd(self._keys.contested, {session_id: now_ms}))
+
+    async def sessions(self) -> list[str]:
+        """Return the sessions with conflicts, the newest conflict first."""
+        found = await answered(self._redis.zrevrange(self._keys.contested, 0, -1))
+        return [member.decode("ascii", "replace") for member in found]
+
+
+def _stream_id(number: str) -> str:
+    return number if "-" in number else f"{number}-0"
+
+
+def _entry(session_id: str, raw: Any) -> ConflictEntry:
+    stream_id, flat = raw
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    known = _ID.fullmatch(stream_id)
+    try:
+        offset, count = known.groups() if known else (b"", b"")
+        number = offset.decode() if count == b"0" else stream_id.decode()
+        return ConflictEntry(
+            number, fields[b"what"].decode(), fields[b"at"].decode(), fields[b"json"]
+        )
+    except (KeyError, UnicodeDecodeError) as error:
+        raise StoreDamaged(
+            f"entry {stream_id!r} among the conflicts of {session_id!r} is not one of sessiond's",
+            hint="something other than sessiond wrote into this stream",
+        ) from error

@@ -1,0 +1,235 @@
+"""Changes of documents that were made at once: merged by the rules, and no side vanishes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from msgspec import UNSET
+
+from sessiond.errors import InvalidInput, SessionDeleted, VersionMismatch
+from sessiond.model import ConflictRecord, Document, DocumentName
+from sessiond.service.writing import Request
+from tests.service.support import create, live_from_now, operation, said
+from tests.store.support import Services, StartServices
+
+pytestmark = pytest.mark.usefixtures("session")
+
+
+@pytest.fixture
+async def session(core: Services) -> str:
+    return await create(core)
+
+
+async def change(
+    core: Services,
+    patch: dict[str, Any],
+    base: str = "",
+    *,
+    name: DocumentName = "context",
+    replace: bool = False,
+    **more: str,
+) -> Document:
+    request = Request(base=base, **more)
+    return await core.documents.change("ses_1", name, patch, request, replace=replace)
+
+
+async def version(core: Services, name: DocumentName = "context") -> str:
+    return (await core.documents.read("ses_1", name)).version
+
+
+async def conflicts(core: Services) -> list[ConflictRecord]:
+    return await core.conflicts.of_session("ses_1")
+
+
+async def test_what_two_changed_in_different_fields_is_there_from_both(core: Services) -> None:
+    base = await version(core)
+    await change(core, {"working_directory": "/a"}, base)
+    changed = await change(core, {"state": {"phase": "x"}}, base)
+    assert changed.value.working_directory == "/a"
+    assert changed.value.state == {"phase": "x"}
+    assert changed.conflicts is UNSET
+    assert changed == await core.documents.read("ses_1", "context")
+    assert await conflicts(core) == []
+
+
+async def test_lists_counters_and_histories_keep_what_both_did(core: Services) -> None:
+    before = {"active_files": ["a"], "recent_commands": ["ls"], "state": {"edit_count": 1}}
+    base = (await change(core, before)).version
+    ours = {"active_files": ["b"], "recent_commands": ["ls", "cd"], "state": {"edit_count": 3}}
+    theirs = {
+        "active_files": ["a", "c"],
+        "recent_commands": ["ls", "rm"],
+        "state": {"edit_count": 6},
+    }
+    await change(core, theirs, base)
+    value = (await change(core, ours, base)).value
+    assert value.active_files == ["c", "b"]
+    assert value.recent_commands == ["ls", "rm", "cd"]
+    assert value.state == {"edit_count": 8}
+
+
+async def test_a_field_that_was_last_written_long_ago_is_found_in_the_log(core: Services) -> None:
+    await change(core, {"state": {"edit_count": 5}})
+    for number in range(600):
+        await core.messages.append("ses_1", [said(str(number))])
+    base = (await change(core, {"working_directory": "/w"})).version
+    await change(core, {"state": {"edit_count": 6}}, base)
+    changed = await change(core, {"state": {"edit_count": 7}}, base)
+    assert changed.value.state == {"edit_count": 8}
+
+
+async def test_the_losing_side_of_a_field_is_kept_with_all_there_is_to_know(
+    core: Services,
+) -> None:
+    base = (await change(core, {"working_directory": "/start"})).version
+    core.clock.ms += 1000
+    theirs = await change(core, {"working_directory": "/theirs"}, base, client="ana")
+    core.clock.ms += 1000
+    ours = await change(core, {"working_directory": "/ours"}, base, client="ben")
+    (conflict,) = await conflicts(core)
+    assert ours.conflicts == [conflict.number]
+    assert ours.value.working_directory == "/ours"
+    assert (conflict.document, conflict.path) == ("context", ["working_directory"])
+    assert (conflict.strategy, conflict.outcome) == ("last-writer-wins", "ours")
+    assert (conflict.base, conflict.base_version) == ("/start", base)
+    assert (conflict.ours.value, conflict.theirs.value) == ("/ours", "/theirs")
+    assert conflict.ours.origin.startswith("ben@")
+    assert conflict.theirs.origin.startswith("ana@")
+    assert conflict.theirs.version == theirs.version.partition(":")[2]
+    assert conflict.ours.at > conflict.theirs.at
+    assert conflict.state == "settled"
+    assert await core.conflicts.of_all() == [conflict]
+
+
+async def test_a_clock_that_is_behind_loses_and_says_so(core: Services) -> None:
+    base = await version(core)
+    await change(core, {"working_directory": "/theirs"}, base)
+    core.clock.ms -= 60_000
+    ours = await change(core, {"working_directory": "/ours"}, base)
+    (conflict,) = await conflicts(core)
+    assert ours.value.working_directory == "/theirs"
+    assert (conflict.outcome, conflict.ours.value) == ("theirs", "/ours")
+    assert ours.version == await version(core), "what was asked for has a place in the log"
+
+
+async def test_conflicts_are_announced_behind_what_they_came_of(core: Services) -> None:
+    base = await version(core)
+    await change(core, {"working_directory": "/theirs"}, base)
+    async with live_from_now(core) as subscriber:
+        await change(core, {"working_directory": "/ours"}, base)
+        changed, recorded = map(operation, await subscriber.told(2))
+    assert (changed.op, recorded.op) == ("document.change", "conflict.record")
+    assert recorded.id == "context"
+    assert recorded.body == {
+        "document": "context",
+        "id": "",
+        "path": ["working_directory"],
+        "strategy": "last-writer-wins",
+        "outcome": "ours",
+        "state": "settled",
+    }
+    (conflict,) = await conflicts(core)
+    assert recorded.position.partition(":")[2] == conflict.number
+
+
+async def test_each_field_is_judged_by_who_wrote_it_last(core: Services) -> None:
+    base = await version(core)
+    start = core.clock.ms
+    core.clock.ms = start + 1000
+    await change(core, {"working_directory": "/early"}, base, client="early")
+    core.clock.ms = start + 3000
+    await change(core, {"state": {"phase": "late"}}, client="late")
+    core.clock.ms = start + 2000
+    ours = await change(core, {"working_directory": "/ours", "state": {"phase": "ours"}}, base)
+    assert (ours.value.working_directory, ours.value.state["phase"]) == ("/ours", "late")
+    by_path = {tuple(each.path): each for each in await conflicts(core)}
+    assert by_path["working_directory",].theirs.origin.startswith("early@")
+    assert by_path["state", "phase"].theirs.origin.startswith("late@")
+
+
+async def test_a_version_that_is_wanted_strictly_is_no_base(core: Services) -> None:
+    base = await version(core)
+    await change(core, {"working_directory": "/theirs"})
+    with pytest.raises(VersionMismatch):
+        await change(core, {"working_directory": "/ours"}, expected=base)
+    assert (await core.documents.read("ses_1", "context")).value.working_directory == "/theirs"
+
+
+async def test_without_a_known_base_what_differs_goes_to_the_last_writer(core: Services) -> None:
+    await change(core, {"active_files": ["a"], "working_directory": "/w"})
+    elsewhere = "0123456789abcd:2"
+    changed = await change(core, {"active_files": ["b"]}, elsewhere)
+    assert changed.value.active_files == ["b"]
+    assert changed.value.working_directory == "/w"
+    (conflict,) = await conflicts(core)
+    assert (conflict.base_version, conflict.base) == ("", UNSET)
+    assert (conflict.theirs.value, conflict.ours.value) == (["a"], ["b"])
+
+
+async def test_a_replaced_document_removes_only_what_it_knew(core: Services) -> None:
+    base = (await change(core, {"a": 1, "b": 2}, name="preferences")).version
+    await change(core, {"c": 3}, base, name="preferences")
+    changed = await change(core, {"b": 2, "d": 4}, base, name="preferences", replace=True)
+    assert changed.value == {"b": 2, "c": 3, "d": 4}
+
+
+async def test_metadata_merges_its_changeable_fields_only(core: Services) -> None:
+    before = await core.documents.read("ses_1", "metadata")
+    core.clock.ms += 1000
+    await change(core, {"status": "archived"}, name="metadata")
+    core.clock.ms += 1000
+    renamed = await change(core, {"title": "ours"}, before.version, name="metadata")
+    assert (renamed.value.title, renamed.value.status) == ("ours", "archived")
+    with pytest.raises(InvalidInput, match="session_id"):
+        await change(core, {"session_id": "x"}, before.version, name="metadata")
+
+
+async def test_both_renaming_leaves_the_other_title_in_a_conflict(core: Services) -> None:
+    base = await version(core, "metadata")
+    await change(core, {"title": "theirs"}, base, name="metadata")
+    await change(core, {"title": "ours"}, base, name="metadata")
+    (conflict,) = await conflicts(core)
+    assert (conflict.path, conflict.theirs.value) == (["title"], "theirs")
+
+
+async def test_a_retry_of_a_merge_answers_the_same(core: Services) -> None:
+    base = await version(core)
+    await change(core, {"working_directory": "/theirs"}, base)
+    first = await change(core, {"working_directory": "/ours"}, base, key="once")
+    again = await change(core, {"working_directory": "/ours"}, base, key="once")
+    assert again == first
+    assert len(await conflicts(core)) == 1
+
+
+async def test_eight_writers_of_two_processes_all_get_through(
+    core: Services, start: StartServices
+) -> None:
+    there = await start(instance="there")
+    base = (await change(core, {"state": {"edit_count": 0}, "active_files": []})).version
+
+    async def write(services: Services, name: str) -> None:
+        known = await services.documents.read("ses_1", "context")
+        for number in range(10):
+            value = known.value
+            value.state["edit_count"] += 1
+            value.active_files.append(f"{name}-{number}")
+            request = Request(base=known.version)
+            patch = {"state": value.state, "active_files": value.active_files}
+            known = await services.documents.change("ses_1", "context", patch, request)
+
+    await asyncio.gather(*(write((core, there)[n % 2], str(n)) for n in range(8)))
+    value = (await core.documents.read("ses_1", "context")).value
+    assert value.state == {"edit_count": 80}
+    assert sorted(value.active_files) == sorted(f"{n}-{i}" for n in range(8) for i in range(10))
+    assert base
+
+
+async def test_a_change_of_a_deleted_session_is_kept(core: Services) -> None:
+    await core.sessions.delete("ses_1")
+    with pytest.raises(SessionDeleted, match="kept as conflict"):
+        await change(core, {"working_directory": "/late"})
+    (conflict,) = await conflicts(core)
+    assert (conflict.strategy, conflict.outcome) == ("deletion", "theirs")
+    assert conflict.ours.value == {"working_directory": "/late"}

@@ -11,6 +11,7 @@ from sessiond.codec import json
 from sessiond.errors import InvalidInput, SessionDeleted, StoreDamaged
 from sessiond.model import DOCUMENTS, Context, Document, DocumentName, Metadata, NewSession
 from sessiond.service.clock import moment_of
+from sessiond.service.deletion import kept
 from sessiond.service.history import history_since
 from sessiond.service.merging import (
     Outcomes,
@@ -19,7 +20,6 @@ from sessiond.service.merging import (
     own_side,
     recorded_behind,
 )
-from sessiond.service.refused import kept
 from sessiond.service.writing import (
     PLAIN,
     Request,
@@ -91,7 +91,9 @@ class Documents:
                 conflicts = await recorded_behind(around, session_id, before)
                 return Document(name=name, value=current, version=str(before), conflicts=conflicts)
             check_expected(request.expected, version)
-            merged = await self._merged(session_id, name, snapshot, request, at_ms, made_of)
+            merged = await self._merged(
+                session_id, snapshot, name, request, at_ms=at_ms, made_of=made_of
+            )
             value = checked_document(name, current, merged.value)
             draft = document_change(
                 snapshot, name, value, at=now(around), key=key, client=request.client
@@ -113,9 +115,10 @@ class Documents:
     async def _merged(
         self,
         session_id: str,
-        name: DocumentName,
         snapshot: Snapshot,
+        name: DocumentName,
         request: Request,
+        *,
         at_ms: int,
         made_of: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> Outcomes:

@@ -41,6 +41,7 @@ from sessiond.store.inspection import read_key
 _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
 _GRACE_SECONDS = 10.0
+_TRIM_SECONDS = 3600.0
 _WAIT_FOR_REDIS_SECONDS = 5.0
 
 
@@ -237,6 +238,7 @@ class Daemon:
             core.messages,
             core.records,
             core.documents,
+            core.conflicts,
             core.feeds,
             self._streams,
         )
@@ -292,10 +294,14 @@ class Daemon:
             )
 
     async def _beat(self) -> None:
+        trimmed = -_TRIM_SECONDS
         while True:
             await asyncio.sleep(_BEAT_SECONDS)
             with contextlib.suppress(SessiondError):  # away: readiness tells it
                 await self._beat_once()
+                if time.monotonic() - trimmed > _TRIM_SECONDS:
+                    trimmed = time.monotonic()
+                    await self._running.conflicts.trim()
 
     async def _beat_once(self) -> None:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)

@@ -89,7 +89,7 @@ class Documents:
             current, version = document_value(snapshot, name), snapshot.versions[name]
             if before := await written_before(around, session_id, key):
                 conflicts = await recorded_behind(around, session_id, before)
-                return Document(name=name, value=current, version=str(before), conflicts=conflicts)
+                return Document(name=name, value=current, version=version, conflicts=conflicts)
             check_expected(request.expected, version)
             merged = await self._merged(
                 session_id, snapshot, name, request, at_ms=at_ms, made_of=made_of

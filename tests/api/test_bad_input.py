@@ -106,7 +106,7 @@ ODD_JSON = {
 
 @pytest.mark.parametrize("route", WITH_NAMES, ids=name_of)
 def test_names_in_an_address_that_are_none_are_refused(client: Client, route: Route) -> None:
-    names = [part for part in ("session_id", "message_id", "part_id", "document", "workspace")
+    names = [part for part in ("session_id", "message_id", "part_id", "document", "workspace", "number")
              if f"{{{part}}}" in route.path]  # fmt: skip
     body = b"{}" if route.body else None
     for name in names:

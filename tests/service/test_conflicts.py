@@ -218,3 +218,16 @@ async def test_a_conflict_that_is_damaged_is_named(core: Services) -> None:
     await core.redis.execute_command("XADD", core.keys.conflicts("ses_1"), "6-0", "a", "b")
     with pytest.raises(StoreDamaged, match="6-0"):
         await core.conflicts.of_session("ses_1")
+
+
+async def test_damage_of_one_session_hides_no_conflict_of_another(core: Services) -> None:
+    conflict = await contested(core)
+    await create(core, "ses_2")
+    fields = ("what", "conflict", "at", "x", "json", "{")
+    await core.redis.execute_command("XADD", core.keys.conflicts("ses_2"), "5-0", *fields)
+    await core.redis.zadd(core.keys.contested, {"ses_2": 2**50})
+    assert await core.conflicts.of_all() == [conflict]
+    core.clock.ms += 31 * DAY_MS
+    await core.conflicts.trim()
+    assert await core.conflicts.of_all() == []
+    assert await core.redis.exists(core.keys.conflicts("ses_2")), "for people to look at"

@@ -292,6 +292,7 @@ class Daemon:
 
     async def _beat_once(self) -> None:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)
+        await self._running.presences.sweep()
         if self._opencodes:
             await self._opencodes.beat()
 

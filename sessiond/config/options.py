@@ -206,6 +206,10 @@ class SyncOptions(Section, frozen=True):
         float,
         Meta(ge=1, le=600, description="Seconds until the turn of an instance that died is free."),
     ] = 15.0
+    presence_seconds: Annotated[
+        float,
+        Meta(ge=1, le=600, description="Seconds until an instance that died is at no session."),
+    ] = 20.0
     merge: MergeOptions = msgspec.field(default_factory=MergeOptions)
 
 

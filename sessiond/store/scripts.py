@@ -54,12 +54,20 @@ class Script:
 _SOURCES = {
     name: _read(name)
     for name in dict.fromkeys(
-        ("log", "commit", "snapshot", "lease", *(n for ns in _FILES.values() for n in ns))
+        (
+            "log",
+            "commit",
+            "snapshot",
+            "lease",
+            "presence",
+            *(n for ns in _FILES.values() for n in ns),
+        )
     )
 }
 
 SNAPSHOT = Script(_SOURCES["snapshot"])
 LEASE = Script(_SOURCES["lease"])
+PRESENCE = Script(_SOURCES["presence"])
 
 
 @cache

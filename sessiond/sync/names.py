@@ -18,6 +18,7 @@ _KINDS = {
     "part_id": _RECORD,
     "workspace": _RECORD,
     "client": _CLIENT,
+    "instance": _CLIENT,
     "Idempotency-Key": _KEY,
 }
 

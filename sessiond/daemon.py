@@ -232,7 +232,14 @@ class Daemon:
             allowed_hosts=api.allowed_hosts,
             allowed_origins=api.allowed_origins,
         )
-        services = Services(core.sessions, core.messages, core.documents, core.feeds, self._streams)
+        services = Services(
+            core.sessions,
+            core.messages,
+            core.documents,
+            core.feeds,
+            core.presences,
+            self._streams,
+        )
         system = System(self)
         plugin = OpencodeHandlers(opencodes, self._streams)
         table = [*routes(Handlers(services), system), *opencode_routes(plugin)]

@@ -163,6 +163,11 @@ class Fuzzer:
             "{message_id}": [{"content": text}, {"tool_calls": [odd]}, {"metadata": {text: odd}}],
             "{part_id}": [{"type": text, "text": odd}, {"type": "tool", "tool": odd}],
             "{document}": [{text: odd}, {"title": text}, {"state": {text: odd}}, {}],
+            "/presence/{instance}": [
+                {"active_files": [text, odd]},
+                {"active_files": ["a.py", text]},
+                {},
+            ],
             "/config": [{"debug.log_level": "info"}, {text: odd}],
         }
         found = [bodies[end] for end in bodies if route.path.endswith(end)]

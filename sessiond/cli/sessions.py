@@ -17,10 +17,11 @@ from sessiond.cli.connecting import (
     add_json_option,
     with_client,
 )
+from sessiond.cli.presence import people_at, person_lines
 from sessiond.cli.terminal import one_line, paint, plain, print_json, print_table
 from sessiond.client import DaemonClient
 from sessiond.errors import InvalidInput
-from sessiond.model import Message, Operation, Session, SessionSummary
+from sessiond.model import Message, Operation, Session, SessionPresence, SessionSummary
 
 _OPERATION = msgspec.json.Decoder(Operation)
 _LONGEST_LINE = 160
@@ -90,13 +91,15 @@ def _sessions(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    async def fetch(client: DaemonClient) -> Session:
-        return await client.load(options.id)
+    async def fetch(client: DaemonClient) -> tuple[Session, SessionPresence | None]:
+        return await client.load(options.id), await people_at(client, options.id)
 
-    session = with_client(options, fetch)
+    session, present = with_client(options, fetch)
     if options.json:
         print_json(session)
         return
+    for line in person_lines(present, width=14) if present else ():
+        print(line)
     metadata = msgspec.to_builtins(session.metadata)
     for name, value in {**metadata, "position": session.position}.items():
         if value:

@@ -219,6 +219,7 @@ class Daemon:
             target,
             core.feeds,
             core.leases,
+            core.presences,
             folder=folder,
             machine=self._instance,
             writer=core.store.writer,

@@ -300,9 +300,10 @@ class Daemon:
 
     async def _beat_once(self) -> None:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)
-        await self._running.presences.sweep()
         if self._opencodes:
             await self._opencodes.beat()
+        with contextlib.suppress(SessiondError):  # a damaged index must not keep from starting
+            await self._running.presences.sweep()
 
 
 def embedded_options(configuration: Configuration, environ: Mapping[str, str]) -> ServerOptions:

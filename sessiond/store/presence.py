@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -16,9 +16,7 @@ from sessiond.store.keys import Keys
 from sessiond.store.scripts import PRESENCE
 
 Verb = Literal["announce", "leave", "look"]
-How = Literal["came", "changed", "left", "lost"]
 
-_HOWS = frozenset(get_args(How))
 _ENTRY = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15}) (\{.*\})", re.DOTALL)
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 

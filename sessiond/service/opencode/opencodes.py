@@ -40,6 +40,7 @@ from sessiond.service.opencode.instance import Instance
 from sessiond.service.opencode.outbox import Target
 from sessiond.service.opencode.overview import OpencodeStatus, Overview, SharedSession
 from sessiond.service.opencode.share import Services, Share
+from sessiond.service.presence import Presences
 from sessiond.sync.names import checked
 
 _BUFFER_BYTES = 64 * 1024 * 1024
@@ -59,6 +60,7 @@ class Opencodes:
         target: where operations are written.
         feeds: what happens in workspaces.
         leases: the turns.
+        presences: who is at which session.
         folder: where shares are remembered.
         machine: this machine's name among the others.
         writer: who writes in this life of the daemon.
@@ -69,6 +71,7 @@ class Opencodes:
         target: Target,
         feeds: Feeds,
         leases: Leases,
+        presences: Presences,
         *,
         folder: Path,
         machine: str,
@@ -82,6 +85,7 @@ class Opencodes:
             target,
             feeds,
             leases,
+            presences,
             writer,
             lambda: self._ahead_ms,
             lambda saved: save_share(folder, saved),
@@ -107,6 +111,7 @@ class Opencodes:
         for instance, _ in self._instances.values():
             instance.leave()
         for share in self._shares.values():
+            await share.attendance.close()
             share.close()
         with contextlib.suppress(SessiondError):
             await self._target.opencode.leave(list(self._instances))

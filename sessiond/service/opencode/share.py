@@ -21,6 +21,7 @@ from sessiond.opencode.protocol import OpencodeEvent, Turn
 from sessiond.opencode.saved import SavedShare
 from sessiond.service.feeds import Feeds
 from sessiond.service.leases import Leases
+from sessiond.service.opencode.attendance import Attendance
 from sessiond.service.opencode.catalogue import Catalogue
 from sessiond.service.opencode.inbound import Inbound
 from sessiond.service.opencode.instance import Instance
@@ -28,6 +29,7 @@ from sessiond.service.opencode.outbox import Outbox, Replica, Target
 from sessiond.service.opencode.processes import Processes
 from sessiond.service.opencode.reading import DatabaseReader
 from sessiond.service.opencode.turns import Turns
+from sessiond.service.presence import Presences
 
 _ATTACHED_POLL_SECONDS = 0.25
 _IDLE_POLL_SECONDS = 1.0
@@ -41,6 +43,7 @@ class Services(Struct, frozen=True):
     target: Target
     feeds: Feeds
     leases: Leases
+    presences: Presences
     writer: str
     clock_ahead_ms: Callable[[], int]
     save: Callable[[SavedShare], None]
@@ -68,6 +71,11 @@ class Share:
             self._machine_now,
             self.catalogue.is_shared,
             progress=saved.written,
+        )
+        self.attendance = Attendance(
+            services.presences,
+            neutral=lambda path: str(self._machine.neutral(path)),
+            is_shared=self.catalogue.is_shared,
         )
         self._turns = Turns(
             services.leases,
@@ -103,6 +111,7 @@ class Share:
     def start(self) -> None:
         """Begin to read what opencode logs."""
         self._spawn(self._tail())
+        self._spawn(self.attendance.keep())
         self._spawn(self._inbound.look_again())
 
     def moved(self, worktree: str) -> None:
@@ -116,12 +125,14 @@ class Share:
         """Add a process; the first one makes the workspace's sessions come in."""
         self._processes.add(instance)
         self._turns.came_back(instance)
+        self.attendance.came_back(instance)
         self._inbound.start()
 
     def detach(self, instance: Instance) -> None:
         """Remove a process that is gone; its turns are over."""
         if self._processes.remove(instance):
             self._turns.gone(instance)
+            self.attendance.gone(instance.name)
             if not self._processes:
                 self._inbound.stop()
 
@@ -163,6 +174,7 @@ class Share:
             for event in run:
                 by_session.setdefault(_session_of(event), []).append(event)
             for session_id, told in by_session.items():
+                self.attendance.note(instance, session_id, told)
                 if is_kept:
                     await self._take_kept(session_id, told)
                 else:
@@ -183,6 +195,7 @@ class Share:
         """Let a process run a turn, after all that was said before is there."""
         self._inbound.opened(session_id)
         self._processes.prefer(instance)
+        self.attendance.prompted(instance, session_id)
         return await self._turns.begin(instance, session_id, wait_seconds)
 
     def end_turn(self, name: str, session_id: str) -> None:

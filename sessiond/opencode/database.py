@@ -11,14 +11,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
 
 from sessiond.errors import DatabaseUnreadable
 from sessiond.opencode.mapping import REPLAYED
-from sessiond.opencode.records import SessionRow, SessionState, StoredEvent
+from sessiond.opencode.records import SessionRow, SessionState, StoredEvent, Writing
 
 STRETCH = 200
 """Events that one read returns at most."""
@@ -168,15 +168,52 @@ class Database:
 
     def last_event(self, session_id: str, record_id: str) -> str | None:
         """Return the id of the event that last wrote a record: "", a message or a part."""
+        found = self._writing(session_id, record_id, "DESC")
+        return found.id if found else None
+
+    def first_writing(self, session_id: str, record_id: str) -> Writing | None:
+        """Return where a record, even one that is gone, was written first; None if no log says."""
+        return self._writing(session_id, record_id, "ASC")
+
+    def reverted_since(self, session_id: str, before: int) -> int | None:
+        """Return since when the revert was in force that was so at a place of a session's log.
+
+        opencode writes a revert into the session's record, and again whenever it writes that. The
+        first of the unbroken run with the same one is when it was made.
+
+        Args:
+            session_id: whose log.
+            before: the place, a sequence.
+
+        Returns:
+            The sequence of the event that made it; None when no revert was in force.
+        """
+        query = (
+            "SELECT seq, json_extract(data, '$.info.revert.messageID'), "  # noqa: S608 - a constant
+            "json_extract(data, '$.info.revert.partID') FROM event "
+            f"WHERE aggregate_id = ? AND type IN {_SESSION_EVENTS} AND seq < ? ORDER BY seq DESC"
+        )
+        with self._reading() as connection:
+            since, in_force = None, None
+            for seq, *place in connection.execute(query, (session_id, before)):
+                in_force = in_force or place
+                if place[0] is None or place != in_force:
+                    break
+                since = seq
+            return since
+
+    def _writing(
+        self, session_id: str, record_id: str, order: Literal["ASC", "DESC"]
+    ) -> Writing | None:
         kinds, place = _WRITERS[record_id.count("/") + 1 if record_id else 0]
         query = (
-            f"SELECT id FROM event WHERE aggregate_id = ? AND type IN {kinds} "  # noqa: S608 - constants
-            "AND json_extract(data, ?) = ? ORDER BY seq DESC LIMIT 1"
+            f"SELECT seq, id FROM event WHERE aggregate_id = ? AND type IN {kinds} "  # noqa: S608 - constants
+            f"AND json_extract(data, ?) = ? ORDER BY seq {order} LIMIT 1"
         )
         wanted = record_id.rpartition("/")[2] or session_id
         with self._reading() as connection:
             row = connection.execute(query, (session_id, place, wanted)).fetchone()
-            return row[0] if row else None
+            return Writing(*row) if row else None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

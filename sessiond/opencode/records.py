@@ -16,6 +16,13 @@ class StoredEvent(Struct, frozen=True):
     data: dict[str, Any]
 
 
+class Writing(Struct, frozen=True):
+    """Where in a session's log a record was written, and by which event."""
+
+    seq: int
+    id: str
+
+
 class SessionRow(Struct, frozen=True):
     """What a listing needs of a session. `seq` is the last of its log, -1 without one."""
 

@@ -109,9 +109,15 @@ class Catalogue:
 
     def distrust_positions(self) -> None:
         """Have every session compared anew: what lies in the database may be out of date."""
-        for cursor in self.saved.cursors.values():
+        for session_id in self.saved.cursors:
+            self.distrust(session_id)
+
+    def distrust(self, session_id: str) -> None:
+        """Have a session compared anew, also by a sidecar that is started later."""
+        cursor = self.saved.cursors.get(session_id)
+        if cursor:
             cursor.epoch, cursor.offset = "", 0
-        self._changed = True
+            self._changed = True
 
     def note(self, session_id: str, position: Position) -> None:
         """Remember that a session's log is in the database up to a position."""

@@ -99,6 +99,7 @@ class Inbound:
         self._released = released
         self._spawn = spawn
         self._lanes: dict[str, Lane] = {}
+        self._told_of: dict[str, Any] = {}  # session → the revert that others went on behind
         self._opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._following: asyncio.Task[None] | None = None
@@ -150,6 +151,21 @@ class Inbound:
             self.compare(session_id)
         self._catalogue.distrust_positions()
 
+    def doubt(self, session_id: str) -> None:
+        """Have a session compared that lacks something here which the log has.
+
+        That is on disk when this returns: a sidecar that is started later does it, if this one
+        ends before.
+
+        Raises:
+            ConfigurationError: it cannot be written down.
+        """
+        self._catalogue.distrust(session_id)
+        self._catalogue.save()
+        lane = self._lanes.get(session_id)
+        if lane:
+            lane.doubt()
+
     def drop(self, session_id: str) -> None:
         """Forget a session that opencode has no more."""
         lane = self._lanes.pop(session_id, None)
@@ -159,12 +175,16 @@ class Inbound:
     async def catch_up(self, session_id: str) -> None:
         """Return when everything the log has by now is in the database."""
         await self._outbox.flush(session_id)
-        if session_id not in self._lanes:
-            try:
-                await self._target.store.end(session_id)
-            except (NotFound, SessionDeleted):
-                return
-        await self._lane(session_id).ask("catch-up")
+        lane = self._lanes.get(session_id)
+        if lane:
+            await lane.ask("catch-up")
+            return
+        try:
+            await self._target.store.end(session_id)
+        except (NotFound, SessionDeleted):
+            return
+        lane = self._lane(session_id)
+        await lane.ask("catch-up" if lane.position.offset else "reconcile")
 
     # What a lane stands on
 
@@ -210,7 +230,24 @@ class Inbound:
         if answer.outcome == "failed":
             await _log.awarning("opencode.refused", session_id=session_id, error=answer.error)
             self._spawn(self._mend(session_id))
+        await self._tell_of_revert(session_id, events)
         return answer.outcome != "held"
+
+    async def _tell_of_revert(self, session_id: str, events: Sequence[OpencodeEvent]) -> None:
+        """Tell the person here, once, that others go on in a session which is reverted here.
+
+        opencode does not show what lies behind a revert.
+        """
+        if all(event.type != "message.updated" for event in events):
+            return
+        info = await self.local_info(session_id)
+        revert = info.get("revert")
+        if revert is None:
+            self._told_of.pop(session_id, None)
+        elif self._told_of.get(session_id) != revert:
+            self._told_of[session_id] = revert
+            title = info.get("title", session_id)
+            self._processes.toast(f"Others go on in {title!r}, where you went back: that stays")
 
     async def _kept_here(self, session_id: str) -> dict[str, Any]:
         """Return what of a session's record stays as it is here: opencode would clear it."""

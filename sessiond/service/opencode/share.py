@@ -67,6 +67,7 @@ class Share:
             services.target,
             self._machine_now,
             self.catalogue.is_shared,
+            spared=self._spared,
             progress=saved.written,
         )
         self._turns = Turns(
@@ -192,6 +193,9 @@ class Share:
     def _machine_now(self) -> Machine:
         self._machine.clock_ahead_ms = self._services.clock_ahead_ms()
         return self._machine
+
+    def _spared(self, session_id: str) -> None:
+        self._inbound.doubt(session_id)
 
     async def _catch_up(self, session_id: str) -> None:
         await self._inbound.catch_up(session_id)

@@ -81,7 +81,7 @@ class Database:
 
     def notes(self) -> dict[str, set[str]]:
         """Return what the plugin noted beside the database: sessions by `private`, `deleted`."""
-        path = self.path.with_name(f"{self.path.name}.sessiond")
+        path = self._notes_path
         notes: dict[str, set[str]] = {"private": set(), "deleted": set()}
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -94,14 +94,22 @@ class Database:
             notes.setdefault(what, set()).add(session_id)
         return notes
 
-    def version(self) -> int:
-        """Return a number that changes with every commit of somebody else.
+    @property
+    def _notes_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.sessiond")
+
+    def version(self) -> tuple[int, ...]:
+        """Return numbers that change with every commit of somebody else, and with every note.
 
         SQLite counts anew for each connection, so another one always has another number.
         """
         with self._reading() as connection:
             commits = int(connection.execute("PRAGMA data_version").fetchone()[0])
-            return (self._openings << 32) + commits
+        try:
+            noted = self._notes_path.stat().st_size
+        except OSError:
+            noted = 0
+        return self._openings, commits, noted
 
     def sessions(self, project_id: str) -> dict[str, SessionRow]:
         """Return the sessions of a project."""
@@ -165,6 +173,13 @@ class Database:
         )
         with self._reading() as connection:
             return connection.execute(query, (session_id,)).fetchone() is not None
+
+    def is_brought(self, session_id: str) -> bool:
+        """Tell whether a session's log begins with what sessiond brought: it came from others."""
+        query = "SELECT 1 FROM event WHERE aggregate_id = ? AND seq = 0 AND id LIKE ?"
+        with self._reading() as connection:
+            found = connection.execute(query, (session_id, f"{REPLAYED}%"))
+            return found.fetchone() is not None
 
     def last_event(self, session_id: str, record_id: str) -> str | None:
         """Return the id of the event that last wrote a record: "", a message or a part."""

@@ -113,6 +113,40 @@ async def test_a_session_deleted_while_the_sidecar_was_away_is_deleted_everywher
     await gone(ana, session)
 
 
+async def test_many_quick_deletions_are_for_good(team: Team) -> None:
+    ana, ben = await team.start("ana", "ben")
+    sessions = [await ana.opencode.create_session(f"number {number}") for number in range(120)]
+
+    async def listed(machine: Machine) -> int:
+        return len(await machine.opencode.request("GET", "/session?limit=500"))
+
+    async def all_there() -> bool:
+        return await listed(ben) == len(sessions)
+
+    async def all_gone() -> bool:
+        alive = int(redis(ana, "ZCARD", "sessiond:sessions"))
+        return [alive, await listed(ana), await listed(ben)] == [0, 0, 0]
+
+    await until(all_there)
+    for place, session in enumerate(sessions):
+        await (ana, ben)[place % 2].opencode.request("DELETE", f"/session/{session}")
+    await until(all_gone, 30)
+    await asyncio.sleep(8.0)  # longer than a session may be missing
+    assert await all_gone()
+
+
+async def test_a_deletion_on_the_command_line_is_for_everybody(team: Team) -> None:
+    ana, ben = await team.start("ana", "ben")
+    sessions = [await ana.opencode.create_session(f"number {number}") for number in range(5)]
+    await known(ben, sessions[-1])
+    for session in sessions:
+        await ben.opencode.run("session", "delete", session)
+        await gone(ana, session)
+    await asyncio.sleep(6.0)
+    for machine in (ana, ben):
+        assert await machine.opencode.request("GET", "/session") == []
+
+
 async def test_a_project_folder_that_was_moved_goes_on(team: Team) -> None:
     ana, ben = await team.start("ana", "ben")
     session = await ben.opencode.create_session("moved")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -47,6 +47,12 @@ class TurnRuns(SessiondError):
     temporary = True
 
 
+class Unsettled(SessiondError):
+    """A session vanished just now, and is perhaps being deleted: it is tried again."""
+
+    temporary = True
+
+
 class _Head(Struct):
     session_id: str = ""
     origin: str = ""
@@ -70,6 +76,8 @@ class Inbound:
         processes: who writes into the database.
         outbox: what happened here, on its way to the others.
         turns: which run, so that nothing may be written.
+        look: sees which sessions the database has.
+        deleted: told of a session that somebody deleted here and that lives on elsewhere.
         released: told that somebody gave a session's turn back.
         spawn: runs something beside.
     """
@@ -85,6 +93,8 @@ class Inbound:
         processes: Processes,
         outbox: Outbox,
         turns: Turns,
+        look: Callable[[], Awaitable[None]],
+        deleted: Callable[[str], None],
         released: Callable[[str], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
@@ -96,6 +106,8 @@ class Inbound:
         self._processes = processes
         self._outbox = outbox
         self._turns = turns
+        self._look = look
+        self._deleted = deleted
         self._released = released
         self._spawn = spawn
         self._lanes: dict[str, Lane] = {}
@@ -166,6 +178,19 @@ class Inbound:
         if lane:
             lane.doubt()
 
+    async def remove(self, session_id: str) -> None:
+        """Have opencode delete a session that everybody else has no more.
+
+        Raises:
+            InstanceGone: no process is attached, or the one went away.
+            TurnRuns: a local turn runs in it.
+        """
+        gone = {"sessionID": session_id, "info": await self.local_info(session_id)}
+        name = replayed_id(_NO_EPOCH, 0, salt=self.now() * 1000)
+        event = OpencodeEvent(id=name, type="session.deleted", properties=gone)
+        if not await self.apply(session_id, [event], announce=True):
+            raise TurnRuns(f"a turn runs in session {session_id!r}")
+
     def drop(self, session_id: str) -> None:
         """Forget a session that opencode has no more."""
         lane = self._lanes.pop(session_id, None)
@@ -220,7 +245,14 @@ class Inbound:
 
         Raises:
             InstanceGone: no process is attached, or the one went away.
+            Unsettled: the session vanished just now.
         """
+        if self._catalogue.is_unsettled(session_id):
+            raise Unsettled(f"session {session_id!r} vanished just now")
+        if self._catalogue.is_deleted(session_id):  # all that may still be done to it
+            events = [event for event in events if event.type == "session.deleted"]
+            if not events:
+                return True
         for event in events:
             if "info" in event.properties and event.type.startswith("session."):
                 event.properties["info"] |= await self._kept_here(session_id)
@@ -303,6 +335,8 @@ class Inbound:
             await self._begin({name: parse_position(text) for name, text in head.sessions.items()})
         elif self._catalogue.is_private(session_id):
             pass
+        elif self._catalogue.is_deleted(session_id):
+            self._delete_absent(session_id)
         elif event.name == RESET:
             self._outbox.forget(session_id)
             self._spawn(self._lane(session_id).ask("reconcile"))
@@ -310,6 +344,11 @@ class Inbound:
             if not head.origin.startswith(f"{self.replica}@"):
                 self._note_turn(event, session_id)
             self._lane(session_id).hear(event)
+
+    def _delete_absent(self, session_id: str) -> None:
+        """Have a session deleted that lives on, though somebody here deleted it."""
+        if session_id not in self._catalogue.rows:
+            self._deleted(session_id)
 
     def _note_turn(self, event: Event, session_id: str) -> None:
         """Follow the turns of others, where they come in when they are complete.
@@ -340,8 +379,14 @@ class Inbound:
         Ids of opencode's sessions descend with time: sorted, the newest comes first.
         """
         catalogue = self._catalogue
-        await catalogue.look()
-        wanted = sorted(name for name in positions if not catalogue.is_private(name))
+        await self._look()
+        for session_id in filter(catalogue.is_deleted, positions):
+            self._delete_absent(session_id)
+        wanted = sorted(
+            name
+            for name in positions
+            if not (catalogue.is_private(name) or catalogue.is_deleted(name))
+        )
         await self._list([name for name in wanted if name not in catalogue.rows])
         stale = []
         for session_id in wanted:
@@ -363,7 +408,7 @@ class Inbound:
             change = Change(kind="session.put", id="", body=_ANY.decode(record), at_ms=now)
             name = replayed_id(_NO_EPOCH, 0, salt=now * 1000 + index)
             event = event_of_change(session_id, change, machine, now, name)
-            with contextlib.suppress(InstanceGone):
+            with contextlib.suppress(InstanceGone, Unsettled):
                 await self.apply(session_id, [event], announce=True)
 
     async def _tell_progress(self, coming: Sequence[asyncio.Future[None]]) -> None:
@@ -395,10 +440,7 @@ class Inbound:
     ) -> None:
         machine, now = self.machine(), self.now()
         if logged.deleted and local:
-            gone = {"sessionID": session_id, "info": await self.local_info(session_id)}
-            name = replayed_id(_NO_EPOCH, 0, salt=now * 1000)
-            event = OpencodeEvent(id=name, type="session.deleted", properties=gone)
-            await self.apply(session_id, [event], announce=True)
+            await self.remove(session_id)
         if logged.deleted or logged.session is None:  # gone, or no session of an opencode
             return
         found = difference(session_id, logged, local, machine, now)

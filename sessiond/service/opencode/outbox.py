@@ -343,9 +343,11 @@ class Outbox:
         return (change.id, _canonical(change.body)) in self._expected
 
     async def deleted(self, session_id: str) -> None:
-        """Note that opencode has a session no more, and delete it for everybody."""
-        if session_id in self._deleted:
-            return
+        """Note that opencode has a session no more, and delete it for everybody.
+
+        Raises:
+            StoreUnavailable: it is not deleted yet.
+        """
         async with self._locks[session_id]:
             with contextlib.suppress(NotFound, SessionDeleted):
                 await self._target.sessions.delete(session_id, Request(client=self._replica.name))

@@ -190,6 +190,12 @@ class Database:
         """Return where a record, even one that is gone, was written first; None if no log says."""
         return self._writing(session_id, record_id, "ASC")
 
+    def newest_message_at(self, session_id: str) -> int:
+        """Return the time (ms) of the message that opencode takes for the last; 0 without one."""
+        query = "SELECT coalesce(max(time_created), 0) FROM message WHERE session_id = ?"
+        with self._reading() as connection:
+            return int(connection.execute(query, (session_id,)).fetchone()[0])
+
     def reverted_since(self, session_id: str, before: int) -> int | None:
         """Return since when the revert was in force that was so at a place of a session's log.
 
@@ -292,7 +298,7 @@ def _state(connection: sqlite3.Connection, session_id: str) -> SessionState | No
         "SELECT seq FROM event_sequence WHERE aggregate_id = ?", (session_id,)
     ).fetchone()
     messages = connection.execute(
-        "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created, id",
+        "SELECT id, data, time_created FROM message WHERE session_id = ? ORDER BY time_created, id",
         (session_id,),
     ).fetchall()
     parts = connection.execute(
@@ -301,7 +307,8 @@ def _state(connection: sqlite3.Connection, session_id: str) -> SessionState | No
     return SessionState(
         seq=sequence[0] if sequence else -1,
         info=info,
-        messages={message_id: _object(data) for message_id, data in messages},
+        messages={message_id: _object(data) for message_id, data, _ in messages},
+        placed={message_id: at for message_id, _, at in messages},
         parts={f"{message_id}/{part_id}": _object(data) for message_id, part_id, data in parts},
     )
 

@@ -37,10 +37,12 @@ class SessionState(Struct, frozen=True):
     """A session's records at one moment; `messages` and `parts` by id, in their order.
 
     `info` is as events carry it; a message lacks `id` and `sessionID`, a part (by
-    `<message>/<part>`) its three ids: so opencode keeps them.
+    `<message>/<part>`) its three ids: so opencode keeps them. `placed` is the time (ms) that gives
+    a message its place: the one it came with, whatever is written into it later.
     """
 
     seq: int
     info: dict[str, Any]
     messages: dict[str, dict[str, Any]]
     parts: dict[str, dict[str, Any]]
+    placed: dict[str, int] = {}

@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 
 from sessiond.errors import InstanceGone, NotFound, SessionDeleted, SessiondError
-from sessiond.opencode.difference import LoggedState, difference
+from sessiond.opencode.difference import ABOUT_MS, LoggedState, difference
 from sessiond.opencode.mapping import FIELD, Change, Machine, event_of_change, replayed_id
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState
@@ -200,6 +200,9 @@ class Inbound:
     async def catch_up(self, session_id: str) -> None:
         """Return when everything the log has by now is in the database."""
         await self._outbox.flush(session_id)
+        newest = await self._read(lambda database: database.newest_message_at(session_id))
+        if newest > self.now() + ABOUT_MS:  # the clock was set back: opencode would ignore a prompt
+            self.doubt(session_id)
         lane = self._lanes.get(session_id)
         if lane:
             await lane.ask("catch-up")

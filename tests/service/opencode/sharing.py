@@ -40,6 +40,8 @@ class Sharer:
         folder.mkdir()
         self.opencode = SimulatedOpencode(folder / "opencode.db", f"/{name}")
         self.seconds = Seconds()
+        self.ahead_ms = 0
+        """How far the machine's clock is ahead."""
         self.saved = SavedShare(
             replica=f"oc-{name}",
             machine=name,
@@ -62,7 +64,7 @@ class Sharer:
             core.feeds,
             Leases(LeaseStore(core.redis, core.keys, _LEASE_MS), self._name),
             "d.1",
-            lambda: 0,
+            lambda: self.ahead_ms,
             lambda _: None,
             self.seconds,
         )
@@ -91,6 +93,14 @@ class Sharer:
     def has(self, session_id: str) -> bool:
         """Tell whether opencode has a session."""
         return self.opencode.database.info(session_id) is not None
+
+    async def is_written(self, session_id: str) -> bool:
+        """Tell whether everything that opencode logged is in Redis."""
+        await self.looked()
+        await self.share.outbox.flush(session_id)
+        store = OpencodeStore(self._core.redis, self._core.keys)
+        written = await store.written_up_to(session_id, self.saved.replica)
+        return written == self.opencode.database.seq(session_id)
 
     async def looked(self) -> None:
         """Return when the share looked at the database once more."""

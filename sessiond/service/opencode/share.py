@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine
 from itertools import groupby
 from pathlib import Path
@@ -47,6 +48,7 @@ class Services(Struct, frozen=True):
     writer: str
     clock_ahead_ms: Callable[[], int]
     save: Callable[[SavedShare], None]
+    seconds: Callable[[], float] = time.monotonic
 
 
 class Share:
@@ -61,15 +63,18 @@ class Share:
         self._services = services
         self._machine = _machine(saved)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._due: dict[str, int] = {}  # sessions whose log grew, to be written up to a sequence
+        self._deleted: set[str] = set()  # sessions to be deleted for everybody
         self._reader = DatabaseReader(Path(saved.database))
         self._processes = Processes()
-        self.catalogue = Catalogue(saved, self._reader.read, services.save)
+        self.catalogue = Catalogue(saved, self._reader.read, services.save, services.seconds)
         self.outbox = Outbox(
             Replica(saved.replica, saved.workspace, saved.project_id),
             self._reader.read,
             services.target,
             self._machine_now,
             self.catalogue.is_shared,
+            spared=self._spared,
             progress=saved.written,
         )
         self.attendance = Attendance(
@@ -94,6 +99,8 @@ class Share:
             processes=self._processes,
             outbox=self.outbox,
             turns=self._turns,
+            look=self._look,
+            deleted=self._deleted.add,
             released=services.leases.heard_release,
             spawn=self._spawn,
         )
@@ -206,6 +213,9 @@ class Share:
         self._machine.clock_ahead_ms = self._services.clock_ahead_ms()
         return self._machine
 
+    def _spared(self, session_id: str) -> None:
+        self._inbound.doubt(session_id)
+
     async def _catch_up(self, session_id: str) -> None:
         await self._inbound.catch_up(session_id)
 
@@ -221,15 +231,14 @@ class Share:
         The plugin's word is waited for, for the length of a pause: it knows what passed by between
         the events, and which sessions are not to be shared.
         """
-        version = -1
-        due: dict[str, int] = {}
+        version: tuple[int, ...] = ()
         while True:
-            due = await self._flush_due(due)
+            await self._flush_due()
+            await self._delete_due()
             try:
                 now = await self._reader.read(Database.version)
-                if now != version:
-                    grown = await self._look()
-                    due |= {name: self.catalogue.rows[name].seq for name in grown}
+                if now != version or self.catalogue.is_waiting:
+                    await self._look()
                     version = now
                 self.catalogue.save()
             except SessiondError as error:
@@ -239,8 +248,9 @@ class Share:
             self._turns.forget_silent()
             await asyncio.sleep(_ATTACHED_POLL_SECONDS if self._processes else _IDLE_POLL_SECONDS)
 
-    async def _flush_due(self, due: dict[str, int]) -> dict[str, int]:
-        """Write what is due, and return what could not be written now."""
+    async def _flush_due(self) -> None:
+        """Write what is due; what could not be written now stays due."""
+        due, self._due = self._due, {}
         left = {}
         for session_id, seq in due.items():
             try:
@@ -249,25 +259,40 @@ class Share:
                 left[session_id] = seq
                 await _log.ainfo("opencode.outbox_waits", session_id=session_id, error=error.code)
         if left:
+            self._due = left | self._due
             await asyncio.sleep(_IDLE_POLL_SECONDS)
-        return left
 
-    async def _look(self) -> list[str]:
-        """See which sessions there are; what was deleted here is deleted for everybody."""
+    async def _delete_due(self) -> None:
+        """Delete for everybody what was deleted here; what could not be deleted now stays due."""
+        for session_id in list(self._deleted):
+            try:
+                await self._delete(session_id)
+            except SessiondError as error:
+                await _log.ainfo("opencode.deletion_waits", session_id=session_id, error=error.code)
+            else:
+                self._deleted.discard(session_id)
+
+    async def _delete(self, session_id: str) -> None:
+        """Delete a session for everybody, and here if it was brought back meanwhile."""
+        self._inbound.drop(session_id)
+        if not self.catalogue.is_private(session_id):
+            await self.outbox.deleted(session_id)
+        if session_id in self.catalogue.returned:
+            await self._inbound.remove(session_id)
+        self.catalogue.forget(session_id)
+
+    async def _look(self) -> None:
+        """See which sessions there are, and take note of what is to be done about it."""
         sighting = await self.catalogue.look()
         if sighting.went_back:
             self.outbox.forget_all()
             self._inbound.compare_all()
-        for session_id in sighting.deleted:
-            self._inbound.drop(session_id)
-            if not self.catalogue.is_private(session_id):
-                await self.outbox.deleted(session_id)
-            self.catalogue.forget(session_id)
+        self._due |= {name: self.catalogue.rows[name].seq for name in sighting.grown}
+        self._deleted |= sighting.deleted | self.catalogue.returned
         for session_id in sighting.missing:
             self.catalogue.forget(session_id)
             self.outbox.forget(session_id)
             self._inbound.compare(session_id)
-        return sighting.grown
 
     async def _take_kept(self, session_id: str, events: list[OpencodeEvent]) -> None:
         """Write what opencode logged, up to the last event of which it told."""
@@ -275,6 +300,7 @@ class Share:
             is_deleted = any(event.type == "session.deleted" for event in events)
             if is_deleted or session_id not in self.catalogue.rows:
                 await self._look()
+                await self._delete_due()
             await self.outbox.flush(session_id, events[-1].id)
 
     async def _pass_on(self, session_id: str, events: list[OpencodeEvent]) -> None:

@@ -14,8 +14,10 @@ from sessiond.service.opencode.instance import Instance
 from sessiond.service.opencode.outbox import Target
 from sessiond.service.opencode.share import Services as ShareServices
 from sessiond.service.opencode.share import Share
+from sessiond.service.presence import Presences
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.presence import PresenceStore
 from tests.opencode.simulated import PROJECT, SimulatedOpencode
 from tests.store.support import Services
 
@@ -63,6 +65,9 @@ class Sharer:
             Target(core.sessions, core.store, store, core.clock),
             core.feeds,
             Leases(LeaseStore(core.redis, core.keys, _LEASE_MS), self._name),
+            Presences(
+                PresenceStore(core.redis, core.keys, _LEASE_MS), core.store, machine=self._name
+            ),
             "d.1",
             lambda: self.ahead_ms,
             lambda _: None,

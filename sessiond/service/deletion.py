@@ -43,14 +43,22 @@ async def kept(
         error: the refusal of the store.
         came: what was to be written, each with its value.
     """
-    numbers = [await _keep(around, request, subject, value) for subject, value in came]
-    if None in numbers:
+    numbers = await keep(around, request, came)
+    if not numbers:
         return error
     return SessionDeleted(
         error.detail,
-        hint=f"what you wrote is kept as conflict {', '.join(map(str, numbers))} of that session; "
+        hint=f"what you wrote is kept as conflict {', '.join(numbers)} of that session; "
         "create a new one, ids are not used again",
     )
+
+
+async def keep(
+    around: Surroundings, request: Request, came: Iterable[tuple[Subject, Any]]
+) -> list[str]:
+    """Keep what came for a deleted session as conflicts, and return their numbers."""
+    kept = [await _keep(around, request, subject, value) for subject, value in came]
+    return [number for number in kept if number]
 
 
 def kept_messages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -16,9 +17,10 @@ from sessiond.model import (
     SessionPage,
     SessionSummary,
 )
-from sessiond.service.deletion import kept_messages
+from sessiond.service.deletion import keep, kept_messages
 from sessiond.service.documents import document_value, encode_creation, metadata_of
 from sessiond.service.identity import derived_id, new_id
+from sessiond.service.merging import Subject
 from sessiond.service.writing import (
     PLAIN,
     Request,
@@ -204,6 +206,18 @@ class Sessions:
                     if entry.op == "message.append" and not entry.origin.startswith(own)
                 ]
         return unseen
+
+    async def keep(self, request: Request, came: Iterable[tuple[Subject, Any]]) -> list[str]:
+        """Keep as conflicts what was to be written into a session that is deleted.
+
+        Args:
+            request: whose it is.
+            came: each with its value.
+
+        Returns:
+            The numbers of the conflicts.
+        """
+        return await keep(self._around, request, came)
 
     async def position(self, session_id: str) -> Position:
         """Return where the session's log ends."""

@@ -113,6 +113,23 @@ async def test_a_session_deleted_while_the_sidecar_was_away_is_deleted_everywher
     await gone(ana, session)
 
 
+async def test_a_turn_in_a_session_that_was_deleted_meanwhile_is_kept(team: Team) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await ana.opencode.create_session("deleted by ana")
+    await known(ben, session)
+    await ana.opencode.prompt(session, "seen by both")
+    await same_history(session, ana, ben)
+    await asyncio.to_thread(ben.sidecar.stop)
+    await ben.opencode.prompt(session, "ana does not see this")
+    await ana.opencode.request("DELETE", f"/session/{session}")
+    await gone(ana, session)
+    await ben.start_sidecar()
+    await gone(ben, session)
+    kept = redis(ana, "XRANGE", f"sessiond:{{{session}}}:conflicts", "-", "+")
+    assert "ana does not see this" in kept
+    assert "seen by both" not in kept
+
+
 async def test_many_quick_deletions_are_for_good(team: Team) -> None:
     ana, ben = await team.start("ana", "ben")
     sessions = [await ana.opencode.create_session(f"number {number}") for number in range(120)]

@@ -152,8 +152,12 @@ class Catalogue:
 
     def position(self, session_id: str) -> Position:
         """Return up to where a session's log is in the database, as far as is remembered."""
+        return self.seen(session_id) if session_id in self.rows else START
+
+    def seen(self, session_id: str) -> Position:
+        """Return up to where a session's log was in the database, also of one that is gone."""
         cursor = self.saved.cursors.get(session_id)
-        return cursor.position if cursor and session_id in self.rows else START
+        return cursor.position if cursor else START
 
     def distrust_positions(self) -> None:
         """Have every session compared anew: what lies in the database may be out of date."""

@@ -250,6 +250,8 @@ class Inbound:
             InstanceGone: no process is attached, or the one went away.
             Unsettled: the session vanished just now.
         """
+        if any(event.type == "session.deleted" for event in events):
+            await self._outbox.flush(session_id)  # what comes too late is kept, before it is gone
         if self._catalogue.is_unsettled(session_id):
             raise Unsettled(f"session {session_id!r} vanished just now")
         if self._catalogue.is_deleted(session_id):  # all that may still be done to it

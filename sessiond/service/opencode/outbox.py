@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import Context, NewSession
@@ -33,17 +33,20 @@ from sessiond.opencode.records import SessionState, StoredEvent
 from sessiond.opencode.reverts import outlives_revert
 from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
+from sessiond.service.merging import Subject
 from sessiond.service.opencode.reading import Read
-from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
+from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange, message_of
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
 from sessiond.store.committer import MarkMoved
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.sessions import SessionStore
+from sessiond.sync.position import START, Position
 
 _EXPECTED = 1024
 _ATTEMPTS = 3
 _ALL = 2**53
+_PUTS = frozenset({"message.put", "part.put"})
 _REMOVALS = frozenset({"message.remove", "part.remove"})
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -156,11 +159,35 @@ class Outbox:
         try:
             yield
         except SessionDeleted:  # a deletion wins over what was written without knowing of it
+            await self._keep_unwritten(session_id)
             self._deleted.add(session_id)
             self.forget(session_id)
         except BaseException:
             self.forget(session_id)
             raise
+
+    async def _keep_unwritten(self, session_id: str) -> None:
+        """Keep as conflicts what opencode logged that comes too late, each record as it was last.
+
+        Nothing of a session that this database never wrote: nobody knows what would be new.
+        """
+        progress = self._progress.get(session_id)
+        written = self._written.get(session_id, progress.seq if progress else None)
+        if written is None:
+            return
+        last: dict[str, Change] = {}
+        while events := await self._events(session_id, written, None):
+            written = events[-1].seq
+            changes = await self._changes(events)
+            last |= {each.change.id: each.change for each in changes if each.change.kind in _PUTS}
+        came = [
+            (Subject(session_id, "part", name), change.body)
+            if "/" in name
+            else (Subject(session_id, "message", name), to_builtins(message_of(change)))
+            for name, change in last.items()
+        ]
+        numbers = await self._target.sessions.keep(Request(client=self._replica.name), came)
+        await _log.ainfo("opencode.came_too_late", session_id=session_id, kept=len(numbers))
 
     async def _flush(self, session_id: str, up_to: int | str | None) -> None:
         written = self._written.get(session_id)
@@ -294,6 +321,11 @@ class Outbox:
         await (await self._recorder(session_id)).write(sourced)
 
     async def _write_events(self, session_id: str, events: list[StoredEvent]) -> None:
+        changes = await self._meant(session_id, await self._changes(events))
+        await (await self._recorder(session_id)).write(changes)
+
+    async def _changes(self, events: list[StoredEvent]) -> list[SourcedChange]:
+        """Return what events change, without those that came from elsewhere or are unknown."""
         machine, now = self._machine(), self._target.clock()
         changes = []
         for event in events:
@@ -305,8 +337,7 @@ class Outbox:
                 continue
             if change and not self._is_expected(change):
                 changes.append(SourcedChange(change, event.seq))
-        changes = await self._meant(session_id, changes)
-        await (await self._recorder(session_id)).write(changes)
+        return changes
 
     async def _meant(self, session_id: str, changes: list[SourcedChange]) -> list[SourcedChange]:
         """Leave out the removals of what a revert had not seen."""
@@ -342,15 +373,22 @@ class Outbox:
             return False
         return (change.id, _canonical(change.body)) in self._expected
 
-    async def deleted(self, session_id: str) -> None:
+    async def deleted(self, session_id: str, seen: Position = START) -> None:
         """Note that opencode has a session no more, and delete it for everybody.
 
+        Args:
+            session_id: the session.
+            seen: up to where it was here: what others said later is kept as conflicts. The start
+                when nobody knows.
+
         Raises:
-            StoreUnavailable: it is not deleted yet.
+            StoreUnavailable, Contended: it is not deleted yet.
         """
+        base = str(seen) if seen.offset else ""
         async with self._locks[session_id]:
             with contextlib.suppress(NotFound, SessionDeleted):
-                await self._target.sessions.delete(session_id, Request(client=self._replica.name))
+                request = Request(client=self._replica.name, base=base)
+                await self._target.sessions.delete(session_id, request)
             self._deleted.add(session_id)
             self.forget(session_id)
 

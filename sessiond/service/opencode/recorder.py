@@ -151,7 +151,7 @@ class Recorder:
             case "message.put":
                 op = "message.edit" if change.id in self._known else "message.append"
                 self._known.add(change.id)
-                return [self._draft(change, op, change.id, json.encode(_message(change)))]
+                return [self._draft(change, op, change.id, json.encode(message_of(change)))]
             case "part.put":
                 return [self._draft(change, "part.put", change.id, json.encode(change.body))]
             case "message.remove" | "part.remove":
@@ -200,7 +200,8 @@ def _groups(written: Iterable[_Written]) -> Iterator[list[_Written]]:
         yield group
 
 
-def _message(change: Change) -> Message:
+def message_of(change: Change) -> Message:
+    """Return a message of opencode's as the log holds it."""
     body = change.body or {}
     given = body.get("time")
     created = given.get("created") if isinstance(given, dict) else None

@@ -276,7 +276,7 @@ class Share:
         """Delete a session for everybody, and here if it was brought back meanwhile."""
         self._inbound.drop(session_id)
         if not self.catalogue.is_private(session_id):
-            await self.outbox.deleted(session_id)
+            await self.outbox.deleted(session_id, self.catalogue.seen(session_id))
         if session_id in self.catalogue.returned:
             await self._inbound.remove(session_id)
         self.catalogue.forget(session_id)

@@ -392,7 +392,7 @@ async def test_what_came_from_others_is_not_sent_back(core: Services, site: Site
 # Deletion
 
 
-async def test_a_deletion_is_for_everybody_and_swallows_what_comes_later(
+async def test_a_deletion_is_for_everybody_and_nothing_comes_in_later(
     core: Services, site: Site, there: Site
 ) -> None:
     site.opencode.create(SESSION)
@@ -411,6 +411,42 @@ async def test_a_deletion_is_for_everybody_and_swallows_what_comes_later(
     with pytest.raises(SessionDeleted):
         await core.store.end(SESSION)
     assert await operations(core) == [("session.delete", SESSION)]
+
+
+async def test_what_opencode_logs_after_a_deletion_is_kept_as_it_was_last(
+    core: Services, site: Site
+) -> None:
+    site.opencode.create(SESSION)
+    converse(site, count=1)
+    await site.outbox.flush(SESSION)
+    await core.sessions.delete(SESSION)
+    converse(site, first=1, count=2)
+    site.opencode.part(SESSION, "m2", "p2", "the last of it")
+    await site.outbox.flush(SESSION)
+    kept = {each.id: each for each in await core.conflicts.of_session(SESSION)}
+    assert kept.keys() == {"m1", "m1/p1", "m2", "m2/p2"}
+    assert kept["m2"].ours.value["metadata"][FIELD]["text"] == "message 2"
+    assert kept["m2/p2"].ours.value["text"] == "the last of it"
+    assert {each.strategy for each in kept.values()} == {"deletion"}
+    await site.outbox.flush(SESSION)
+    assert len(await core.conflicts.of_session(SESSION)) == 4, "kept once"
+
+
+async def test_a_deletion_here_keeps_what_others_had_said_unseen(
+    core: Services, site: Site, there: Site
+) -> None:
+    site.opencode.create(SESSION)
+    converse(site, count=1)
+    await site.outbox.flush(SESSION)
+    seen = (await core.store.end(SESSION)).position
+    there.opencode.create(SESSION)
+    await there.outbox.flush(SESSION)
+    there.opencode.message(SESSION, "n1", text="unseen")
+    await there.outbox.flush(SESSION)
+    await site.outbox.deleted(SESSION, seen)
+    (kept,) = await core.conflicts.of_session(SESSION)
+    assert (kept.id, kept.outcome) == ("n1", "ours")
+    assert kept.theirs.origin.startswith("oc-there@")
 
 
 async def test_deleting_what_was_never_shared_is_nothing(core: Services, site: Site) -> None:

@@ -203,6 +203,17 @@ async def test_a_retry_of_a_merge_answers_the_same(core: Services) -> None:
     assert len(await conflicts(core)) == 1
 
 
+async def test_a_retry_is_answered_with_what_its_version_stands_for(core: Services) -> None:
+    base, patch = await version(core), {"state": {"edit_count": 1}}
+    first = await change(core, patch, base, key="once")
+    await change(core, {"state": {"edit_count": 5}}, first.version)
+    again = await change(core, patch, base, key="once")
+    assert again == first
+    assert (await change(core, {"state": {"edit_count": 2}}, again.version)).value.state == {
+        "edit_count": 6
+    }, "what others counted was counted twice"
+
+
 async def test_eight_writers_of_two_processes_all_get_through(
     core: Services, start: StartServices
 ) -> None:

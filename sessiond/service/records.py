@@ -7,7 +7,7 @@ What was removed stays removed: a change that came too late for it is kept as a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import UNSET, Struct, structs
@@ -192,7 +192,11 @@ class Records:
                 key=key,
                 client=request.client,
             )
-            position, conflicts = await commit_merged(around, draft, merged)
+            try:
+                position, conflicts = await commit_merged(around, draft, merged)
+            except NotFound:  # removed since it was read
+                standing = await self.standing(subject)
+                await self._keep_too_late(subject, request, make, standing, at_ms)
             return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
 
         return await attempt(around, subject.session_id, subject.id, request, once)
@@ -282,7 +286,7 @@ class Records:
 
     async def _keep_too_late(
         self, subject: Subject, request: Request, make: Make, standing: Standing, at_ms: int
-    ) -> None:
+    ) -> NoReturn:
         """Keep a change of a record that was removed meanwhile, and refuse it.
 
         Raises:
@@ -318,6 +322,9 @@ class Records:
     async def _part_standing(self, subject: Subject) -> Standing:
         around, session_id = self._around, subject.session_id
         message_id, _, part_id = subject.id.partition("/")
+        (home,) = await around.store.message_versions(session_id, [message_id])
+        if home and home.removed:  # and with it all its parts
+            return _standing(await _entry_at(around, session_id, home.last), UNSET)
         version = await around.store.part_version(session_id, subject.id)
         if version:
             entry = await _entry_at(around, session_id, version.last)

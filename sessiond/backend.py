@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from sessiond.model import (
+    Choice,
+    ConflictRecord,
+    ConflictState,
     Document,
     DocumentName,
     MessagePage,
@@ -39,7 +42,8 @@ class Backend(Protocol):
     """Sessions, whoever keeps them. All calls raise the errors of `sessiond.errors`.
 
     `key` is an idempotency key: the same call with the same key is done once. `expected` is the
-    version that a change is based on; without it, whatever is current.
+    only version that may be changed, `base` the one that a change was made on: what others wrote
+    since is merged with it. Without either, whatever is current is changed.
     """
 
     async def create(self, new: NewSession, *, key: str = "") -> Session:
@@ -53,7 +57,9 @@ class Backend(Protocol):
     ) -> SessionPage:
         """Return sessions, the most recently active first."""
 
-    async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
+    async def delete(
+        self, session_id: str, *, expected: str = "", base: str = "", key: str = ""
+    ) -> str:
         """Delete a session and return the position of that."""
 
     async def append(
@@ -68,12 +74,19 @@ class Backend(Protocol):
         """Return one message."""
 
     async def edit(
-        self, session_id: str, message_id: str, patch: Any, *, expected: str = "", key: str = ""
+        self,
+        session_id: str,
+        message_id: str,
+        patch: Any,
+        *,
+        expected: str = "",
+        base: str = "",
+        key: str = "",
     ) -> WrittenRecord:
         """Apply a merge patch to a message."""
 
     async def remove(
-        self, session_id: str, message_id: str, *, expected: str = "", key: str = ""
+        self, session_id: str, message_id: str, *, expected: str = "", base: str = "", key: str = ""
     ) -> WrittenRecord:
         """Remove a message."""
 
@@ -85,6 +98,7 @@ class Backend(Protocol):
         part: Part,
         *,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> WrittenRecord:
         """Write a part of a message."""
@@ -96,6 +110,7 @@ class Backend(Protocol):
         part_id: str,
         *,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> WrittenRecord:
         """Remove a part of a message."""
@@ -111,9 +126,23 @@ class Backend(Protocol):
         *,
         replace: bool = False,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> Document:
         """Apply a merge patch to a document, or replace it."""
+
+    async def conflicts(
+        self, session_id: str | None = None, *, state: ConflictState | None = None
+    ) -> list[ConflictRecord]:
+        """Return the conflicts of a session, or of all."""
+
+    async def conflict(self, session_id: str, number: str) -> ConflictRecord:
+        """Return one conflict."""
+
+    async def resolve(
+        self, session_id: str, number: str, choice: Choice, *, expected: str = ""
+    ) -> ConflictRecord:
+        """Decide a conflict."""
 
     async def position(self, session_id: str) -> str:
         """Return where the session's log ends."""

@@ -9,11 +9,16 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
+from msgspec import UNSET
 
 from sessiond.backend import RawEvent
 from sessiond.codec import json
 from sessiond.errors import BY_CODE, DaemonUnreachable, SessiondError
 from sessiond.model import (
+    Choice,
+    ConflictPage,
+    ConflictRecord,
+    ConflictState,
     Document,
     DocumentName,
     Message,
@@ -84,6 +89,22 @@ class DaemonClient:
             DaemonUnreachable: nobody answers there.
             SessiondError: what the daemon answered.
         """
+        answer, told = await self._exchange(
+            method, path, kind, body=body, query=query, headers=headers
+        )
+        return answer, told.get("ETag", "").strip('"')
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        kind: type[Answer] | Any,
+        *,
+        body: Any = None,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Answer, Mapping[str, str]]:
+        """Send one request and return its decoded answer and its headers."""
         data = None if body is None else json.encode_given(body)
         wanted = dict(headers or {})
         if data is not None:
@@ -97,9 +118,8 @@ class DaemonClient:
             raise self._unreachable(error) from error
         if response.status >= 400:  # noqa: PLR2004 - where errors begin
             raise rebuilt(content, response.status)
-        version = response.headers.get("ETag", "").strip('"')
         answer = msgspec.json.decode(content, type=kind) if content and kind else None
-        return answer, version  # type: ignore[return-value]
+        return answer, response.headers  # type: ignore[return-value]
 
     async def create(self, new: NewSession, *, key: str = "") -> Session:
         """Create a session."""
@@ -119,9 +139,11 @@ class DaemonClient:
             query["cursor"] = cursor
         return (await self.call("GET", "/v1/sessions", SessionPage, query=query))[0]
 
-    async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
+    async def delete(
+        self, session_id: str, *, expected: str = "", base: str = "", key: str = ""
+    ) -> str:
         """Delete a session and return the position of that."""
-        path, headers = _session(session_id), _headers(key=key, expected=expected)
+        path, headers = _session(session_id), _headers(key=key, expected=expected, base=base)
         reply: PositionReply = (await self.call("DELETE", path, PositionReply, headers=headers))[0]
         return reply.position
 
@@ -146,17 +168,31 @@ class DaemonClient:
         return VersionedMessage(message=found, version=version)
 
     async def edit(
-        self, session_id: str, message_id: str, patch: Any, *, expected: str = "", key: str = ""
+        self,
+        session_id: str,
+        message_id: str,
+        patch: Any,
+        *,
+        expected: str = "",
+        base: str = "",
+        key: str = "",
     ) -> WrittenRecord:
         """Apply a merge patch to a message."""
         path = _message(session_id, message_id)
-        return await self._write("PATCH", path, patch, expected, key)
+        return await self._write(
+            "PATCH", path, patch, _headers(key=key, expected=expected, base=base)
+        )
 
     async def remove(
-        self, session_id: str, message_id: str, *, expected: str = "", key: str = ""
+        self, session_id: str, message_id: str, *, expected: str = "", base: str = "", key: str = ""
     ) -> WrittenRecord:
         """Remove a message."""
-        return await self._write("DELETE", _message(session_id, message_id), None, expected, key)
+        return await self._write(
+            "DELETE",
+            _message(session_id, message_id),
+            None,
+            _headers(key=key, expected=expected, base=base),
+        )
 
     async def put_part(
         self,
@@ -166,11 +202,12 @@ class DaemonClient:
         part: Part,
         *,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> WrittenRecord:
         """Write a part of a message."""
         path = _part(session_id, message_id, part_id)
-        return await self._write("PUT", path, part, expected, key)
+        return await self._write("PUT", path, part, _headers(key=key, expected=expected, base=base))
 
     async def remove_part(
         self,
@@ -179,11 +216,14 @@ class DaemonClient:
         part_id: str,
         *,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> WrittenRecord:
         """Remove a part of a message."""
         path = _part(session_id, message_id, part_id)
-        return await self._write("DELETE", path, None, expected, key)
+        return await self._write(
+            "DELETE", path, None, _headers(key=key, expected=expected, base=base)
+        )
 
     async def document(self, session_id: str, name: DocumentName) -> Document:
         """Return a document."""
@@ -199,18 +239,47 @@ class DaemonClient:
         *,
         replace: bool = False,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> Document:
         """Apply a merge patch to a document, or replace it."""
         value: Any
-        value, version = await self.call(
+        value, told = await self._exchange(
             "PUT" if replace else "PATCH",
             _session(session_id) + f"/{name}",
             Any,
             body=patch,
-            headers=_headers(key=key, expected=expected),
+            headers=_headers(key=key, expected=expected, base=base),
         )
-        return Document(name=name, value=value, version=version)
+        version, conflicts = told.get("ETag", "").strip('"'), told.get("Sessiond-Conflicts")
+        return Document(
+            name=name,
+            value=value,
+            version=version,
+            conflicts=conflicts.split(", ") if conflicts else UNSET,
+        )
+
+    async def conflicts(
+        self, session_id: str | None = None, *, state: ConflictState | None = None
+    ) -> list[ConflictRecord]:
+        """Return the conflicts of a session, or of all."""
+        path = "/v1/conflicts" if session_id is None else _session(session_id) + "/conflicts"
+        query = {"state": state} if state else None
+        page: ConflictPage = (await self.call("GET", path, ConflictPage, query=query))[0]
+        return page.conflicts
+
+    async def conflict(self, session_id: str, number: str) -> ConflictRecord:
+        """Return one conflict."""
+        return (await self.call("GET", _conflict(session_id, number), ConflictRecord))[0]
+
+    async def resolve(
+        self, session_id: str, number: str, choice: Choice, *, expected: str = ""
+    ) -> ConflictRecord:
+        """Decide a conflict."""
+        path, headers = _conflict(session_id, number) + "/resolution", _headers(expected=expected)
+        found: ConflictRecord
+        found, _ = await self.call("POST", path, ConflictRecord, body=choice, headers=headers)
+        return found
 
     async def position(self, session_id: str) -> str:
         """Return where the session's log ends."""
@@ -289,9 +358,8 @@ class DaemonClient:
             raise self._unreachable(error) from error
 
     async def _write(
-        self, method: str, path: str, body: Any, expected: str, key: str
+        self, method: str, path: str, body: Any, headers: Mapping[str, str]
     ) -> WrittenRecord:
-        headers = _headers(key=key, expected=expected)
         return (await self.call(method, path, WrittenRecord, body=body, headers=headers))[0]
 
     def _unreachable(self, error: BaseException) -> DaemonUnreachable:
@@ -344,7 +412,11 @@ def _part(session_id: str, message_id: str, part_id: str) -> str:
     return f"{_message(session_id, message_id)}/parts/{checked('part_id', part_id)}"
 
 
-def _headers(*, key: str = "", expected: str = "") -> dict[str, str]:
-    version = checked_version(expected)
-    headers = {"Idempotency-Key": key, "If-Match": f'"{version}"' if version else ""}
-    return {name: value for name, value in headers.items() if value}
+def _conflict(session_id: str, number: str) -> str:
+    return f"{_session(session_id)}/conflicts/{checked('conflict', number)}"
+
+
+def _headers(*, key: str = "", expected: str = "", base: str = "") -> dict[str, str]:
+    versions = {"If-Match": checked_version(expected), "Sessiond-Base": checked_version(base)}
+    quoted = {name: f'"{version}"' for name, version in versions.items() if version}
+    return quoted | ({"Idempotency-Key": key} if key else {})

@@ -41,6 +41,7 @@ from sessiond.store.inspection import read_key
 _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
 _GRACE_SECONDS = 10.0
+_TRIM_SECONDS = 3600.0
 _WAIT_FOR_REDIS_SECONDS = 5.0
 
 
@@ -63,7 +64,7 @@ class Daemon:
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
         self._bound = self._serving = False
-        self._beating: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._token_file = (
             Path(configuration.api.token_file).expanduser()
             if configuration.api.token_file
@@ -102,7 +103,7 @@ class Daemon:
         await self._server.start(listening)
         self._opencodes.start()
         await self._beat_once()
-        self._beating = asyncio.create_task(self._beat())
+        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._trim())]
         self._log.info(
             "daemon.started",
             instance=self._instance,
@@ -115,8 +116,8 @@ class Daemon:
 
     async def stop(self) -> None:
         """Finish what was accepted, then stop everything that was started."""
-        if self._beating:
-            self._beating.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._server:
             self._streams.close()
             await self._server.stop(_GRACE_SECONDS)
@@ -237,6 +238,7 @@ class Daemon:
             core.messages,
             core.records,
             core.documents,
+            core.conflicts,
             core.feeds,
             self._streams,
         )
@@ -296,6 +298,13 @@ class Daemon:
             await asyncio.sleep(_BEAT_SECONDS)
             with contextlib.suppress(SessiondError):  # away: readiness tells it
                 await self._beat_once()
+
+    async def _trim(self) -> None:
+        """Drop what is kept for a time only, now and every hour."""
+        while True:
+            with contextlib.suppress(SessiondError):  # the next time, perhaps
+                await self._running.conflicts.trim()
+            await asyncio.sleep(_TRIM_SECONDS)
 
     async def _beat_once(self) -> None:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)

@@ -13,6 +13,9 @@ from sessiond.codec import json
 from sessiond.core import Core
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    Choice,
+    ConflictRecord,
+    ConflictState,
     Document,
     DocumentName,
     MessagePage,
@@ -37,6 +40,7 @@ Given = TypeVar("Given")
 
 _NEW_SESSION = msgspec.json.Decoder(NewSession)
 _NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
+_CHOICE = msgspec.json.Decoder(Choice)
 _ANY = msgspec.json.Decoder()
 _FILTERS = frozenset(Filter.__struct_fields__)
 _LONGEST_LISTING, _LONGEST_PAGE, _LONGEST_LOG = 500, 10_000, 1_000
@@ -70,9 +74,11 @@ class DirectBackend:
         _check_limit(limit, _LONGEST_LISTING)
         return await self._core.sessions.list_page(Filter(**filters), cursor, limit)
 
-    async def delete(self, session_id: str, *, expected: str = "", key: str = "") -> str:
+    async def delete(
+        self, session_id: str, *, expected: str = "", base: str = "", key: str = ""
+    ) -> str:
         """Delete a session and return the position of that."""
-        request = _request(key, expected)
+        request = _request(key, expected, base)
         return str(await self._core.sessions.delete(_session(session_id), request))
 
     async def append(
@@ -94,19 +100,26 @@ class DirectBackend:
         return await self._core.messages.read(*_message(session_id, message_id))
 
     async def edit(
-        self, session_id: str, message_id: str, patch: Any, *, expected: str = "", key: str = ""
+        self,
+        session_id: str,
+        message_id: str,
+        patch: Any,
+        *,
+        expected: str = "",
+        base: str = "",
+        key: str = "",
     ) -> WrittenRecord:
         """Apply a merge patch to a message."""
-        request = _request(key, expected)
+        request = _request(key, expected, base)
         return await self._core.records.edit(
             *_message(session_id, message_id), _given(patch, _ANY), request
         )
 
     async def remove(
-        self, session_id: str, message_id: str, *, expected: str = "", key: str = ""
+        self, session_id: str, message_id: str, *, expected: str = "", base: str = "", key: str = ""
     ) -> WrittenRecord:
         """Remove a message."""
-        request = _request(key, expected)
+        request = _request(key, expected, base)
         return await self._core.records.remove(*_message(session_id, message_id), request)
 
     async def put_part(
@@ -117,10 +130,11 @@ class DirectBackend:
         part: Part,
         *,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> WrittenRecord:
         """Write a part of a message."""
-        request = _request(key, expected)
+        request = _request(key, expected, base)
         return await self._core.records.put_part(
             *_part(session_id, message_id, part_id), _given(part, _ANY), request
         )
@@ -132,10 +146,11 @@ class DirectBackend:
         part_id: str,
         *,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> WrittenRecord:
         """Remove a part of a message."""
-        request = _request(key, expected)
+        request = _request(key, expected, base)
         return await self._core.records.remove_part(
             *_part(session_id, message_id, part_id), request
         )
@@ -152,12 +167,36 @@ class DirectBackend:
         *,
         replace: bool = False,
         expected: str = "",
+        base: str = "",
         key: str = "",
     ) -> Document:
         """Apply a merge patch to a document, or replace it."""
-        request = _request(key, expected)
+        request = _request(key, expected, base)
         return await self._core.documents.change(
             _session(session_id), name, _given(patch, _ANY), request, replace=replace
+        )
+
+    async def conflicts(
+        self, session_id: str | None = None, *, state: ConflictState | None = None
+    ) -> list[ConflictRecord]:
+        """Return the conflicts of a session, or of all."""
+        if session_id is None:
+            return await self._core.conflicts.of_all(state)
+        return await self._core.conflicts.of_session(_session(session_id), state)
+
+    async def conflict(self, session_id: str, number: str) -> ConflictRecord:
+        """Return one conflict."""
+        return await self._core.conflicts.read(_session(session_id), checked("conflict", number))
+
+    async def resolve(
+        self, session_id: str, number: str, choice: Choice, *, expected: str = ""
+    ) -> ConflictRecord:
+        """Decide a conflict."""
+        return await self._core.conflicts.resolve(
+            _session(session_id),
+            checked("conflict", number),
+            _given(choice, _CHOICE),
+            _request(expected=expected),
         )
 
     async def position(self, session_id: str) -> str:
@@ -203,9 +242,11 @@ def _given(value: Any, decoder: msgspec.json.Decoder[Given]) -> Given:
     return json.decode(json.encode_given(value), decoder)
 
 
-def _request(key: str, expected: str = "") -> Request:
+def _request(key: str = "", expected: str = "", base: str = "") -> Request:
     return Request(
-        key=checked("Idempotency-Key", key) if key else "", expected=checked_version(expected)
+        key=checked("Idempotency-Key", key) if key else "",
+        expected=checked_version(expected),
+        base=checked_version(base),
     )
 
 

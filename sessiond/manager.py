@@ -14,6 +14,7 @@ async with SessionManager.connect() as manager:
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -32,8 +33,10 @@ from sessiond.core import Core
 from sessiond.direct import DirectBackend
 from sessiond.errors import InvalidInput, SessiondError
 from sessiond.model import (
+    Choice,
+    ConflictRecord,
+    ConflictState,
     Context,
-    Document,
     Live,
     Message,
     Metadata,
@@ -44,6 +47,7 @@ from sessiond.model import (
     Preferences,
     Reset,
     SessionPage,
+    Take,
     WrittenRecord,
 )
 from sessiond.paths import api_socket, host_name
@@ -184,18 +188,27 @@ class SessionManager:
             lambda: self._backend.list_sessions(cursor=cursor, limit=limit, **filters)
         )
 
-    async def delete(self, session_id: str, *, expected: str = "") -> None:
+    async def conflicts(
+        self, *, state: ConflictState | None = None
+    ) -> builtins.list[ConflictRecord]:
+        """Return the conflicts of all sessions: `open`, `settled` or `resolved` ones, or all."""
+        return await _retried(lambda: self._backend.conflicts(state=state))
+
+    async def delete(self, session_id: str, *, expected: str = "", base: str = "") -> None:
         """Delete a session; its id is never used again.
 
         Args:
             session_id: which.
             expected: only if the session is still at this position.
+            base: the position that is known here: what others appended since is kept as conflicts.
 
         Raises:
             VersionMismatch: it has moved on.
             NotFound, SessionDeleted: there is none, or no more.
         """
-        delete = partial(self._backend.delete, session_id, expected=expected, key=_new_key())
+        delete = partial(
+            self._backend.delete, session_id, expected=expected, base=base, key=_new_key()
+        )
         await _retried(delete)
 
 
@@ -267,28 +280,40 @@ class Session:
         ]
 
     async def edit_message(
-        self, message_id: str, *, expected: str = "", **fields: Any
+        self, message_id: str, *, expected: str = "", base: str = "", **fields: Any
     ) -> WrittenRecord:
         """Change fields of a message: role, content, tool_calls, metadata.
+
+        Args:
+            message_id: which.
+            expected: the only version that may be changed.
+            base: the version that the edit was made on: what others changed since is merged.
+            fields: the fields to change.
 
         Raises:
             VersionMismatch: the message is no longer at the expected version.
             NotFound, InvalidInput, SessionDeleted.
         """
-        edit = partial(self._backend.edit, self.id, message_id, fields, expected=expected)
-        return await self._write(edit)
+        edit = partial(self._backend.edit, self.id, message_id, fields)
+        return await self._write(partial(edit, expected=expected, base=base))
 
-    async def remove_message(self, message_id: str, *, expected: str = "") -> WrittenRecord:
-        """Remove a message from the conversation.
+    async def remove_message(
+        self, message_id: str, *, expected: str = "", base: str = ""
+    ) -> WrittenRecord:
+        """Remove a message from the conversation; for the versions see `edit_message`.
 
         Raises:
             VersionMismatch, NotFound, SessionDeleted.
         """
-        remove = partial(self._backend.remove, self.id, message_id, expected=expected)
-        return await self._write(remove)
+        remove = partial(self._backend.remove, self.id, message_id)
+        return await self._write(partial(remove, expected=expected, base=base))
 
-    async def put_part(self, message_id: str, part: Part, *, expected: str = "") -> WrittenRecord:
+    async def put_part(
+        self, message_id: str, part: Part, *, expected: str = "", base: str = ""
+    ) -> WrittenRecord:
         """Write a part of a message: a new one, or the one with its id anew.
+
+        For the versions see `edit_message`; that of a part that is not there yet is "0".
 
         Raises:
             InvalidInput: the part has no id or type.
@@ -296,18 +321,18 @@ class Session:
         """
         check_part(part)
         put = partial(self._backend.put_part, self.id, message_id, part["id"], part)
-        return await self._write(partial(put, expected=expected))
+        return await self._write(partial(put, expected=expected, base=base))
 
     async def remove_part(
-        self, message_id: str, part_id: str, *, expected: str = ""
+        self, message_id: str, part_id: str, *, expected: str = "", base: str = ""
     ) -> WrittenRecord:
-        """Remove a part of a message.
+        """Remove a part of a message; for the versions see `edit_message`.
 
         Raises:
             VersionMismatch, NotFound, SessionDeleted.
         """
         remove = partial(self._backend.remove_part, self.id, message_id, part_id)
-        return await self._write(partial(remove, expected=expected))
+        return await self._write(partial(remove, expected=expected, base=base))
 
     async def _write(self, write: Callable[..., Awaitable[WrittenRecord]]) -> WrittenRecord:
         written = await _retried(partial(write, key=_new_key()))
@@ -326,25 +351,59 @@ class Session:
             if len(page.operations) < _PAGE:
                 return
 
-    async def save(self) -> None:
+    async def save(self, *, strict: bool = False) -> builtins.list[ConflictRecord]:
         """Send what changed in `context` and `preferences` since they were loaded or saved.
 
+        What somebody else changed meanwhile is merged with it, by the rules of the daemon, and is
+        here afterwards.
+
+        Args:
+            strict: refuse instead, if somebody else changed the document.
+
+        Returns:
+            What the merge left out of either side, if anything.
+
         Raises:
-            VersionMismatch: somebody else changed the document meanwhile. Nothing of it was
-                written and the change is still here: `refresh`, look, and decide.
+            VersionMismatch: in strict mode. Nothing of the document was written and the change is
+                still here: `refresh`, look, and decide.
         """
+        left: builtins.list[ConflictRecord] = []
         for name, value, version in list(self._view.changed_documents()):
-            change = partial(
-                self._backend.change_document,
-                self.id,
-                name,
-                value,
-                replace=True,
-                expected=version,
-                key=_new_key(),
-            )
-            saved = await _retried(change)
-            self._view.take_document(Document(name=name, value=value, version=saved.version))
+            change = partial(self._backend.change_document, self.id, name, value, replace=True)
+            versions = {"expected" if strict else "base": version}
+            saved = await _retried(partial(change, key=_new_key(), **versions))
+            self._view.take_saved(saved, value)
+            left += [
+                await _retried(partial(self._backend.conflict, self.id, number))
+                for number in saved.conflicts or ()
+            ]
+        return left
+
+    async def conflicts(
+        self, *, state: ConflictState | None = None
+    ) -> builtins.list[ConflictRecord]:
+        """Return what merges left out in this session: `open`, `settled`, `resolved`, or all."""
+        return await _retried(lambda: self._backend.conflicts(self.id, state=state))
+
+    async def resolve(
+        self, number: str, take: Take | None = None, *, value: Any = UNSET, expected: str = ""
+    ) -> ConflictRecord:
+        """Decide a conflict: take a side, or put a value in its place.
+
+        Args:
+            number: of the conflict.
+            take: `ours`, `theirs`, `base`, or `merged` for what stands; or
+            value: what to put in its place.
+            expected: only if the document or record is still at this version.
+
+        Raises:
+            InvalidInput, NotFound, VersionMismatch, SessionDeleted.
+        """
+        choice = Choice(take=take or UNSET, value=value)
+        resolve = partial(self._backend.resolve, self.id, number, choice, expected=expected)
+        resolved = await _retried(resolve)
+        await self._catch_up()
+        return resolved
 
     async def refresh(self) -> None:
         """Load the session anew; unsaved changes are dropped.

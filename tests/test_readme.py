@@ -50,6 +50,10 @@ def test_http_and_redis_cli_commands_work_word_for_word(daemon: RunningDaemon) -
     first = run_shell(http.replace("events\n", "events || true\n"), daemon)
     assert '"title":"my first"' in first
     assert "event: message.append" in first
+    (conflicts,) = (block for block in blocks(TEXT, "sh") if "sessiond conflicts" in block)
+    decided = run_shell(f"{http.splitlines()[0]}\n{conflicts}", daemon)
+    assert "+/home/ana" in decided
+    assert "conflict 5 is resolved: theirs was taken" in decided
     if shutil.which("redis-cli") is None:
         pytest.skip("redis-cli is not installed: its commands were not run")
     (redis_cli,) = (block for block in blocks(TEXT, "sh") if "$R XRANGE" in block)

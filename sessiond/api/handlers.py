@@ -14,6 +14,8 @@ from sessiond.api.sse import EventStreams
 from sessiond.codec import json
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    Choice,
+    ConflictPage,
     NewMessage,
     NewMessages,
     NewSession,
@@ -21,6 +23,7 @@ from sessiond.model import (
     PositionReply,
     WrittenRecord,
 )
+from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
@@ -31,8 +34,12 @@ from sessiond.sync.position import START, parse_position
 _NEW_SESSION = msgspec.json.Decoder(NewSession)
 _NEW_MESSAGE = msgspec.json.Decoder(NewMessage)
 _NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
+_CHOICE = msgspec.json.Decoder(Choice)
 _PART = msgspec.json.Decoder(Part)
 _MOST_PER_PAGE = 10_000
+
+CONFLICTS = "Sessiond-Conflicts"
+"""The header of an answer that names the conflicts which a merge left behind."""
 
 
 class Services(Struct, frozen=True):
@@ -42,6 +49,7 @@ class Services(Struct, frozen=True):
     messages: Messages
     records: Records
     documents: Documents
+    conflicts: Conflicts
     feeds: Feeds
     streams: EventStreams
 
@@ -67,6 +75,7 @@ class Handlers:
         self._messages = services.messages
         self._records = services.records
         self._documents = services.documents
+        self._conflicts = services.conflicts
         self._feeds = services.feeds
         self._streams = services.streams
 
@@ -169,7 +178,29 @@ class Handlers:
             read.write_request(request),
             replace=request.method == "PUT",
         )
-        return answer(document.value, version=document.version)
+        headers = {CONFLICTS: ", ".join(document.conflicts)} if document.conflicts else None
+        return answer(document.value, version=document.version, headers=headers)
+
+    async def list_conflicts(self, request: web.Request) -> web.Response:
+        """GET /v1/conflicts."""
+        found = await self._conflicts.of_all(read.conflict_state(request))
+        return answer(ConflictPage(conflicts=found))
+
+    async def session_conflicts(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/conflicts."""
+        session_id, state = read.session_id(request), read.conflict_state(request)
+        return answer(ConflictPage(conflicts=await self._conflicts.of_session(session_id, state)))
+
+    async def read_conflict(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/conflicts/{number}."""
+        where = read.session_id(request), read.conflict_number(request)
+        return answer(await self._conflicts.read(*where))
+
+    async def resolve_conflict(self, request: web.Request) -> web.Response:
+        """POST /v1/sessions/{session_id}/conflicts/{number}/resolution."""
+        choice = await read.body(request, _CHOICE)
+        where = read.session_id(request), read.conflict_number(request)
+        return answer(await self._conflicts.resolve(*where, choice, read.write_request(request)))
 
     async def send_live(self, request: web.Request) -> web.Response:
         """POST /v1/sessions/{session_id}/live."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import msgspec
 from aiohttp import web
 
 from sessiond.codec import json
 from sessiond.errors import IncompleteBody, InvalidInput, NotFound
-from sessiond.model import DOCUMENTS, DocumentName
+from sessiond.model import DOCUMENTS, ConflictState, DocumentName
 from sessiond.service.writing import Request
 from sessiond.sync.names import checked, checked_version
 
@@ -57,12 +57,41 @@ def document_name(request: web.Request) -> DocumentName:
 
 
 def write_request(request: web.Request) -> Request:
-    """Return what the headers say about a write: Idempotency-Key, If-Match, Sessiond-Client."""
+    """Return what the headers say about a write.
+
+    These are Idempotency-Key, If-Match or Sessiond-Base, and Sessiond-Client.
+    """
+    expected, base = _version(request, "If-Match"), _version(request, "Sessiond-Base")
+    if expected and base:
+        raise InvalidInput(
+            "If-Match and Sessiond-Base exclude one another",
+            hint="If-Match refuses what is not current; Sessiond-Base merges with it",
+        )
     return Request(
         key=_header(request, "Idempotency-Key", "Idempotency-Key"),
-        expected=_expected(request),
+        expected=expected,
+        base=base,
         client=_header(request, "Sessiond-Client", "client"),
     )
+
+
+def conflict_number(request: web.Request) -> str:
+    """Return the conflict's number of the address."""
+    return checked("conflict", request.match_info["number"])
+
+
+def conflict_state(request: web.Request) -> ConflictState | None:
+    """Return the state that conflicts are asked for, from the query."""
+    text = request.query.get("state")
+    for state in get_args(ConflictState):
+        if text == state:
+            found: ConflictState = state
+            return found
+    if text is not None:
+        raise InvalidInput(
+            f"state is {text[:80]!r}", hint=f"it is one of {', '.join(get_args(ConflictState))}"
+        )
+    return None
 
 
 async def body(request: web.Request, decoder: msgspec.json.Decoder[Body]) -> Body:
@@ -111,13 +140,13 @@ def number(request: web.Request, name: str, default: int, lowest: int, highest: 
     return int(text)
 
 
-def _expected(request: web.Request) -> str:
-    value = request.headers.get("If-Match")
+def _version(request: web.Request, header: str) -> str:
+    value = request.headers.get(header)
     if value is None or value == "*":
         return ""
     version = value[1:-1] if value.startswith('"') and value.endswith('"') else value
     if not version:
-        raise InvalidInput("If-Match is empty", hint="send the version as received")
+        raise InvalidInput(f"{header} is empty", hint="send the version as received")
     return checked_version(version)
 
 

@@ -11,6 +11,9 @@ from msgspec import Struct
 from sessiond.api.handlers import Handlers
 from sessiond.api.system import System
 from sessiond.model import (
+    Choice,
+    ConflictPage,
+    ConflictRecord,
     Message,
     MessagePage,
     NewMessage,
@@ -30,7 +33,7 @@ from sessiond.service.status import Health, KeyContent, Status
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 WRITE = ("Idempotency-Key", "Sessiond-Client")
-CHANGE = ("If-Match", *WRITE)
+CHANGE = ("If-Match", "Sessiond-Base", *WRITE)
 EVENT_STREAM = "text/event-stream"
 
 
@@ -58,6 +61,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
     session = "/v1/sessions/{session_id}"
     message = session + "/messages/{message_id}"
     part = message + "/parts/{part_id}"
+    conflict = session + "/conflicts/{number}"
     page = ("after", "limit")
     listing = ("workspace", "status", "user_id", "environment", "cursor", "limit")
     return [
@@ -147,6 +151,24 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         ),
         Route(
             "GET",
+            session + "/conflicts",
+            handlers.session_conflicts,
+            "The conflicts of a session: what merges left out",
+            ConflictPage,
+            query=("state",),
+        ),
+        Route("GET", conflict, handlers.read_conflict, "One conflict", ConflictRecord),
+        Route(
+            "POST",
+            conflict + "/resolution",
+            handlers.resolve_conflict,
+            "Decide a conflict: take a side, or put a value",
+            ConflictRecord,
+            Choice,
+            headers=("If-Match", "Sessiond-Client"),
+        ),
+        Route(
+            "GET",
             session + "/{document}",
             handlers.read_document,
             "Read a document: metadata, context or preferences",
@@ -187,6 +209,14 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
             "List sessions, most recently active first",
             SessionPage,
             query=listing,
+        ),
+        Route(
+            "GET",
+            "/v1/conflicts",
+            handlers.list_conflicts,
+            "The conflicts of all sessions",
+            ConflictPage,
+            query=("state",),
         ),
         Route(
             "GET",

@@ -21,6 +21,7 @@ _PATTERNS = {
     "message_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "part_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "workspace": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
+    "number": r"^\d{1,15}(-\d{1,15})?$",
     "document": r"^(metadata|context|preferences)$",
     "instance": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
 }

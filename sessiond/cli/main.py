@@ -8,12 +8,21 @@ import sys
 from collections.abc import Sequence
 
 from sessiond import __version__
-from sessiond.cli import configuration, demo, inspect_redis, opencode, run, sessions, status
+from sessiond.cli import (
+    configuration,
+    conflicts,
+    demo,
+    inspect_redis,
+    opencode,
+    run,
+    sessions,
+    status,
+)
 from sessiond.cli.exits import INTERRUPTED, OK, exit_code
 from sessiond.cli.terminal import paint
 from sessiond.errors import SessiondError
 
-_COMMANDS = (run, status, sessions, opencode, inspect_redis, configuration, demo)
+_COMMANDS = (run, status, sessions, conflicts, opencode, inspect_redis, configuration, demo)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,21 +6,21 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterable
-from datetime import datetime
 
 import msgspec
 
 from sessiond.backend import RawEvent
+from sessiond.cli.conflicts import open_conflicts
 from sessiond.cli.connecting import (
     add_command,
     add_connection_options,
     add_json_option,
     with_client,
 )
-from sessiond.cli.terminal import one_line, paint, plain, print_json, print_table
+from sessiond.cli.terminal import local_time, one_line, paint, plain, print_json, print_table
 from sessiond.client import DaemonClient
 from sessiond.errors import InvalidInput
-from sessiond.model import Message, Operation, Session, SessionSummary
+from sessiond.model import ConflictRecord, Message, Operation, Session, SessionSummary
 
 _OPERATION = msgspec.json.Decoder(Operation)
 _LONGEST_LINE = 160
@@ -80,7 +80,7 @@ def _sessions(options: argparse.Namespace) -> None:
             summary.metadata.session_id,
             summary.metadata.status,
             str(summary.total_messages),
-            _moment(summary.metadata.last_activity),
+            local_time(summary.metadata.last_activity),
             summary.metadata.workspace or "",
             one_line(summary.metadata.title or ""),
         )
@@ -90,10 +90,10 @@ def _sessions(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    async def fetch(client: DaemonClient) -> Session:
-        return await client.load(options.id)
+    async def fetch(client: DaemonClient) -> tuple[Session, list[ConflictRecord]]:
+        return await client.load(options.id), await client.conflicts(options.id, state="open")
 
-    session = with_client(options, fetch)
+    session, undecided = with_client(options, fetch)
     if options.json:
         print_json(session)
         return
@@ -101,6 +101,8 @@ def _show(options: argparse.Namespace) -> None:
     for name, value in {**metadata, "position": session.position}.items():
         if value:
             print(f"{paint(name.ljust(14), 'dim')} {one_line(str(value))}")
+    for line in open_conflicts(undecided):
+        print(line)
     for message in session.conversation.messages:
         print()
         print(_heading(message))
@@ -126,7 +128,7 @@ def _line(event: RawEvent) -> str:
     if event.name in ("live", "reset"):
         return paint(f"{event.name}  {plain(event.data.decode())[:_LONGEST_LINE]}", "dim")
     operation = _OPERATION.decode(event.data)
-    time = _moment(operation.at)
+    time = local_time(operation.at)
     what = paint(f"{operation.op:16}", "cyan")
     text = one_line(_summary(operation))
     return f"{operation.position.partition(':')[2]:>6}  {time}  {what} {text[:_LONGEST_LINE]}"
@@ -140,13 +142,20 @@ def _summary(operation: Operation) -> str:
             return f"{body.get('role')}: {body.get('content')}  [{by}]"
         case "part.put":
             return f"{body.get('type')}: {body.get('text') or body.get('tool') or ''}  [{by}]"
+        case "conflict.record":
+            where = ".".join(map(str, body.get("path", ())))
+            return f"{operation.id} {where}: {body.get('outcome')} stands, {body.get('strategy')}"
+        case "conflict.resolve":
+            return f"conflict {operation.id}: {body.get('take')}  [{by}]"
         case _:
             return f"{operation.id}  [{by}]"
 
 
 def _heading(message: Message) -> str:
     colour = {"user": "green", "assistant": "blue"}.get(message.role, "yellow")
-    return f"{paint(message.role, colour)} {paint(_moment(message.timestamp), 'dim')} {message.id}"
+    return (
+        f"{paint(message.role, colour)} {paint(local_time(message.timestamp), 'dim')} {message.id}"
+    )
 
 
 def _body(message: Message) -> Iterable[str]:
@@ -154,7 +163,3 @@ def _body(message: Message) -> Iterable[str]:
         yield plain(message.content)
     for call in message.tool_calls:
         yield paint(f"  tool: {plain(str(call))}", "yellow")
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"

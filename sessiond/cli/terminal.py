@@ -6,6 +6,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TextIO
 
 import msgspec
@@ -38,6 +39,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for index, row in enumerate([headings, *rows]):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print(paint(line.rstrip(), "dim") if index == 0 else line.rstrip())
+
+
+def local_time(moment: datetime) -> str:
+    """Return a moment as the clock on the wall shows it."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def plain(text: str) -> str:

@@ -105,15 +105,58 @@ export interface SessionPage {
 export interface WriteOptions {
   /** An Idempotency-Key of your own: the same call with the same key is done once. */
   key?: string;
-  /** The version that the change is based on; without it, whatever is current. */
+  /** The only version that may be changed; another one is refused with a `VersionMismatch`. */
   expected?: string;
+  /** The version that the change was made on: what others changed since is merged with it. */
+  base?: string;
 }
 
-/** `version` is what a further change of the same record may expect. */
+/**
+ * `version` is what a further change of the same record may be based on; `conflicts` are the
+ * numbers of those that a merge left behind.
+ */
 export interface WrittenRecord {
   id: string;
   version: string;
+  conflicts?: string[];
 }
+
+/** `open` until somebody decides (strategy `manual`), `settled` by the rule, or `resolved`. */
+export type ConflictState = "open" | "settled" | "resolved";
+export type Take = "ours" | "theirs" | "base" | "merged";
+
+/** What one side of a conflict had; without a value where it had removed it. */
+export interface ConflictSide {
+  value?: unknown;
+  origin: string;
+  at: string;
+  version?: string;
+}
+
+/** A field that two changed at once, where a part of one is not in the merged value. */
+export interface ConflictRecord {
+  /** Of the conflict among those of its session. */
+  number: string;
+  session_id: string;
+  document: "metadata" | "context" | "preferences" | "message" | "part";
+  /** The message, or `<message>/<part>`; empty for documents. */
+  id: string;
+  /** Names of fields, and ids of objects in lists; empty for the whole. */
+  path: string[];
+  strategy: string;
+  outcome: "ours" | "theirs" | "merged";
+  base_version: string;
+  base?: unknown;
+  ours: ConflictSide;
+  theirs: ConflictSide;
+  merged?: unknown;
+  at: string;
+  state: ConflictState;
+  resolution?: { take: Take | "value"; value?: unknown; origin: string; at: string; version: string };
+}
+
+/** Whose side to take, or the value to put in the place. */
+export type Choice = { take: Take } | { value: unknown };
 
 /** Fields of a document that were set and unset. */
 export interface Change {
@@ -129,7 +172,9 @@ export type OperationName =
   | "message.remove"
   | "part.put"
   | "part.remove"
-  | "document.change";
+  | "document.change"
+  | "conflict.record"
+  | "conflict.resolve";
 
 /**
  * One change of a session, as the log keeps it. `id`: of the message, `<message>/<part>`, or the
@@ -201,7 +246,7 @@ export class SessiondError extends Error {
   readonly key?: string;
 }
 
-/** Somebody else changed it meanwhile; nothing was written. */
+/** Somebody else changed what only one version of was to be changed; nothing was written. */
 export class VersionMismatch extends SessiondError {}
 
 /** Nobody answers, or the answer broke off. A write may or may not have been done: see `key`. */
@@ -230,11 +275,21 @@ export class Session {
   putPart(messageId: string, part: Part, options?: WriteOptions): Promise<WrittenRecord>;
   removePart(messageId: string, partId: string, options?: WriteOptions): Promise<WrittenRecord>;
   /**
-   * Send `context` and `preferences` if they were changed here.
-   * @throws VersionMismatch somebody changed the document meanwhile. The change is still here:
-   *   keep a copy, `refresh`, apply it to what is there, and save again.
+   * Send `context` and `preferences` if they were changed here. What somebody else changed
+   * meanwhile is merged with it by the daemon's rules, and is here afterwards; what the merge
+   * left out is returned.
+   * @param options.strict refuse instead, if somebody else changed the document
+   * @throws VersionMismatch in strict mode. The change is still here: keep a copy, `refresh`,
+   *   apply it to what is there, and save again.
    */
-  save(): Promise<void>;
+  save(options?: { strict?: boolean }): Promise<ConflictRecord[]>;
+  /** What merges left out in this session: all, or those of a state. */
+  conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
+  /**
+   * Decide a conflict: take a side, or put a value in its place; `merged` leaves what stands.
+   * @param options.expected only if the document or record is still at this version
+   */
+  resolve(number: string, choice: Choice, options?: { expected?: string }): Promise<ConflictRecord>;
   /** Load the session anew; unsaved changes are dropped. */
   refresh(): Promise<void>;
   /** Announce something passing, such as typing, to who listens now: at most once, not stored. */
@@ -255,14 +310,18 @@ export class SessionManager {
   static create(session?: NewSession, options?: { key?: string }): Promise<Session>;
   static load(id: string): Promise<Session>;
   static list(options?: ListOptions): Promise<SessionPage>;
+  static conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
   static delete(id: string, options?: WriteOptions): Promise<void>;
 
   create(session?: NewSession, options?: { key?: string }): Promise<Session>;
   load(id: string): Promise<Session>;
   list(options?: ListOptions): Promise<SessionPage>;
+  /** The conflicts of all sessions: all, or those of a state. */
+  conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
   /**
    * Delete a session; its id is never used again.
    * @param options.expected only if the session is still at this position
+   * @param options.base the position known here: what others appended since is kept as conflicts
    */
   delete(id: string, options?: WriteOptions): Promise<void>;
   /** Give up requests under way, end subscriptions and let go of connections. */
@@ -278,6 +337,9 @@ export function defaultSocket(environ: Record<string, string | undefined>): stri
 
 /** Milliseconds to wait after `failures + 1` failures; `random` from 0 to 1 spreads clients. */
 export function backoff(failures: number, random: number): number;
+
+/** Returns a saved document with what was changed here since it was sent. */
+export function carriedOver(sent: any, here: any, saved: any): any;
 
 /** Splits a stream of server-sent events, given in chunks of any size, into events. */
 export class EventParser {

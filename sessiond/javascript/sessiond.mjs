@@ -10,7 +10,7 @@
  *
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
- * @import { Change, ConnectOptions, Context, ErrorDetails, Event, ListOptions, LoadedSession,
+ * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Context, ErrorDetails, Event, ListOptions, LoadedSession,
  *   Message, Metadata, NewMessage, NewSession, Operation, Part, Preferences, SavedDocument,
  *   WriteOptions } from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
@@ -123,21 +123,23 @@ class Connection {
    * Send a request, and again while that may help: a repeated write carries the same key.
    * `once`: at most once, on a connection of its own.
    * @param {string} method @param {string} path @param {CallOptions} [options]
-   * @returns {Promise<{ value: any, version: string }>}
+   * @returns {Promise<{ value: any, version: string, conflicts: string[] }>}
    */
-  async call(method, path, { json, key, expected, once = false } = {}) {
+  async call(method, path, { json, key, expected, base, once = false } = {}) {
     const headers = {
       ...(json !== undefined && { "Content-Type": "application/json" }),
       ...(key && { "Idempotency-Key": key }),
       ...(expected && { "If-Match": `"${expected}"` }),
+      ...(base && { "Sessiond-Base": `"${base}"` }),
     };
     for (let failures = 0; ; failures += 1) {
       if (failures) await sleep(backoff(failures - 1, Math.random()));
       try {
         const { response } = await this.#send({ method, path, headers }, ANSWER_MS, json, once);
         const answer = await text(response);
-        const version = response.headers.etag?.replaceAll('"', "") ?? "";
-        return { value: answer && JSON.parse(answer), version };
+        const { etag = "", "sessiond-conflicts": numbers = "" } = response.headers;
+        const conflicts = String(numbers).split(", ").filter(Boolean);
+        return { value: answer && JSON.parse(answer), version: etag.replaceAll('"', ""), conflicts };
       } catch (cause) {
         const error = this.#understood(cause);
         const isLast = once || failures + 1 >= this.#tries;
@@ -221,7 +223,7 @@ export class Session {
   #lastWrite = Promise.resolve();
   /**
    * What `save` compares with. `base`: the document at `version`. `contested`: where somebody
-   * changed what has unsaved changes here; it stays at its version, so that saving it conflicts.
+   * changed what has unsaved changes here; it stays at its version, on which these were made.
    * `sent`: the last try to save; if its answer was lost, the same content is the same write.
    * @type {Record<string, { base: string, version: string, contested: string,
    *   sent?: { json: string, key: string } }>}
@@ -272,9 +274,31 @@ export class Session {
     return this.#write("DELETE", at`/messages/${messageId}/parts/${partId}`, options);
   }
 
-  save() {
+  /** @param {{ strict?: boolean }} [options] @returns {Promise<ConflictRecord[]>} */
+  save({ strict = false } = {}) {
     return this.#inOrder(async () => {
-      for (const name of SAVED) await this.#save(name);
+      const left = [];
+      for (const name of SAVED) left.push(...(await this.#save(name, strict)));
+      return left;
+    });
+  }
+
+  /** @param {{ state?: ConflictState }} [options] @returns {Promise<ConflictRecord[]>} */
+  async conflicts({ state } = {}) {
+    const query = state ? at`?state=${state}` : "";
+    return (await this.#call("GET", `/conflicts${query}`)).value.conflicts;
+  }
+
+  /**
+   * @param {string} number @param {Choice} choice @param {{ expected?: string }} [options]
+   * @returns {Promise<ConflictRecord>}
+   */
+  resolve(number, choice, { expected } = {}) {
+    return this.#inOrder(async () => {
+      const options = { json: encode(choice), expected };
+      const { value } = await this.#call("POST", at`/conflicts/${number}/resolution`, options);
+      await this.#catchUp();
+      return value;
     });
   }
 
@@ -351,8 +375,8 @@ export class Session {
   }
 
   /** @param {string} method @param {string} path @param {WriteOptions} given @param {object} [body] */
-  async #write(method, path, { key = randomUUID(), expected } = {}, body) {
-    const options = { json: body && encode(body), key, expected };
+  async #write(method, path, { key = randomUUID(), expected, base } = {}, body) {
+    const options = { json: body && encode(body), key, expected, base };
     return this.#inOrder(async () => {
       const { value } = await this.#call(method, path, options);
       await this.#catchUp();
@@ -360,18 +384,24 @@ export class Session {
     });
   }
 
-  /** @param {SavedDocument} name */
-  async #save(name) {
+  /** @param {SavedDocument} name @param {boolean} strict @returns {Promise<ConflictRecord[]>} */
+  async #save(name, strict) {
     const document = this.#documents[name];
     const json = encode(this[name]);
-    if (json === document.base) return document.contested ? this.#reload() : undefined;
+    if (json === document.base) {
+      if (document.contested) await this.#reload();
+      return [];
+    }
     if (document.sent?.json !== json) document.sent = { json, key: randomUUID() };
-    const options = { json, key: document.sent.key, expected: document.version };
-    const { value, version } = await this.#call("PUT", `/${name}`, options);
+    const known = strict ? { expected: document.version } : { base: document.version };
+    const options = { json, key: document.sent.key, ...known };
+    const { value, version, conflicts } = await this.#call("PUT", `/${name}`, options);
     const isBehind = offsetOf(document.contested) > offsetOf(version);
     this.#documents[name] = { base: encode(value), version, contested: "" };
-    if (encode(this[name]) === json) this[name] = value; // else it was changed meanwhile
+    this[name] = carriedOver(JSON.parse(json), this[name], value); // it may be changed meanwhile
     await (isBehind ? this.#reload() : this.#catchUp());
+    const paths = conflicts.map((number) => at`/conflicts/${number}`);
+    return Promise.all(paths.map(async (path) => (await this.#call("GET", path)).value));
   }
 
   /** Read the log on to its end. */
@@ -475,6 +505,8 @@ export class SessionManager {
   static load = (...given) => SessionManager.#default().load(...given);
   /** @type {SessionManager["list"]} */
   static list = (...given) => SessionManager.#default().list(...given);
+  /** @type {SessionManager["conflicts"]} */
+  static conflicts = (...given) => SessionManager.#default().conflicts(...given);
   /** @type {SessionManager["delete"]} */
   static delete = (...given) => SessionManager.#default().delete(...given);
 
@@ -506,8 +538,14 @@ export class SessionManager {
   }
 
   /** @param {string} id @param {WriteOptions} [options] */
-  async delete(id, { key = randomUUID(), expected } = {}) {
-    await this.#connection.call("DELETE", at`/v1/sessions/${id}`, { key, expected });
+  async delete(id, { key = randomUUID(), expected, base } = {}) {
+    await this.#connection.call("DELETE", at`/v1/sessions/${id}`, { key, expected, base });
+  }
+
+  /** @param {{ state?: ConflictState }} [options] @returns {Promise<ConflictRecord[]>} */
+  async conflicts({ state } = {}) {
+    const query = state ? at`?state=${state}` : "";
+    return (await this.#connection.call("GET", `/v1/conflicts${query}`)).value.conflicts;
   }
 
   async close() {
@@ -557,6 +595,24 @@ const offsetOf = (position) => Number(position.slice(position.lastIndexOf(":") +
 function patched(document, { set, unset }) {
   const kept = Object.entries(document).filter(([name]) => !unset.includes(name));
   return { ...Object.fromEntries(kept), ...set };
+}
+
+/**
+ * Return a saved document with what was changed here since it was sent: field by field; what was
+ * added to a list stays in it. The daemon merges by its rules when this is saved, too.
+ * @param {any} sent @param {any} here @param {any} saved @returns {any}
+ */
+export function carriedOver(sent, here, saved) {
+  if (encode(here) === encode(sent)) return saved;
+  if (encode(saved) === encode(sent)) return here;
+  if ([sent, here, saved].every(Array.isArray)) {
+    const known = new Set([...sent, ...here].map(encode));
+    return [...here, ...saved.filter((/** @type {any} */ item) => !known.has(encode(item)))];
+  }
+  if (![sent, here, saved].every((value) => value?.constructor === Object)) return here;
+  const names = Object.keys({ ...saved, ...here });
+  const merged = names.map((name) => [name, carriedOver(sent[name], here[name], saved[name])]);
+  return Object.fromEntries(merged.filter(([, value]) => value !== undefined));
 }
 
 /** Return a message's parts; what one without says itself is its first. @param {Message} message */

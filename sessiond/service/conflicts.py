@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -67,11 +68,15 @@ class Conflicts:
         return [record for record in found if state in (None, record.state)]
 
     async def of_all(self, state: ConflictState | None = None) -> list[ConflictRecord]:
-        """Return the conflicts of all sessions, the session with the newest first."""
+        """Return the conflicts of all sessions, the session with the newest first.
+
+        Damaged ones are passed over: they must not hide the others.
+        """
         found: list[ConflictRecord] = []
         for session_id in await self._around.conflicts.sessions():
-            records = _folded(session_id, await self._around.conflicts.entries(session_id))
-            found += [record for record in records if state in (None, record.state)]
+            with contextlib.suppress(StoreDamaged):
+                records = _folded(session_id, await self._around.conflicts.entries(session_id))
+                found += [record for record in records if state in (None, record.state)]
         return found
 
     async def read(self, session_id: str, number: str) -> ConflictRecord:
@@ -120,19 +125,17 @@ class Conflicts:
         return await attempt(self._around, session_id, what, request, once)
 
     async def trim(self) -> None:
-        """Drop what is older than conflicts are kept; what nobody decided yet stays."""
+        """Drop what is older than conflicts are kept; what nobody decided yet stays.
+
+        Damaged ones are left for people to look at.
+        """
         oldest_ms = self._around.clock() - round(self._kept_days * _DAY_MS)
         for session_id in await self._around.conflicts.sessions():
-            entries = await self._around.conflicts.entries(session_id)
-            states = {each.number: each.state for each in _folded(session_id, entries)}
-            kept = (
-                entry.number
-                for entry in entries
-                if milliseconds(entry.at) >= oldest_ms or states.get(entry.number) == "open"
-            )
-            first = next(kept, None)
-            if not entries or first != entries[0].number:
-                await self._around.conflicts.trim(session_id, first)
+            with contextlib.suppress(StoreDamaged):
+                entries = await self._around.conflicts.entries(session_id)
+                first = _first_kept(session_id, entries, oldest_ms)
+                if not entries or first != entries[0].number:
+                    await self._around.conflicts.trim(session_id, first)
 
     async def _check_known(self, session_id: str) -> None:
         try:
@@ -218,6 +221,26 @@ class Conflicts:
             client=request.client,
             changes=tuple(FieldChange("conflict", *field) for field in fields.items()),
         )
+
+
+def _first_kept(session_id: str, entries: list[ConflictEntry], oldest_ms: int) -> str | None:
+    """Return the first entry that is recent, or open; None when there is none.
+
+    Raises:
+        StoreDamaged: an entry is not one that sessiond writes.
+    """
+    states = {record.number: record.state for record in _folded(session_id, entries)}
+    for entry in entries:
+        if states.get(entry.number) == "open" or _written_at(session_id, entry) >= oldest_ms:
+            return entry.number
+    return None
+
+
+def _written_at(session_id: str, entry: ConflictEntry) -> int:
+    try:
+        return milliseconds(entry.at)
+    except ValueError as error:
+        raise StoreDamaged(f"conflict {entry.number} of {session_id!r} has no time") from error
 
 
 def _folded(session_id: str, entries: list[ConflictEntry]) -> list[ConflictRecord]:

@@ -11,6 +11,7 @@ from sessiond.codec import json
 from sessiond.errors import InvalidInput, SessionDeleted, StoreDamaged
 from sessiond.model import DOCUMENTS, Context, Document, DocumentName, Metadata, NewSession
 from sessiond.service.clock import moment_of
+from sessiond.service.deletion import kept
 from sessiond.service.history import history_since
 from sessiond.service.merging import (
     Outcomes,
@@ -19,7 +20,6 @@ from sessiond.service.merging import (
     own_side,
     recorded_behind,
 )
-from sessiond.service.refused import kept
 from sessiond.service.writing import (
     PLAIN,
     Request,
@@ -34,7 +34,7 @@ from sessiond.service.writing import (
 from sessiond.store.committer import Draft, FieldChange, IdempotencyKey
 from sessiond.store.sessions import Snapshot
 from sessiond.sync.documents import CHANGEABLE_METADATA, changed_fields, merge_patch
-from sessiond.sync.position import Position, parse_position
+from sessiond.sync.position import parse_position
 from sessiond.sync.rebase import rebased
 from sessiond.sync.rules import LAST_WRITER
 
@@ -85,12 +85,18 @@ class Documents:
             return dict(patch) if replace else dict(merge_patch(document, patch))
 
         async def once() -> Document:
-            if before := await written_before(around, session_id, key):
-                return await self._written(session_id, name, before)
-            snapshot = await around.store.snapshot(session_id)
+            before = await written_before(around, session_id, key)
+            snapshot = await around.store.snapshot(
+                session_id
+            )  # not before: it has what was written
             current, version = document_value(snapshot, name), snapshot.versions[name]
+            if before:
+                conflicts = await recorded_behind(around, session_id, before)
+                return Document(name=name, value=current, version=version, conflicts=conflicts)
             check_expected(request.expected, version)
-            merged = await self._merged(session_id, name, snapshot, request, at_ms, made_of)
+            merged = await self._merged(
+                session_id, snapshot, name, request, at_ms=at_ms, made_of=made_of
+            )
             value = checked_document(name, current, merged.value)
             draft = document_change(
                 snapshot, name, value, at=now(around), key=key, client=request.client
@@ -109,27 +115,13 @@ class Documents:
                 around, request, error, [(Subject(session_id, name), patch)]
             ) from error
 
-    async def _written(self, session_id: str, name: DocumentName, before: Position) -> Document:
-        """Return what a change that was made before came to, also if others wrote since.
-
-        Value and version belong together: the next change may be made on them. Where the log does
-        not tell any more what the document was then, both are the current ones.
-        """
-        log = self._around.store.log
-        snapshot = await self._around.store.snapshot(session_id)
-        value, version = decoded_document(snapshot, name), snapshot.versions[name]
-        history = await history_since(log, session_id, name, before, value)
-        if history.base is not None:
-            value, version = history.base, str(before)
-        conflicts = await recorded_behind(self._around, session_id, before)
-        return Document(name=name, value=_typed(name, value), version=version, conflicts=conflicts)
-
     async def _merged(
         self,
         session_id: str,
-        name: DocumentName,
         snapshot: Snapshot,
+        name: DocumentName,
         request: Request,
+        *,
         at_ms: int,
         made_of: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> Outcomes:
@@ -160,27 +152,13 @@ def document_value(snapshot: Snapshot, name: DocumentName) -> Metadata | Context
         if name == "metadata":
             return metadata_of(snapshot)
         fields = snapshot.context if name == "context" else snapshot.preferences
-        return _typed(name, {field: msgspec.json.decode(text) for field, text in fields.items()})
+        value = {field: msgspec.json.decode(text) for field, text in fields.items()}
+        return msgspec.convert(value, Context) if name == "context" else value
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreDamaged(
             f"the {name} of session {snapshot.metadata.get('session_id')!r} is damaged: {error}",
             hint="look at it with `sessiond redis cat`",
         ) from error
-
-
-def _typed(name: DocumentName, value: dict[str, Any]) -> Metadata | Context | dict[str, Any]:
-    """Return plain JSON as the specification shapes the document.
-
-    Raises:
-        ValidationError: it is not such a document.
-    """
-    match name:
-        case "metadata":
-            return msgspec.convert(value, Metadata)
-        case "context":
-            return msgspec.convert(value, Context)
-        case _:
-            return value
 
 
 def decoded_document(snapshot: Snapshot, name: DocumentName) -> dict[str, Any]:
@@ -296,8 +274,11 @@ def checked_document(name: DocumentName, current: Any, wanted: Any) -> Any:
                     raise InvalidInput(
                         "a session is not deleted through its status", hint="use DELETE"
                     )
-            case "preferences":
+                return msgspec.convert(wanted, Metadata)
+            case "context":
+                return msgspec.convert(wanted, Context)
+            case _:
                 check_preferences(wanted)
-        return _typed(name, wanted)
+                return wanted
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this is not a {name}: {error}") from error

@@ -21,10 +21,10 @@ from sessiond.model import (
     WrittenRecord,
 )
 from sessiond.service.clock import moment
+from sessiond.service.deletion import kept
 from sessiond.service.identity import derived_id, new_id
 from sessiond.service.merging import Subject
 from sessiond.service.records import message_entry
-from sessiond.service.refused import kept
 from sessiond.service.writing import (
     PLAIN,
     Request,

@@ -16,6 +16,7 @@ from sessiond.codec import json
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged
 from sessiond.model import Message, Part, WrittenRecord
 from sessiond.service.clock import milliseconds
+from sessiond.service.deletion import kept
 from sessiond.service.merging import (
     REMOVAL,
     Outcomes,
@@ -27,7 +28,6 @@ from sessiond.service.merging import (
     recorded_behind,
     whole,
 )
-from sessiond.service.refused import kept
 from sessiond.service.writing import (
     PLAIN,
     Request,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from sessiond.store.keys import Keys
 from sessiond.store.scripts import KEEP_REFUSED
 
 _PAGE = 100
-_ID = re.compile(rb"(\d{1,15})-(\d{1,15})")
 
 
 class ConflictEntry(Struct, frozen=True):
@@ -71,7 +69,7 @@ class ConflictStore:
         """
         keys = [self._keys.metadata(session_id), self._keys.conflicts(session_id)]
         reply = await answered(KEEP_REFUSED.run(self._redis.execute_command, keys, fields))
-        return None if reply is None else reply.decode()
+        return None if reply is None else _number(reply)
 
     async def trim(self, session_id: str, first_kept: str | None) -> None:
         """Drop the entries before one; all of them, and the session from the index, for None."""
@@ -98,16 +96,16 @@ def _stream_id(number: str) -> str:
     return number if "-" in number else f"{number}-0"
 
 
+def _number(stream_id: bytes) -> str:
+    return stream_id.decode("ascii").removesuffix("-0")
+
+
 def _entry(session_id: str, raw: Any) -> ConflictEntry:
     stream_id, flat = raw
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    known = _ID.fullmatch(stream_id)
     try:
-        offset, count = known.groups() if known else (b"", b"")
-        number = offset.decode() if count == b"0" else stream_id.decode()
-        return ConflictEntry(
-            number, fields[b"what"].decode(), fields[b"at"].decode(), fields[b"json"]
-        )
+        what, at = fields[b"what"].decode(), fields[b"at"].decode()
+        return ConflictEntry(_number(stream_id), what, at, fields[b"json"])
     except (KeyError, UnicodeDecodeError) as error:
         raise StoreDamaged(
             f"entry {stream_id!r} among the conflicts of {session_id!r} is not one of sessiond's",

@@ -6,10 +6,21 @@ import re
 
 from sessiond.errors import InvalidInput
 
-_SESSION = (re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"), "64 letters, digits, '-' or '_'")
-_RECORD = (re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"), "128 letters, digits, '-', '_' or '.'")
-_CLIENT = (re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"), "64 letters, digits, '-', '_' or '.'")
-_KEY = (re.compile(r"[\x21-\x7e]{1,128}"), "128 visible ASCII characters")
+_FIRST = ", a letter or digit first"
+_SESSION = (
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"),
+    f"up to 64 letters, digits, '-' or '_'{_FIRST}",
+)
+_RECORD = (
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
+    f"up to 128 letters, digits, '-', '_' or '.'{_FIRST}",
+)
+_CLIENT = (
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
+    f"up to 64 letters, digits, '-', '_' or '.'{_FIRST}",
+)
+_CONFLICT = (re.compile(r"\d{1,15}(-\d{1,15})?", re.ASCII), "a number such as 57, or 57-1")
+_KEY = (re.compile(r"[\x21-\x7e]{1,128}"), "up to 128 visible ASCII characters")
 _VERSION = re.compile(r"[0-9a-f]{14}:\d{1,15}|\d{1,15}", re.ASCII)
 
 _KINDS = {
@@ -18,6 +29,7 @@ _KINDS = {
     "part_id": _RECORD,
     "workspace": _RECORD,
     "client": _CLIENT,
+    "conflict": _CONFLICT,
     "Idempotency-Key": _KEY,
 }
 
@@ -30,10 +42,7 @@ def checked(kind: str, value: str) -> str:
     """
     pattern, expected = _KINDS[kind]
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise InvalidInput(
-            f"{kind} is {str(value)[:80]!r}, expected up to {expected}"
-            + ("" if pattern is _KEY[0] else ", a letter or digit first")
-        )
+        raise InvalidInput(f"{kind} is {str(value)[:80]!r}, expected {expected}")
     return value
 
 

@@ -22,8 +22,12 @@ from sessiond.model import (
     Reset,
     Session,
 )
+from sessiond.sync.merge import merge
 from sessiond.sync.parts import edited, parts_of, with_parts
+from sessiond.sync.rules import Rules
+from sessiond.sync.sides import Side
 
+_RULES = Rules()
 _SAVED: tuple[DocumentName, ...] = ("context", "preferences")
 
 
@@ -73,14 +77,18 @@ class SessionView:
             if self._has_unsaved(name):
                 yield name, _copied(getattr(self, name)), self._versions[name]
 
-    def take_document(self, document: Document) -> None:
-        """Note that this value of a document was written.
+    def take_saved(self, document: Document, sent: Any) -> None:
+        """Take what became of a document that was sent: itself, merged with what others wrote.
 
-        What changed here since it was sent stays unsaved; what others wrote since comes in.
+        What changed here since it was sent stays unsaved; what others wrote later comes in.
         """
-        self._saved[document.name] = document.value
-        self._versions[document.name] = document.version
-        self._follow(document.name)
+        name, value = document.name, msgspec.to_builtins(document.value)
+        here = Side(msgspec.to_builtins(getattr(self, name)), at=1)
+        merged = merge(sent, here, Side(value), _RULES.of(name))
+        self._set(name, merged.value)
+        self._saved[name] = _copied(value)
+        self._versions[name] = document.version
+        self._follow(name)
 
     def _take(self, operation: Operation) -> None:
         index = self._index(operation.id.partition("/")[0])

@@ -26,6 +26,7 @@ def filled(route: Route, **values: str) -> str:
         "message_id": "msg_1",
         "part_id": "prt_1",
         "document": "context",
+        "number": "1",
         "workspace": "default",
         "instance": "oc-1",
     }

@@ -115,6 +115,7 @@ class Fuzzer:
             "part_id": random.choice(RECORDS),
             "document": random.choice(["metadata", "context", "preferences"]),
             "workspace": "default",
+            "number": str(random.randrange(20)),
         }
         if route.method == "DELETE" and route.path.endswith("{session_id}"):
             values["session_id"] = "fuzz-gone"
@@ -163,6 +164,7 @@ class Fuzzer:
             "{message_id}": [{"content": text}, {"tool_calls": [odd]}, {"metadata": {text: odd}}],
             "{part_id}": [{"type": text, "text": odd}, {"type": "tool", "tool": odd}],
             "{document}": [{text: odd}, {"title": text}, {"state": {text: odd}}, {}],
+            "/resolution": [{"take": "theirs"}, {"take": "merged"}, {"value": odd}, {"take": text}],
             "/config": [{"debug.log_level": "info"}, {text: odd}],
         }
         found = [bodies[end] for end in bodies if route.path.endswith(end)]

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("_quiet")
 
 CANARY = "canary-5f1d"
 WITH_BODY = [route for route in ROUTES if route.body is not None]
+NAMES = ("session_id", "message_id", "part_id", "document", "workspace", "number")
 WITH_NAMES = [route for route in ROUTES if "{" in route.path]
 WITH_QUERY = [route for route in ROUTES if route.query]
 
@@ -106,8 +107,7 @@ ODD_JSON = {
 
 @pytest.mark.parametrize("route", WITH_NAMES, ids=name_of)
 def test_names_in_an_address_that_are_none_are_refused(client: Client, route: Route) -> None:
-    names = [part for part in ("session_id", "message_id", "part_id", "document", "workspace")
-             if f"{{{part}}}" in route.path]  # fmt: skip
+    names = [part for part in NAMES if f"{{{part}}}" in route.path]
     body = b"{}" if route.body else None
     for name in names:
         for hostile in IDS:

@@ -152,6 +152,16 @@ def test_patterns_of_parameters_refuse_what_the_daemon_refuses(
                 assert fits == (answer.status != 400), (path, parameter["name"], name)
 
 
+def conflict(client: Client, session: str) -> str:
+    """Change a field twice from one version, and return the number of the conflict."""
+    path = f"{session}/context"
+    base = client.call("GET", path).header("etag")
+    for value in ("/theirs", "/ours"):
+        patch = {"working_directory": value}
+        answer = client.call("PATCH", path, patch, Sessiond_Base=base)
+    return answer.header("sessiond-conflicts")
+
+
 def example(client: Client, session: str, route: Route, database: Path) -> Answer:
     """Return a real answer of a route."""
     name = session.rpartition("/")[2]
@@ -171,6 +181,7 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/v1/sessions": {"title": "example"},
         "/messages": {"role": "user"},
         "/live": {"typing": True},
+        "/resolution": {"take": "theirs"},
         "/{message_id}": {"content": "edited"},
         "/{part_id}": {"type": "text"},
         "/{document}": {},
@@ -184,7 +195,8 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
     body = next((bodies[end] for end in bodies if route.path.endswith(end)), None)
     if route.method == "DELETE" and route.path.endswith("{part_id}"):
         client.call("PUT", f"{session}/messages/first/parts/p", {"type": "text"})
-    path = filled(route, session_id=name, message_id="first", part_id="p")
+    number = conflict(client, session) if "{number}" in route.path else ""
+    path = filled(route, session_id=name, message_id="first", part_id="p", number=number)
     if route.path == "/v1/redis":
         path += "?key=sessiond:sessions"
     return client.call(route.method, path, body if route.body else None)

@@ -48,6 +48,7 @@ OURS: dict[str, Any] = {
         "subscriber_buffer_bytes": 8388608,
         "retry_seconds": 5.0,
         "lease_seconds": 15.0,
+        "conflict_days": 30.0,
         "merge": {"metadata": {}, "context": {}, "preferences": {}, "message": {}, "part": {}},
     },
     "api": {

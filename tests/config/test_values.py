@@ -46,6 +46,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "redis.max_connections": (2, 1024),
     "redis.embedded.port": (0, 65535),
     "sync.batch_operations": (1, 1024),
+    "sync.conflict_days": (0.01, 3650),
     "sync.heartbeat_seconds": (0.1, 300),
     "sync.subscriber_buffer_bytes": (65536, 67108864),
     "sync.retry_seconds": (0, 60),

@@ -18,7 +18,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from sessiond.api.opencode import Imported, Sharing
 from sessiond.client import DaemonClient
 from sessiond.errors import NotFound, SessionDeleted
-from sessiond.model import Context, NewMessage, NewSession
+from sessiond.model import Choice, Context, NewMessage, NewSession
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
 from sessiond.service.status import Health, KeyContent, Status
@@ -127,9 +127,9 @@ class RecordingClient(DaemonClient):
         super().__init__(socket=socket)
         self.asked: list[str] = []
 
-    async def call(self, method: str, path: str, kind: Any, **more: Any) -> Any:
+    async def _exchange(self, method: str, path: str, kind: Any, **more: Any) -> Any:
         self.asked.append(f"{method} {path}")
-        return await super().call(method, path, kind, **more)
+        return await super()._exchange(method, path, kind, **more)
 
     async def stream(self, path: str, last_id: str) -> Any:
         self.asked.append(f"GET {path}")
@@ -147,6 +147,7 @@ def _evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
             redis_server(request.param, folder, "--aclfile", acl, user="admin")
         )
         admin = stack.enter_context(login(socket, "admin"))
+        leave_old_conflicts(admin)
         admin.acl_log_reset()
         admin.config_resetstat()
         url = f"unix://sessiond:{PASSWORDS['sessiond']}@{socket}"
@@ -187,6 +188,7 @@ async def work(api: str, admin: Redis, database: Path) -> tuple[list[str], set[s
             )
             await write_messages(client)
             await write_documents(client)
+            await decide_conflicts(client)
             await read_sessions(client)
             await look_inside(client, admin)
             await attach_an_opencode(client, make_database(database))
@@ -194,6 +196,8 @@ async def work(api: str, admin: Redis, database: Path) -> tuple[list[str], set[s
             await asyncio.to_thread(until, lambda: "ping" in commands_used(admin), within_s=20)
             await client.send_live("s", {"typing": True})
             await client.delete("s")
+            with pytest.raises(SessionDeleted, match="kept as conflict"):
+                await client.append("s", [NewMessage(role="user", content="late")])
         with pytest.raises(SessionDeleted):
             await client.load("s")
         assert of_session.result() >= {"message.edit", "part.remove", "document.change", "live"}
@@ -238,6 +242,26 @@ async def write_documents(client: DaemonClient) -> None:
     await client.change_document("s", "metadata", {"title": "A title"})
     await client.change_document("s", "metadata", {"title": None})
     assert (await client.document("s", "context")).value["state"] == {"step": 1}
+
+
+async def decide_conflicts(client: DaemonClient) -> None:
+    base = (await client.document("s", "preferences")).version
+    for theme in ("theirs", "ours"):
+        changed = await client.change_document("s", "preferences", {"theme": theme}, base=base)
+    assert changed.conflicts
+    (number,) = changed.conflicts
+    assert await client.conflicts() == await client.conflicts("s")
+    resolved = await client.resolve("s", number, Choice(take="theirs"))
+    assert resolved == await client.conflict("s", number)
+
+
+def leave_old_conflicts(admin: Redis) -> None:
+    """Leave what the daemon has to trim when it begins: an old conflict, and one of another day."""
+    admin.zadd(KEYS.contested, {"before": 1})
+    for number, year in ((5, 2001), (6, 9001)):
+        at = f"{year}-01-13T10:30:00.000Z"
+        fields = ("what", "nothing known", "at", at, "json", "{}")
+        admin.execute_command("XADD", KEYS.conflicts("before"), f"{number}-0", *fields)
 
 
 async def read_sessions(client: DaemonClient) -> None:

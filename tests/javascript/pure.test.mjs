@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { EventParser, backoff, defaultSocket } from "../../sessiond/javascript/sessiond.mjs";
+import { EventParser, backoff, carriedOver, defaultSocket } from "../../sessiond/javascript/sessiond.mjs";
 
 const STREAM =
   "retry: 500\n\n: heartbeat\n\n" +
@@ -98,4 +98,19 @@ describe("backoff", () => {
   test("is never less than half", () => {
     assert.equal(backoff(1, 0), 150);
   });
+});
+
+describe("carriedOver", () => {
+  const cases = [
+    ["what nobody changed since", { a: 1 }, { a: 1 }, { a: 1, b: 2 }, { a: 1, b: 2 }],
+    ["what only the answer brought", { a: 1 }, { a: 2 }, { a: 1 }, { a: 2 }],
+    ["fields of both", { a: 1 }, { a: 1, c: 3 }, { a: 1, b: 2 }, { a: 1, b: 2, c: 3 }],
+    ["fields below", { s: { a: 1 } }, { s: { a: 2 } }, { s: { a: 1, b: 1 } }, { s: { a: 2, b: 1 } }],
+    ["a field removed here", { a: 1, b: 1 }, { b: 1 }, { a: 1, b: 2 }, { b: 2 }],
+    ["lists of both", { l: ["a", "b"] }, { l: ["b", "c"] }, { l: ["a", "b", "d"] }, { l: ["b", "c", "d"] }],
+    ["one value here", { a: 1 }, { a: [2] }, { a: { b: 1 } }, { a: [2] }],
+  ];
+  for (const [name, sent, here, saved, expected] of cases) {
+    test(`keeps ${name}`, () => assert.deepEqual(carriedOver(sent, here, saved), expected));
+  }
 });

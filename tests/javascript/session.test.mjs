@@ -219,7 +219,36 @@ describe("save", () => {
     assert.match(session.position, /:3$/);
   });
 
-  test("throws on a conflict and keeps the change; refresh resolves it", async (context) => {
+  test("merges what two changed at once, and returns what is left out", async (context) => {
+    const manager = connect(context);
+    const session = await manager.create({ preferences: { theme: "dark" } });
+    const other = await manager.load(session.id);
+    other.preferences = { theme: "theirs", editor: "theirs" };
+    other.context.active_files.push("theirs");
+    assert.deepEqual(await other.save(), []);
+
+    session.preferences = { theme: "mine", language: "en" };
+    session.context.active_files.push("mine");
+    const [conflict, ...none] = await session.save();
+    assert.deepEqual(none, []);
+    assert.deepEqual(session.preferences, { theme: "mine", editor: "theirs", language: "en" });
+    assert.deepEqual(session.context.active_files, ["theirs", "mine"]);
+    assert.deepEqual([conflict.path, conflict.outcome], [["theme"], "ours"]);
+    assert.deepEqual([conflict.ours.value, conflict.theirs.value], ["mine", "theirs"]);
+    await assertUpToDate(session, manager);
+
+    assert.deepEqual(await session.conflicts({ state: "settled" }), [conflict]);
+    assert.ok((await manager.conflicts()).some(({ session_id }) => session_id === session.id));
+    const resolved = await session.resolve(conflict.number, { take: "theirs" });
+    assert.deepEqual([resolved.state, resolved.resolution.take], ["resolved", "theirs"]);
+    assert.equal(session.preferences.theme, "theirs");
+    await session.resolve(conflict.number, { value: "another" });
+    assert.equal(session.preferences.theme, "another");
+    await assert.rejects(session.resolve("999", { take: "ours" }), problem("not-found", 404));
+    await assert.rejects(session.resolve("x", { take: "ours" }), problem("invalid-input", 400));
+  });
+
+  test("in strict mode throws and keeps the change; refresh resolves it", async (context) => {
     const manager = connect(context);
     const session = await manager.create({ preferences: { theme: "dark" } });
     const other = await manager.load(session.id);
@@ -227,15 +256,29 @@ describe("save", () => {
     await other.save();
 
     session.preferences.language = "en";
-    for (const _ of ["first", "again"]) await assert.rejects(session.save(), VersionMismatch);
+    for (const _ of ["first", "again"]) {
+      await assert.rejects(session.save({ strict: true }), VersionMismatch);
+    }
     assert.deepEqual(session.preferences, { theme: "dark", language: "en" });
 
     const { language } = session.preferences;
     await session.refresh();
     assert.deepEqual(session.preferences, { theme: "light" });
     session.preferences.language = language;
-    await session.save();
+    await session.save({ strict: true });
     assert.deepEqual((await manager.load(session.id)).preferences, { theme: "light", language });
+  });
+
+  test("merges edits of one message line by line", async (context) => {
+    const manager = connect(context);
+    const session = await manager.create();
+    const { id } = await session.addMessage({ role: "user", content: "one" });
+    const { version } = await session.editMessage(id, { content: "one\ntwo\nthree" });
+    await session.editMessage(id, { content: "ONE\ntwo\nthree" }, { base: version });
+    const written = await session.editMessage(id, { content: "one\ntwo\nTHREE" }, { base: version });
+    assert.equal(written.conflicts, undefined);
+    assert.equal(session.messages[0].content, "ONE\ntwo\nTHREE");
+    await assertUpToDate(session, manager);
   });
 
   test("does not conflict with changes of other documents", async (context) => {
@@ -250,7 +293,7 @@ describe("save", () => {
     assert.equal(session.context.working_directory, "/tmp");
   });
 
-  test("conflicts also when the other's change was heard of meanwhile", async (context) => {
+  test("knows on what it was changed when the other's change was heard of meanwhile", async (context) => {
     const manager = connect(context);
     const session = await manager.create({ preferences: { theme: "dark" } });
     const other = await manager.load(session.id);
@@ -259,7 +302,7 @@ describe("save", () => {
     await other.save();
     await session.addMessage({ role: "user", content: "catches up" });
     assert.equal(session.preferences.theme, "mine");
-    await assert.rejects(session.save(), VersionMismatch);
+    await assert.rejects(session.save({ strict: true }), VersionMismatch);
     session.preferences.theme = "dark"; // taken back: nothing is left to save
     await session.save();
     await assertUpToDate(session, manager);

@@ -172,8 +172,9 @@ describe("a subscription", () => {
     await until(() => events.length === 3);
     assert.deepEqual(session.preferences, { a: "mine", c: 3 });
     assert.equal(session.context.working_directory, "/tmp");
-    await assert.rejects(session.save(), VersionMismatch);
-    await session.refresh();
+    await assert.rejects(session.save({ strict: true }), VersionMismatch);
+    assert.deepEqual(await session.save(), []);
+    assert.deepEqual(session.preferences, { a: "mine", c: "theirs" });
     await assertUpToDate(session, manager);
   });
 

@@ -5,45 +5,93 @@ from __future__ import annotations
 import pytest
 
 from sessiond import Session, SessionManager
-from sessiond.errors import VersionMismatch
+from sessiond.errors import InvalidInput, NotFound, VersionMismatch
 from tests.manager.programs import Connect, following
 from tests.opencode.waiting import until
 
 
-async def test_a_conflict_keeps_what_is_here_and_refresh_resolves_it(
+async def test_what_two_saved_at_once_is_merged_and_the_losing_side_told(
+    connect: Connect, session: Session
+) -> None:
+    other = await connect().load(session.id)
+    other.preferences.update(theme="theirs", editor="theirs")
+    assert await other.save() == []
+    session.preferences.update(theme="mine", language="en")
+    (conflict,) = await session.save()
+    merged = {"theme": "mine", "editor": "theirs", "language": "en"}
+    assert session.preferences == merged
+    assert (await connect().load(session.id)).preferences == merged
+    assert (conflict.path, conflict.outcome) == (["theme"], "ours")
+    assert (conflict.ours.value, conflict.theirs.value) == ("mine", "theirs")
+    assert await session.conflicts() == [conflict]
+    assert await session.save() == []
+
+
+async def test_who_follows_a_session_saves_on_what_it_was_changed_on(
+    connect: Connect, session: Session
+) -> None:
+    other = await connect().load(session.id)
+    session.context.active_files.append("mine")
+    async with following(session) as events:
+        other.context.active_files.append("theirs")
+        await other.save()
+        await until(lambda: events)
+    assert await session.save() == []
+    assert session.context.active_files == ["theirs", "mine"]
+
+
+async def test_a_strict_save_is_refused_and_keeps_what_is_here(
     connect: Connect, session: Session
 ) -> None:
     other = await connect().load(session.id)
     other.preferences["theme"] = "theirs"
     await other.save()
-    session.preferences["theme"] = "mine"
-    session.preferences["language"] = "en"
-    with pytest.raises(VersionMismatch) as refused:
-        await session.save()
-    assert refused.value.code == "version-mismatch"
+    session.preferences.update(theme="mine", language="en")
+    for _ in range(2):
+        with pytest.raises(VersionMismatch) as refused:
+            await session.save(strict=True)
+        assert refused.value.code == "version-mismatch"
     assert session.preferences == {"theme": "mine", "language": "en"}
-    with pytest.raises(VersionMismatch):
-        await session.save()
     assert (await connect().load(session.id)).preferences == {"theme": "theirs"}
 
     await session.refresh()
     assert session.preferences == {"theme": "theirs"}
     session.preferences["language"] = "en"
-    await session.save()
+    await session.save(strict=True)
     assert (await connect().load(session.id)).preferences == {"theme": "theirs", "language": "en"}
 
 
-async def test_a_conflict_is_met_by_who_follows_the_session_too(
-    connect: Connect, session: Session
+async def test_a_conflict_can_be_found_and_decided(
+    connect: Connect, manager: SessionManager, session: Session
 ) -> None:
     other = await connect().load(session.id)
-    session.preferences["theme"] = "mine"
-    async with following(session) as events:
-        other.preferences["theme"] = "theirs"
-        await other.save()
-        await until(lambda: events)
-    with pytest.raises(VersionMismatch):
-        await session.save()
+    for one, theme in ((other, "theirs"), (session, "mine")):
+        one.preferences["theme"] = theme
+        await one.save()
+    (conflict,) = await session.conflicts(state="settled")
+    assert conflict in await manager.conflicts()
+    resolved = await session.resolve(conflict.number, "theirs")
+    assert (resolved.state, session.preferences["theme"]) == ("resolved", "theirs")
+    resolved = await session.resolve(conflict.number, value="both")
+    assert resolved.resolution
+    assert (resolved.resolution.take, session.preferences["theme"]) == ("value", "both")
+    assert await session.conflicts(state="open") == []
+    with pytest.raises(InvalidInput):
+        await session.resolve(conflict.number)
+    with pytest.raises(NotFound):
+        await session.resolve("999", "ours")
+    with pytest.raises(InvalidInput):
+        await session.resolve("../1", "ours")
+
+
+async def test_edits_of_one_message_merge(connect: Connect, session: Session) -> None:
+    message = await session.add_message(role="user", content="one\ntwo")
+    other = await connect().load(session.id)
+    base = (await session.edit_message(message.id, content="one\ntwo\nthree")).version
+    await other.edit_message(message.id, base=base, content="ONE\ntwo\nthree")
+    written = await session.edit_message(message.id, base=base, content="one\ntwo\nTHREE")
+    assert not written.conflicts
+    assert session.messages[-1].content == "ONE\ntwo\nTHREE"
 
 
 async def test_what_others_wrote_can_be_changed_in_place_and_saved(

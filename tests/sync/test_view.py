@@ -369,14 +369,28 @@ def test_what_was_changed_while_it_was_saved_is_still_unsaved() -> None:
     ((_, sent, _),) = view.changed_documents()
     sent = copy.deepcopy(sent)
     view.preferences["theme"] = "changed meanwhile"
-    view.take_document(Document(name="preferences", value=sent, version="e:2"))
+    view.take_saved(Document(name="preferences", value=sent, version="e:2"), sent)
     assert unsaved(view) == {"preferences": {"theme": "changed meanwhile"}}
+
+
+def test_what_a_save_was_merged_with_comes_in_beside_what_was_changed_meanwhile() -> None:
+    view = fresh(preferences={"theme": "dark"})
+    view.preferences["theme"] = "sent"
+    ((_, sent, _),) = view.changed_documents()
+    view.preferences["editor"] = {"tabs": 2}
+    merged = {"theme": "sent", "language": "theirs", "editor": {"size": 12}}
+    view.take_saved(Document(name="preferences", value=merged, version="e:5"), sent)
+    both = merged | {"editor": {"size": 12, "tabs": 2}}
+    assert view.preferences == both
+    assert unsaved(view) == {"preferences": both}
+    assert [version for _, _, version in view.changed_documents()] == ["e:5"]
 
 
 def test_what_was_saved_is_not_unsaved_any_more() -> None:
     view = fresh(preferences={"theme": "dark"})
     view.preferences["theme"] = "light"
-    view.take_document(Document(name="preferences", value={"theme": "light"}, version="e:2"))
+    saved = {"theme": "light"}
+    view.take_saved(Document(name="preferences", value=saved, version="e:2"), saved)
     assert unsaved(view) == {}
     view.apply(change(2, "preferences", theme="light"))
     assert unsaved(view) == {}

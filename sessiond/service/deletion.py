@@ -1,12 +1,14 @@
-"""What comes for a session that was deleted meanwhile: refused, and kept all the same."""
+"""A session deleted while others write: the deletion stands, and what they wrote is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
+from sessiond.codec import json
 from sessiond.errors import SessionDeleted
 from sessiond.service.clock import milliseconds
 from sessiond.service.merging import (
@@ -19,8 +21,11 @@ from sessiond.service.merging import (
     whole,
 )
 from sessiond.service.writing import Request, Surroundings, now
+from sessiond.store.committer import FieldChange
+from sessiond.sync.entry import Entry
 from sessiond.sync.sides import Side
 
+_ANY = msgspec.json.Decoder()
 _END = 10**15 - 1
 
 
@@ -46,6 +51,21 @@ async def kept(
         hint=f"what you wrote is kept as conflict {', '.join(map(str, numbers))} of that session; "
         "create a new one, ids are not used again",
     )
+
+
+def kept_messages(
+    around: Surroundings, session_id: str, request: Request, unseen: Iterable[Entry], at: str
+) -> tuple[FieldChange, ...]:
+    """Return what a deletion keeps: messages that whoever deletes had not seen."""
+    ours = own_side(around, request, UNSET, milliseconds(at))
+    kept = []
+    for entry in unseen:
+        theirs = Side(_ANY.decode(entry.json), milliseconds(entry.at), entry.offset, entry.origin)
+        contest = whole(UNSET, ours, theirs, DELETION, "ours")
+        subject = Subject(session_id, "message", entry.id)
+        (record,) = conflict_records(Outcomes(subject, request.base, UNSET, (contest,)), at)
+        kept.append(FieldChange("kept", entry.id, json.encode(record)))
+    return tuple(kept)
 
 
 async def _keep(around: Surroundings, request: Request, subject: Subject, value: Any) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -33,7 +35,7 @@ class Account(Struct):
 
 
 async def changed_surely(
-    client: DaemonClient, session_id: str, patch: dict[str, object], base: str, key: str
+    client: DaemonClient, session_id: str, patch: Mapping[str, Any], base: str, key: str
 ) -> Document:
     """Change the context as a careful client does: the same key until there is an answer."""
     deadline = time.monotonic() + _PATIENCE_SECONDS

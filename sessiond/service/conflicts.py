@@ -16,7 +16,6 @@ from sessiond.service.documents import (
     checked_document,
     decoded_document,
     document_change,
-    document_value,
 )
 from sessiond.service.identity import new_id
 from sessiond.service.merging import Subject, own_side
@@ -155,11 +154,10 @@ class Conflicts:
             return await self._record_change(record, value, request)
         snapshot = await self._around.store.snapshot(record.session_id)
         check_expected(request.expected, snapshot.versions[name])
-        wanted = _placed(decoded_document(snapshot, name), record.path, value)
-        checked = checked_document(name, document_value(snapshot, name), wanted)
-        return [
-            document_change(snapshot, name, checked, at=now(self._around), client=request.client)
-        ]
+        before, version = decoded_document(snapshot, name), snapshot.versions[name]
+        checked = checked_document(name, before, _placed(before, record.path, value))
+        at, client = now(self._around), request.client
+        return [document_change(name, before, checked, version, at=at, client=client)]
 
     async def _record_change(
         self, record: ConflictRecord, value: Any, request: Request

@@ -44,11 +44,15 @@ class Outcomes(Struct, frozen=True):
     contests: tuple[Contest, ...] = ()
 
 
+def own_origin(around: Surroundings, request: Request) -> str:
+    """Return who makes a change, as the log will say."""
+    writer = around.store.writer
+    return f"{request.client}@{writer}" if request.client else writer
+
+
 def own_side(around: Surroundings, request: Request, value: Any, at_ms: int) -> Side:
     """Return a change that is not written yet as a side of a merge."""
-    writer = around.store.writer
-    origin = f"{request.client}@{writer}" if request.client else writer
-    return Side(value, at_ms, NOT_IN_THE_LOG, origin)
+    return Side(value, at_ms, NOT_IN_THE_LOG, own_origin(around, request))
 
 
 def whole(base: Any, ours: Side, theirs: Side, strategy: str, outcome: Outcome) -> Contest:

@@ -36,7 +36,6 @@ from sessiond.service.writing import (
     check_expected,
     commit,
     idempotency_key,
-    is_current,
     now,
     written_before,
 )
@@ -47,6 +46,7 @@ from sessiond.sync.merge import merge
 from sessiond.sync.parts import check_not_own, check_part, with_parts
 from sessiond.sync.position import parse_position
 from sessiond.sync.rebase import Contest
+from sessiond.sync.recent import is_version
 from sessiond.sync.rules import LAST_WRITER
 from sessiond.sync.sides import Side
 
@@ -212,7 +212,7 @@ class Records:
                 return before
             standing = await self.standing(subject)
             outcomes = Outcomes(subject, request.base, UNSET)
-            if not is_current(request.base, standing.version) and standing.side.value is not UNSET:
+            if not is_version(request.base, standing.version) and standing.side.value is not UNSET:
                 base = await self._at_base(subject, request.base)
                 ours = own_side(around, request, UNSET, at_ms)
                 contest = whole(base, ours, standing.side, REMOVAL, "ours")
@@ -273,7 +273,7 @@ class Records:
         self, subject: Subject, standing: Standing, request: Request, make: Make, at_ms: int
     ) -> Outcomes:
         theirs = standing.side
-        if not request.base or is_current(request.base, standing.version):
+        if not request.base or is_version(request.base, standing.version):
             return Outcomes(subject, request.base, make(theirs.value))
         base = await self._at_base(subject, request.base)
         is_known = base is not UNSET or request.base == NEW

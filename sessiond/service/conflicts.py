@@ -12,14 +12,14 @@ from sessiond.codec import json
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged
 from sessiond.model import Choice, ConflictRecord, ConflictState, Message, Resolution
 from sessiond.service.clock import milliseconds, moment_of
-from sessiond.service.documents import (
+from sessiond.service.identity import new_id
+from sessiond.service.merging import Subject, own_side
+from sessiond.service.records import Records
+from sessiond.service.shapes import (
     checked_document,
     decoded_document,
     document_change,
 )
-from sessiond.service.identity import new_id
-from sessiond.service.merging import Subject, own_side
-from sessiond.service.records import Records
 from sessiond.service.writing import PLAIN, Request, Surroundings, attempt, check_expected, now
 from sessiond.store.committer import Draft, FieldChange
 from sessiond.store.conflicts import ConflictEntry

@@ -21,8 +21,8 @@ from sessiond.sync.recent import History, Recent
 
 _ANY = msgspec.json.Decoder()
 _REMEMBERED = 32
-_CATCH_UP = 100
-"""Entries: more are not worth it, a few reads tell the same."""
+_CATCH_UP = 64
+"""Entries: more are not worth it, the document itself is smaller."""
 
 
 async def history_since(
@@ -77,14 +77,19 @@ class Remembered:
             self._recent.popitem(last=False)
 
 
-async def catch_up(
-    log: LogReader, session_id: str, name: DocumentName, recent: Recent, until: str
-) -> None:
-    """Lead a document on to a version, if the log says in a few entries how it came there."""
+async def catch_up(log: LogReader, session_id: str, name: DocumentName, recent: Recent) -> bool:
+    """Lead a document on to the log's end; tell whether a few entries were enough for that."""
     page = await log.page(session_id, parse_position(recent.version), _CATCH_UP)
-    for entry in page.entries:  # none where the log is another one
-        if (writing := writing_of(entry, name)) and recent.version != until:
+    if page.reset or len(page.entries) == _CATCH_UP:
+        return False
+    for entry in page.entries:
+        if entry.op == "document.change" and entry.id == name:
+            # One that lost all it wanted changed no field, but the version.
+            writing = writing_of(entry, name) or Writing({}, 0, entry.offset, entry.origin)
             recent.take(str(entry.position), writing, len(entry.json))
+        elif entry.op == "session.delete":
+            return False
+    return True
 
 
 def writing_of(entry: Entry, name: DocumentName) -> Writing | None:

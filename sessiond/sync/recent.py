@@ -43,13 +43,23 @@ class Recent:
     Args:
         version: its version, `epoch:offset`.
         value: the document; nothing here changes it, and nobody else may.
+
+    Attributes:
+        others_write: whether somebody else wrote it since it was looked at before.
     """
 
     def __init__(self, version: str, value: dict[str, Any]) -> None:
         self.version = version
         self.value = value
+        self.others_write = False
         self._revisions: deque[_Revision] = deque()
         self._size = 0
+
+    def copy(self) -> Recent:
+        """Return another one that goes its own way."""
+        other = Recent(self.version, self.value)
+        other._revisions, other._size = self._revisions.copy(), self._size
+        return other
 
     def take(self, version: str, writing: Writing, size: int) -> None:
         """Take the next writing; `size` is that of its JSON, in bytes."""

@@ -13,8 +13,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from sessiond.errors import NotFound, SessiondError
 from sessiond.model import Context, NewSession
 from sessiond.service.conflicts import Conflicts
-from sessiond.service.documents import Documents, encode_creation
+from sessiond.service.documents import Documents
 from sessiond.service.records import Records
+from sessiond.service.shapes import encode_creation
 from sessiond.service.writing import Request, Surroundings
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
@@ -176,13 +177,19 @@ class Line:
 
 
 class Replica:
-    """One process with the real services, on a line to the list.
+    """One process with the real services, on a line to the list; or a guest of such a process.
 
     Must be made, and used, where an event loop runs.
     """
 
     def __init__(
-        self, name: str, server: ListedRedis, clock: Callable[[], int], *, forget_base: bool
+        self,
+        name: str,
+        server: ListedRedis,
+        clock: Callable[[], int],
+        host: Replica | None = None,
+        *,
+        forget_base: bool,
     ) -> None:
         self.name = name
         self.seconds = 0.0
@@ -191,6 +198,7 @@ class Replica:
         self.bases: dict[str, Known] = {}
         self.sent: dict[str, Change] = {}
         self.answers: dict[str, Known] = {}
+        self._host = host
         self._server, self._clock, self._forget_base = server, clock, forget_base
         self.errors: list[BaseException] = []
         self._lives = 0
@@ -201,16 +209,21 @@ class Replica:
         """Begin a life: nothing is known but what was acknowledged."""
         self._lives += 1
         self.copy = Copy()
-        self.line = Line(self._server)
+        host = self._host
+        self.line: Line = host.line if host else Line(self._server)
         redis: Any = self.line
         keys = Keys("sessiond")
-        self._committer = Committer(
-            self.line.send,
-            keys,
-            writer=f"{self.name}.{self._lives}",
-            retry_seconds=1.0,
-            now=lambda: self.seconds,
-            sleep=_at_once,
+        self._committer: Committer = (
+            host._committer
+            if host
+            else Committer(
+                self.line.send,
+                keys,
+                writer=f"{self.name}.{self._lives}",
+                retry_seconds=1.0,
+                now=lambda: self.seconds,
+                sleep=_at_once,
+            )
         )
         store = SessionStore(redis, keys, self._committer)
         store._touch = lambda *_: None  # type: ignore[method-assign]  # indexes are of no interest
@@ -222,7 +235,8 @@ class Replica:
             clock=lambda: self._clock() + self.skew_ms,
             sleep=_at_once,
         )
-        self.documents, self.records = Documents(around), Records(around)
+        self.documents: Documents = host.documents if host else Documents(around)
+        self.records: Records = host.records if host else Records(around)
         self.conflicts = Conflicts(around, self.records, kept_days=30)
 
     def crash(self) -> list[Call]:
@@ -237,9 +251,11 @@ class Replica:
 
     def stop(self) -> None:
         """End all that is under way."""
-        flushers = [lane.flusher for lane in self._committer._lanes.values() if lane.flusher]
-        for task in (*self._tasks, *flushers):
-            task.cancel()
+        flushers = [lane.flusher for lane in self._committer._lanes.values()]
+        workers = [lane.worker for lane in self.documents._lanes.values()]
+        for task in (*self._tasks, *flushers, *workers):
+            if task:
+                task.cancel()
 
     def known(self, subject: str) -> Known | None:
         """Return the newest of a subject that this replica has seen."""
@@ -299,7 +315,7 @@ class Replica:
         try:
             answer = await self._written(change, request)
         except NotFound as error:
-            if not (change.after is UNSET or "kept as conflict" in str(error)):
+            if not (change.after is UNSET or "kept as conflict" in str(error) or not base):
                 raise
         except SessiondError as error:
             if not error.temporary:

@@ -54,6 +54,7 @@ from sessiond.sync.rules import LAST_WRITER
 _TOGETHER = 16
 _GROUP_BYTES = 512 * 1024
 _OPERATION_BYTES = 4096
+"""What an operation counts for beside its JSON, so that a group has not too many either."""
 
 
 class _Change(Struct, frozen=True):

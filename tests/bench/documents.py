@@ -22,7 +22,8 @@ from sessiond.config import Configuration, RedisOptions
 from sessiond.core import Core
 from sessiond.model import Context, NewSession
 from sessiond.service.writing import Request
-from tests.bench.machinery import Figure, figure, p50, scratch, server
+from tests.bench.machinery import Figure, figure, latencies, p50, scratch, server
+from tests.bench.merge import large_context
 
 _CHANGES = 1_600
 _ROUNDS = 3
@@ -36,7 +37,7 @@ Write = Callable[[int], Awaitable[None]]
 def figures() -> list[Figure]:
     """Measure contended documents."""
     with scratch() as folder, server(folder) as url:
-        return [*uvloop.run(_contended(url)), *_processes(url)]
+        return [*uvloop.run(_contended(url)), *_processes(url), *uvloop.run(_large(url))]
 
 
 def _core(url: str) -> Core:
@@ -155,6 +156,28 @@ def _processes(url: str) -> list[Figure]:
         figure(f"{title}: merged changes", ours, "/s"),
         figure(f"{title} / WATCH, MULTI, EXEC", ours / theirs, "×"),
     ]
+
+
+async def _large(url: str) -> list[Figure]:
+    """Two writers take turns in a large context, each on the answer to its own last change."""
+    core = _core(url)
+    await core.sessions.create(
+        NewSession(session_id="ses_large", context=msgspec.convert(large_context(), Context))
+    )
+    known = await core.documents.read("ses_large", "context")
+    answers = [known, known]
+
+    async def write(number: int) -> None:
+        last = answers[number % 2]
+        state = msgspec.to_builtins(last.value.state)
+        state["tasks"][f"task_{number}"]["title"] += ", changed"
+        request = Request(base=last.version)
+        patch = {"state": {"tasks": state["tasks"]}}
+        answers[number % 2] = await core.documents.change("ses_large", "context", patch, request)
+
+    taken = await latencies(100, write)
+    await core.close()
+    return [figure("a merged change of a 100 KB context, in all, p50", p50(taken) * 1e3, "ms")]
 
 
 async def _created(url: str) -> None:

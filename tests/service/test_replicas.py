@@ -27,7 +27,7 @@ from tests.service.edits import CAP, FIELDS, RANKS, SUBJECTS, Field, at, tokens
 from tests.service.listed import SESSION, Plant
 from tests.service.replicas import Call, Change, Replica, applied, beginning, copied, lose
 
-replicas = st.integers(0, 3)
+replicas = st.integers(0, 4)
 choices = st.integers(0, 6)
 fields = st.sampled_from(FIELDS)
 edits = st.lists(st.tuples(fields, choices), min_size=1, max_size=4)
@@ -36,7 +36,7 @@ ROUNDS = 400
 
 
 class Replicas(RuleBasedStateMachine):
-    """Three replicas of a session, and a second client of the first one's process."""
+    """Three replicas of a session, and two more clients of the first one's process."""
 
     plant = Plant()
     forget_base = False
@@ -55,10 +55,13 @@ class Replicas(RuleBasedStateMachine):
             self.do(Replica, name, self.server, lambda: self.ms, forget_base=self.forget_base)
             for name in "abc"
         ]
-        guest = self.do(
-            Replica, "d", self.server, lambda: self.ms, self.all[0], forget_base=self.forget_base
-        )
-        self.all.append(guest)
+        self.all += [
+            self.do(
+                Replica, name, self.server, lambda: self.ms, self.all[0],
+                forget_base=self.forget_base,
+            )
+            for name in "de"
+        ]  # fmt: skip
         for replica in self.all:
             replica.receive(len(self.server.log))
 
@@ -93,7 +96,7 @@ class Replicas(RuleBasedStateMachine):
             if who not in self.offline:
                 self._send(self.all[who], field.subject, whole=whole, keyed=keyed)
 
-    @rule(field=fields, each=st.lists(choices, min_size=4, max_size=4), keyed=st.booleans())
+    @rule(field=fields, each=st.lists(choices, min_size=5, max_size=5), keyed=st.booleans())
     def write_the_same_field(self, field: Field, each: list[int], *, keyed: bool) -> None:
         for who, choice in enumerate(each):
             self.write(who, [(field, choice)], keyed=keyed, whole=bool(choice % 2))
@@ -115,7 +118,7 @@ class Replicas(RuleBasedStateMachine):
     # What the network does
 
     def _picked(self, pick: int) -> Call | None:
-        lines = [self.all[who].line for who in range(4) if who not in self.offline]
+        lines = [self.all[who].line for who in range(5) if who not in self.offline]
         calls = [(line, call) for line in lines for call in line.calls]
         if not calls:
             return None
@@ -159,8 +162,11 @@ class Replicas(RuleBasedStateMachine):
             case "wrong":
                 replica.skew_ms = [-60_000, -1, 0, 60_000][by % 4]
             case "crash" if by < 3:
-                for each in self.all[:: len(self.all) - 1] if who in (0, 3) else [replica]:
+                for each in self._process_of(replica):
                     self.strays += self.do(each.crash)
+
+    def _process_of(self, replica: Replica) -> list[Replica]:
+        return [each for each in self.all if each.line is replica.line]
 
     @rule(who=replicas, reads=st.integers(0, 4), most=st.sampled_from([1, 3, 100]))
     def go_on(self, who: int, reads: int, most: int) -> None:

@@ -6,6 +6,7 @@ written whole or not at all, and a change that expects a version is refused at a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -112,6 +113,14 @@ class ListedRedis:
         if sent.op == "conflict.record" and not self.plant.hide_conflicts:
             told = [_bytes(w) for key, *pair in sent.options if key == "conflict" for w in pair]
             self.conflicts.append((b"%d-0" % offset, told))
+
+    def taken_copy(self) -> dict[str, Any]:
+        """Return all it holds."""
+        return copy.deepcopy(vars(self))
+
+    def roll_back(self, taken: dict[str, Any]) -> None:
+        """Hold what a copy held: what was written since is lost."""
+        vars(self).update(copy.deepcopy(taken))
 
     # The commit script
 

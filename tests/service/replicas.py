@@ -194,6 +194,7 @@ class Replica:
         self.name = name
         self.seconds = 0.0
         self.skew_ms = 0
+        self.forgetful = False
         self.work: dict[str, Any] = {}
         self.bases: dict[str, Known] = {}
         self.sent: dict[str, Change] = {}
@@ -315,7 +316,8 @@ class Replica:
         try:
             answer = await self._written(change, request)
         except NotFound as error:
-            if not (change.after is UNSET or "kept as conflict" in str(error) or not base):
+            kept = change.after is UNSET or "kept as conflict" in str(error)
+            if not kept and base and not self.forgetful:
                 raise
         except SessiondError as error:
             if not error.temporary:
@@ -325,7 +327,8 @@ class Replica:
                 del self.sent[change.subject]
             return
         else:
-            assert _offset(answer.version) >= _offset(change.base.version), "a version went back"
+            if not self.forgetful:
+                assert _offset(answer.version) >= _offset(change.base.version), "it went back"
             if answer.value is not None:
                 self._check(change.subject, answer)
                 self.answers[change.subject] = answer
@@ -362,7 +365,12 @@ class Replica:
         assert there == answer, f"{subject}: the answer is not what its version stands for"
 
     def receive(self, most: int) -> None:
-        """Take what follows in the log."""
+        """Take what follows in the log, or begin anew where that is another one."""
+        here = self.copy.offset
+        if here and [parse_entry(raw).epoch for raw in self._server.log[here - 1 : here]] != [
+            self.copy.epoch
+        ]:
+            self.copy, self.answers = Copy(), {}
         for raw in self._server.log[self.copy.offset :][:most]:
             self.copy.take(parse_entry(raw))
 

@@ -276,6 +276,30 @@ def assert_open(conflicts: list[ConflictRecord]) -> None:
         assert conflict.state == ("open" if conflict.strategy == "manual" else "settled")
 
 
+class ForgetfulRedis(Replicas):
+    """The same while Redis loses what was written last: all agree on what it still knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = self.server.taken_copy()
+        for replica in self.all:
+            replica.forgetful = True
+
+    @rule()
+    def remember(self) -> None:
+        self.taken = self.server.taken_copy()
+
+    @rule()
+    def forget(self) -> None:
+        self.server.roll_back(self.taken)
+
+    def _agree(self) -> None:
+        truth = copied(self.server)
+        for replica in self.all:
+            replica.receive(len(self.server.log))
+            assert (replica.copy.epoch, replica.copy.subjects) == (truth.epoch, truth.subjects)
+
+
 _settings = settings(
     max_examples=int(os.environ.get("REPLICAS_EXAMPLES", "300")),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a failure is read without shrinking
@@ -285,7 +309,10 @@ _settings = settings(
 )
 Replicas.TestCase.settings = _settings
 
+ForgetfulRedis.TestCase.settings = _settings
+
 TestReplicasAgree = Replicas.TestCase
+TestReplicasAgreeAlthoughRedisForgets = ForgetfulRedis.TestCase
 
 
 class Uncompared(Replicas):

@@ -21,6 +21,7 @@ from sessiond.model import (
     Part,
     Session,
     SessionPage,
+    SessionPresence,
     VersionedMessage,
     Written,
     WrittenRecord,
@@ -154,6 +155,17 @@ class Backend(Protocol):
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
+
+    async def announce(
+        self, session_id: str, instance: str, active_files: list[str]
+    ) -> SessionPresence:
+        """Say that an instance is at a session, for a while; return who is there."""
+
+    async def leave(self, session_id: str, instance: str) -> None:
+        """Say that an instance is not at a session any more."""
+
+    async def presence(self, session_id: str) -> SessionPresence:
+        """Return who is at a session."""
 
     def events(self, session_id: str, after: str | None = None) -> RawEvents:
         """Watch a session after a position; None for from now on."""

@@ -25,6 +25,7 @@ from sessiond.model import (
     MessagePage,
     NewMessage,
     NewMessages,
+    NewPresence,
     NewSession,
     OperationPage,
     Part,
@@ -32,6 +33,7 @@ from sessiond.model import (
     Problem,
     Session,
     SessionPage,
+    SessionPresence,
     VersionedMessage,
     Written,
     WrittenRecord,
@@ -299,6 +301,21 @@ class DaemonClient:
         """Announce something passing."""
         await self.call("POST", _session(session_id) + "/live", None, body=body)
 
+    async def announce(
+        self, session_id: str, instance: str, active_files: list[str]
+    ) -> SessionPresence:
+        """Say that an instance is at a session, for a while; return who is there."""
+        path, body = _instance(session_id, instance), NewPresence(active_files=active_files)
+        return (await self.call("PUT", path, SessionPresence, body=body))[0]
+
+    async def leave(self, session_id: str, instance: str) -> None:
+        """Say that an instance is not at a session any more."""
+        await self.call("DELETE", _instance(session_id, instance), None)
+
+    async def presence(self, session_id: str) -> SessionPresence:
+        """Return who is at a session."""
+        return (await self.call("GET", _session(session_id) + "/presence", SessionPresence))[0]
+
     @asynccontextmanager
     async def events(
         self, session_id: str, after: str | None = None
@@ -410,6 +427,10 @@ def _message(session_id: str, message_id: str) -> str:
 
 def _part(session_id: str, message_id: str, part_id: str) -> str:
     return f"{_message(session_id, message_id)}/parts/{checked('part_id', part_id)}"
+
+
+def _instance(session_id: str, instance: str) -> str:
+    return f"{_session(session_id)}/presence/{checked('instance', instance)}"
 
 
 def _conflict(session_id: str, number: str) -> str:

@@ -18,6 +18,7 @@ from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
+from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
@@ -33,6 +34,7 @@ from sessiond.store.connection import (
 from sessiond.store.keys import Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.presence import PresenceStore
 from sessiond.store.sessions import SessionStore
 
 _COMMIT_CONNECTIONS = 16
@@ -89,6 +91,11 @@ class Core:
         self.opencode = OpencodeStore(self.redis, self.keys)
         self.leases = Leases(
             LeaseStore(self.redis, self.keys, round(sync.lease_seconds * 1000)), instance
+        )
+        self.presences = Presences(
+            PresenceStore(self.redis, self.keys, round(sync.presence_seconds * 1000)),
+            self.store,
+            machine=instance,
         )
         around = Surroundings(
             self.store,

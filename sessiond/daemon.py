@@ -220,6 +220,7 @@ class Daemon:
             target,
             core.feeds,
             core.leases,
+            core.presences,
             folder=folder,
             machine=self._instance,
             writer=core.store.writer,
@@ -240,6 +241,7 @@ class Daemon:
             core.documents,
             core.conflicts,
             core.feeds,
+            core.presences,
             self._streams,
         )
         system = System(self)
@@ -310,6 +312,8 @@ class Daemon:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)
         if self._opencodes:
             await self._opencodes.beat()
+        with contextlib.suppress(SessiondError):  # a damaged index must not keep from starting
+            await self._running.presences.sweep()
 
 
 def embedded_options(configuration: Configuration, environ: Mapping[str, str]) -> ServerOptions:

@@ -21,11 +21,13 @@ from sessiond.model import (
     MessagePage,
     NewMessage,
     NewMessages,
+    NewPresence,
     NewSession,
     OperationPage,
     Part,
     Session,
     SessionPage,
+    SessionPresence,
     VersionedMessage,
     Written,
     WrittenRecord,
@@ -41,6 +43,7 @@ Given = TypeVar("Given")
 _NEW_SESSION = msgspec.json.Decoder(NewSession)
 _NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
 _CHOICE = msgspec.json.Decoder(Choice)
+_NEW_PRESENCE = msgspec.json.Decoder(NewPresence)
 _ANY = msgspec.json.Decoder()
 _FILTERS = frozenset(Filter.__struct_fields__)
 _LONGEST_LISTING, _LONGEST_PAGE, _LONGEST_LOG = 500, 10_000, 1_000
@@ -216,6 +219,23 @@ class DirectBackend:
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
         await self._core.sessions.send_live(_session(session_id), _given(body, _ANY))
+
+    async def announce(
+        self, session_id: str, instance: str, active_files: list[str]
+    ) -> SessionPresence:
+        """Say that an instance is at a session, for a while; return who is there."""
+        where = _session(session_id), checked("instance", instance)
+        new = _given(NewPresence(active_files=active_files), _NEW_PRESENCE)
+        return await self._core.presences.announce(*where, new.active_files)
+
+    async def leave(self, session_id: str, instance: str) -> None:
+        """Say that an instance is not at a session any more."""
+        where = _session(session_id), checked("instance", instance)
+        await self._core.presences.leave(*where)
+
+    async def presence(self, session_id: str) -> SessionPresence:
+        """Return who is at a session."""
+        return await self._core.presences.present(_session(session_id))
 
     @asynccontextmanager
     async def events(

@@ -13,25 +13,25 @@ async with SessionManager.connect() as manager:
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
 
 from sessiond import model
+from sessiond.attendance import Attendance
 from sessiond.backend import Backend, RawEvent
 from sessiond.client import DaemonClient
 from sessiond.config import Configuration, RedisOptions, SyncOptions
 from sessiond.core import Core
 from sessiond.direct import DirectBackend
-from sessiond.errors import InvalidInput, SessiondError
+from sessiond.errors import InvalidInput
 from sessiond.model import (
     Choice,
     ConflictRecord,
@@ -47,21 +47,20 @@ from sessiond.model import (
     Preferences,
     Reset,
     SessionPage,
+    SessionPresence,
     Take,
     WrittenRecord,
 )
 from sessiond.paths import api_socket, host_name
+from sessiond.retrying import retried
 from sessiond.service.clock import moment, system_clock
 from sessiond.service.identity import new_id
 from sessiond.sync.names import checked
 from sessiond.sync.parts import check_part, completed
 from sessiond.sync.view import SessionView
 
-Outcome = TypeVar("Outcome")
 Event = Operation | Live | Reset
 
-_TRIES = 5
-_FIRST_PAUSE_SECONDS = 0.1
 _PAGE = 500
 _OPERATION = msgspec.json.Decoder(Operation)
 _LIVE = msgspec.json.Decoder(Live)
@@ -164,7 +163,7 @@ class SessionManager:
             preferences=preferences or {},
         )
         key = _new_key()
-        return Session(self._backend, await _retried(lambda: self._backend.create(new, key=key)))
+        return Session(self._backend, await retried(lambda: self._backend.create(new, key=key)))
 
     async def load(self, session_id: str) -> Session:
         """Load a session.
@@ -172,7 +171,7 @@ class SessionManager:
         Raises:
             NotFound, SessionDeleted: there is none, or no more.
         """
-        return Session(self._backend, await _retried(lambda: self._backend.load(session_id)))
+        return Session(self._backend, await retried(lambda: self._backend.load(session_id)))
 
     async def list(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -184,7 +183,7 @@ class SessionManager:
             limit: sessions on a page, at most 500.
             filters: any of workspace, status, user_id, environment.
         """
-        return await _retried(
+        return await retried(
             lambda: self._backend.list_sessions(cursor=cursor, limit=limit, **filters)
         )
 
@@ -192,7 +191,7 @@ class SessionManager:
         self, *, state: ConflictState | None = None
     ) -> builtins.list[ConflictRecord]:
         """Return the conflicts of all sessions: `open`, `settled` or `resolved` ones, or all."""
-        return await _retried(lambda: self._backend.conflicts(state=state))
+        return await retried(lambda: self._backend.conflicts(state=state))
 
     async def delete(self, session_id: str, *, expected: str = "", base: str = "") -> None:
         """Delete a session; its id is never used again.
@@ -209,7 +208,7 @@ class SessionManager:
         delete = partial(
             self._backend.delete, session_id, expected=expected, base=base, key=_new_key()
         )
-        await _retried(delete)
+        await retried(delete)
 
 
 class Session:
@@ -271,7 +270,7 @@ class Session:
             for new in messages
         ]
         append = partial(self._backend.append, self.id, named, key=_new_key())
-        written = await _retried(append)
+        written = await retried(append)
         await self._catch_up()
         found = [self._view.message(record.id) for record in written.records]
         return [
@@ -335,14 +334,14 @@ class Session:
         return await self._write(partial(remove, expected=expected, base=base))
 
     async def _write(self, write: Callable[..., Awaitable[WrittenRecord]]) -> WrittenRecord:
-        written = await _retried(partial(write, key=_new_key()))
+        written = await retried(partial(write, key=_new_key()))
         await self._catch_up()
         return written
 
     async def _catch_up(self) -> None:
         """Bring this state to the log's end."""
         while True:
-            page = await _retried(lambda: self._backend.operations(self.id, after=self.position))
+            page = await retried(lambda: self._backend.operations(self.id, after=self.position))
             if page.reset:
                 await self.refresh()
                 return
@@ -371,10 +370,10 @@ class Session:
         for name, value, version in list(self._view.changed_documents()):
             change = partial(self._backend.change_document, self.id, name, value, replace=True)
             versions = {"expected" if strict else "base": version}
-            saved = await _retried(partial(change, key=_new_key(), **versions))
+            saved = await retried(partial(change, key=_new_key(), **versions))
             self._view.take_saved(saved, value)
             left += [
-                await _retried(partial(self._backend.conflict, self.id, number))
+                await retried(partial(self._backend.conflict, self.id, number))
                 for number in saved.conflicts or ()
             ]
         return left
@@ -383,7 +382,7 @@ class Session:
         self, *, state: ConflictState | None = None
     ) -> builtins.list[ConflictRecord]:
         """Return what merges left out in this session: `open`, `settled`, `resolved`, or all."""
-        return await _retried(lambda: self._backend.conflicts(self.id, state=state))
+        return await retried(lambda: self._backend.conflicts(self.id, state=state))
 
     async def resolve(
         self, number: str, take: Take | None = None, *, value: Any = UNSET, expected: str = ""
@@ -401,7 +400,7 @@ class Session:
         """
         choice = Choice(take=take or UNSET, value=value)
         resolve = partial(self._backend.resolve, self.id, number, choice, expected=expected)
-        resolved = await _retried(resolve)
+        resolved = await retried(resolve)
         await self._catch_up()
         return resolved
 
@@ -411,11 +410,29 @@ class Session:
         Raises:
             NotFound, SessionDeleted: it is gone.
         """
-        self._view = SessionView(await _retried(lambda: self._backend.load(self.id)))
+        self._view = SessionView(await retried(lambda: self._backend.load(self.id)))
 
     async def send_live(self, body: Any) -> None:
         """Announce something passing, such as typing, to whoever listens now; it is not stored."""
         await self._backend.send_live(self.id, body)
+
+    def present(self, *, active_files: Iterable[str] = (), instance: str = "") -> Attendance:
+        """Be at the session, for others to see, inside `async with`.
+
+        Args:
+            active_files: what this program works on, as others would name it: 256 at most.
+            instance: the name under which others see it; one is made up otherwise.
+        """
+        name = instance or f"py-{secrets.token_hex(4)}"
+        return Attendance(self._backend, self.id, name, active_files)
+
+    async def presence(self) -> SessionPresence:
+        """Return who is at the session, and which files two or more have open.
+
+        Raises:
+            NotFound, SessionDeleted: it is gone.
+        """
+        return await retried(lambda: self._backend.presence(self.id))
 
     async def subscribe(self, *, after: str | None = None) -> AsyncIterator[Event]:
         """Yield what happens to the session, as it happens, and keep this state up to date.
@@ -462,17 +479,3 @@ def _new_message(fields: dict[str, Any]) -> NewMessage:
 
 def _new_key() -> str:
     return secrets.token_hex(16)
-
-
-async def _retried(call: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Repeat a call that failed for a passing reason; every call carries its own key."""
-    pause = _FIRST_PAUSE_SECONDS
-    for _ in range(_TRIES - 1):
-        try:
-            return await call()
-        except SessiondError as error:
-            if not error.temporary:
-                raise
-        await asyncio.sleep(pause)
-        pause *= 2
-    return await call()

@@ -17,6 +17,7 @@ SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$(?!\n)
 RecordId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$(?!\n)")]
 WorkspaceKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$(?!\n)")]
 ShortText = Annotated[str, Meta(max_length=1024)]
+FileName = Annotated[str, Meta(min_length=1, max_length=1024)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 
 Role = Literal["user", "assistant", "system", "tool"]
@@ -307,6 +308,61 @@ class Live(Struct, kw_only=True):
     session_id: str
     origin: str
     body: Any
+
+
+class NewPresence(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an instance says of itself when it announces that it is at a session.
+
+    `active_files`: what it works on, as others would name it: relative to the project's folder.
+    """
+
+    active_files: Annotated[list[FileName], Meta(max_length=256)] = []
+
+
+class Presence(Struct, kw_only=True):
+    """An instance at a session: since when, when it last said so, and until when that counts.
+
+    Times are milliseconds since 1970 by Redis's clock. `machine`: the daemon it is at; `client`:
+    the program, if it says; `has_turn`: it holds the lease of the session's turn.
+    """
+
+    instance: str
+    machine: str
+    client: str
+    active_files: list[str]
+    since_ms: int
+    seen_ms: int
+    until_ms: int
+    has_turn: bool
+
+
+class SessionPresence(Struct, kw_only=True):
+    """Who is at a session, the longest there first.
+
+    `shared_files`: each file that two or more of them have open, and their instances;
+    `valid_seconds`: how long an announcement counts at this daemon that is not repeated.
+    """
+
+    session_id: str
+    present: list[Presence]
+    shared_files: dict[str, list[str]]
+    valid_seconds: float
+
+
+class PresentSessions(Struct, kw_only=True):
+    """The sessions where somebody is."""
+
+    sessions: list[SessionPresence]
+
+
+class PresenceChange(Struct, kw_only=True):
+    """What a live event says below `presence`: somebody came, left, or works on other files.
+
+    `lost`: it was not heard of in time. `who`: the instance as it is now, or was at last.
+    """
+
+    change: Literal["came", "changed", "left", "lost"]
+    who: Presence
 
 
 class Reset(Struct, kw_only=True):

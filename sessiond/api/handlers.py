@@ -18,15 +18,18 @@ from sessiond.model import (
     ConflictPage,
     NewMessage,
     NewMessages,
+    NewPresence,
     NewSession,
     Part,
     PositionReply,
+    PresentSessions,
     WrittenRecord,
 )
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
+from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.sessions import Filter, Sessions
 from sessiond.sync.position import START, parse_position
@@ -35,6 +38,7 @@ _NEW_SESSION = msgspec.json.Decoder(NewSession)
 _NEW_MESSAGE = msgspec.json.Decoder(NewMessage)
 _NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
 _CHOICE = msgspec.json.Decoder(Choice)
+_PRESENCE = msgspec.json.Decoder(NewPresence)
 _PART = msgspec.json.Decoder(Part)
 _MOST_PER_PAGE = 10_000
 
@@ -51,6 +55,7 @@ class Services(Struct, frozen=True):
     documents: Documents
     conflicts: Conflicts
     feeds: Feeds
+    presences: Presences
     streams: EventStreams
 
 
@@ -77,6 +82,7 @@ class Handlers:
         self._documents = services.documents
         self._conflicts = services.conflicts
         self._feeds = services.feeds
+        self._presences = services.presences
         self._streams = services.streams
 
     async def create_session(self, request: web.Request) -> web.Response:
@@ -208,6 +214,27 @@ class Handlers:
         session_id = read.session_id(request)
         await self._sessions.send_live(session_id, body, read.write_request(request))
         return web.Response(status=202)
+
+    async def presence(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/presence."""
+        return answer(await self._presences.present(read.session_id(request)))
+
+    async def announce(self, request: web.Request) -> web.Response:
+        """PUT /v1/sessions/{session_id}/presence/{instance}."""
+        new = await read.body(request, _PRESENCE)
+        where = read.session_id(request), read.instance(request)
+        found = await self._presences.announce(*where, new.active_files, read.client(request))
+        return answer(found)
+
+    async def leave(self, request: web.Request) -> web.Response:
+        """DELETE /v1/sessions/{session_id}/presence/{instance}."""
+        await self._presences.leave(read.session_id(request), read.instance(request))
+        return web.Response(status=204)
+
+    async def present_sessions(self, request: web.Request) -> web.Response:
+        """GET /v1/presence."""
+        limit = read.number(request, "limit", 50, 1, 500)
+        return answer(PresentSessions(sessions=await self._presences.everywhere(limit)))
 
     async def session_events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/sessions/{session_id}/events."""

@@ -37,6 +37,11 @@ def part_id(request: web.Request) -> str:
     return checked("part_id", request.match_info["part_id"])
 
 
+def instance(request: web.Request) -> str:
+    """Return the instance's name of the address."""
+    return checked("instance", request.match_info["instance"])
+
+
 def workspace(request: web.Request) -> str:
     """Return the workspace key of the address."""
     return checked("workspace", request.match_info["workspace"])
@@ -56,6 +61,11 @@ def document_name(request: web.Request) -> DocumentName:
     )
 
 
+def client(request: web.Request) -> str:
+    """Return who asks: Sessiond-Client."""
+    return _header(request, "Sessiond-Client", "client")
+
+
 def write_request(request: web.Request) -> Request:
     """Return what the headers say about a write.
 
@@ -71,7 +81,7 @@ def write_request(request: web.Request) -> Request:
         key=_header(request, "Idempotency-Key", "Idempotency-Key"),
         expected=expected,
         base=base,
-        client=_header(request, "Sessiond-Client", "client"),
+        client=client(request),
     )
 
 

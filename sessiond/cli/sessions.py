@@ -17,10 +17,18 @@ from sessiond.cli.connecting import (
     add_json_option,
     with_client,
 )
+from sessiond.cli.presence import people_at, person_lines
 from sessiond.cli.terminal import local_time, one_line, paint, plain, print_json, print_table
 from sessiond.client import DaemonClient
 from sessiond.errors import InvalidInput
-from sessiond.model import ConflictRecord, Message, Operation, Session, SessionSummary
+from sessiond.model import (
+    ConflictRecord,
+    Message,
+    Operation,
+    Session,
+    SessionPresence,
+    SessionSummary,
+)
 
 _OPERATION = msgspec.json.Decoder(Operation)
 _LONGEST_LINE = 160
@@ -90,13 +98,21 @@ def _sessions(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    async def fetch(client: DaemonClient) -> tuple[Session, list[ConflictRecord]]:
-        return await client.load(options.id), await client.conflicts(options.id, state="open")
+    async def fetch(
+        client: DaemonClient,
+    ) -> tuple[Session, list[ConflictRecord], SessionPresence | None]:
+        return (
+            await client.load(options.id),
+            await client.conflicts(options.id, state="open"),
+            await people_at(client, options.id),
+        )
 
-    session, undecided = with_client(options, fetch)
+    session, undecided, present = with_client(options, fetch)
     if options.json:
         print_json(session)
         return
+    for line in person_lines(present, width=14) if present else ():
+        print(line)
     metadata = msgspec.to_builtins(session.metadata)
     for name, value in {**metadata, "position": session.position}.items():
         if value:

@@ -12,9 +12,11 @@ from sessiond.cli.connecting import (
     with_client,
 )
 from sessiond.cli.opencode.sharing import overview, turn_of, workspace_of
+from sessiond.cli.presence import sessions_with_people, summary_lines
 from sessiond.cli.terminal import one_line, paint, print_json
 from sessiond.client import DaemonClient
 from sessiond.errors import SessiondError
+from sessiond.model import SessionPresence
 from sessiond.service.opencode.overview import OpencodeStatus
 from sessiond.service.status import Status
 
@@ -31,14 +33,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _status(options: argparse.Namespace) -> None:
-    async def fetch(client: DaemonClient) -> tuple[Status, list[OpencodeStatus]]:
+    async def fetch(
+        client: DaemonClient,
+    ) -> tuple[Status, list[OpencodeStatus], list[SessionPresence]]:
         status: Status = (await client.call("GET", "/v1/status", Status))[0]
         opencodes: list[OpencodeStatus] = []
         with contextlib.suppress(SessiondError):  # the rest is worth telling without them
             opencodes = (await overview(client)).instances
-        return status, opencodes
+        return status, opencodes, await sessions_with_people(client)
 
-    status, opencodes = with_client(options, fetch)
+    status, opencodes, present = with_client(options, fetch)
     if options.json:
         print_json(status)
         return
@@ -69,6 +73,9 @@ def _status(options: argparse.Namespace) -> None:
             print(f"{paint(name.ljust(12), 'dim')} {text}")
     for opencode in opencodes:
         print(f"{paint('opencode'.ljust(12), 'dim')} {_opencode(opencode)}")
+    for found in present:
+        for line in summary_lines(found, width=12):
+            print(line)
 
 
 def _opencode(status: OpencodeStatus) -> str:

@@ -210,6 +210,10 @@ class SyncOptions(Section, frozen=True):
         float,
         Meta(ge=0.01, le=3650, description="Days that conflicts are kept; open ones longer."),
     ] = 30.0
+    presence_seconds: Annotated[
+        float,
+        Meta(ge=1, le=600, description="Seconds until an instance that died is at no session."),
+    ] = 20.0
     merge: MergeOptions = msgspec.field(default_factory=MergeOptions)
 
 

@@ -190,11 +190,50 @@ export interface Operation {
   body: any;
 }
 
-/** Something passing that another client announced with `sendLive`. */
+/** Something passing: what another client announced with `sendLive`, or `{ presence: … }`. */
 export interface Live {
   session_id: string;
   origin: string;
   body: any;
+}
+
+/** An instance at a session. Times are milliseconds since 1970 by Redis's clock. */
+export interface Presence {
+  instance: string;
+  /** The daemon that it is at. */
+  machine: string;
+  /** The program, if it says. */
+  client: string;
+  active_files: string[];
+  since_ms: number;
+  seen_ms: number;
+  /** Until when it counts if it does not say again that it is there. */
+  until_ms: number;
+  /** It holds the lease of the session's turn. */
+  has_turn: boolean;
+}
+
+/** Who is at a session, the longest there first. */
+export interface SessionPresence {
+  session_id: string;
+  present: Presence[];
+  /** Each file that two or more of them have open, and their instances. */
+  shared_files: Record<string, string[]>;
+  /** How long an announcement counts at this daemon that is not repeated. */
+  valid_seconds: number;
+}
+
+/** Body of a live event, below `presence`. `lost`: it was not heard of in time. */
+export interface PresenceChange {
+  change: "came" | "changed" | "left" | "lost";
+  who: Presence;
+}
+
+export interface NewPresence {
+  /** What this program works on, as others would name it: 256 at most, 1,024 characters each. */
+  active_files?: string[];
+  /** The name under which others see it, until it leaves; one is made up otherwise. */
+  instance?: string;
 }
 
 /** The history is another one now: the session object was loaded anew, the whole log follows. */
@@ -294,6 +333,16 @@ export class Session {
   refresh(): Promise<void>;
   /** Announce something passing, such as typing, to who listens now: at most once, not stored. */
   sendLive(body: unknown): Promise<void>;
+  /**
+   * Be at the session, for others to see, and say what this program works on. It is said again
+   * in the background until `leave`, by a timer that does not keep the process alive; without
+   * `leave` it ends by itself, `valid_seconds` after the program or its manager.
+   */
+  announce(options?: NewPresence): Promise<SessionPresence>;
+  /** Be at the session no more. */
+  leave(): Promise<void>;
+  /** Who is at the session. */
+  presence(): Promise<SessionPresence>;
   /**
    * Yield what happens, and keep this object up to date with it. Reconnects by itself, for as
    * long as it takes, and resumes where it was; documents with unsaved changes stay as they are.

@@ -10,9 +10,9 @@
  *
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
- * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Context, ErrorDetails, Event, ListOptions, LoadedSession,
- *   Message, Metadata, NewMessage, NewSession, Operation, Part, Preferences, SavedDocument,
- *   WriteOptions } from "./sessiond.mjs"
+ * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Context, ErrorDetails,
+ *   Event, ListOptions, LoadedSession, Message, Metadata, NewMessage, NewPresence, NewSession,
+ *   Operation, Part, Preferences, SavedDocument, SessionPresence, WriteOptions } from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
 
@@ -28,6 +28,8 @@ const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 30_000;
 const SILENCE_MS = 60_000; // a daemon sends a heartbeat every 15 s, unless configured otherwise
 const PAGE = 500;
+const RENEWALS_PER_LIFE = 3;
+const RENEWAL_RETRY_MS = 500;
 /** @type {SavedDocument[]} */
 const SAVED = ["context", "preferences"];
 
@@ -212,6 +214,73 @@ class Connection {
   }
 }
 
+/** One instance at one session: announced, said again as long as the program runs, taken back. */
+class Attendance {
+  #connection;
+  #path;
+  #json = "";
+  #lastWord = Promise.resolve();
+  /** @type {NodeJS.Timeout | undefined} */
+  #timer;
+  #stop = () => {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#connection.stops.delete(this.#stop);
+  };
+
+  /** @param {Connection} connection @param {string} path */
+  constructor(connection, path) {
+    this.#connection = connection;
+    this.#path = path;
+  }
+
+  /** @param {string[]} active_files @returns {Promise<SessionPresence>} */
+  announce(active_files) {
+    const json = encode({ active_files });
+    return this.#inOrder(async () => {
+      const { value } = await this.#connection.call("PUT", this.#path, { json });
+      this.#json = json;
+      this.#connection.stops.add(this.#stop);
+      this.#sayAgainIn((1_000 * value.valid_seconds) / RENEWALS_PER_LIFE);
+      return value;
+    });
+  }
+
+  leave() {
+    return this.#inOrder(async () => {
+      this.#stop();
+      await this.#connection.call("DELETE", this.#path);
+    });
+  }
+
+  /** @param {number} ms */
+  #sayAgainIn(ms) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#inOrder(() => this.#renew(ms)), ms);
+    this.#timer.unref();
+  }
+
+  /** @param {number} ms */
+  async #renew(ms) {
+    if (!this.#timer) return; // it left meanwhile
+    try {
+      const options = { json: this.#json, once: true };
+      const { value } = await this.#connection.call("PUT", this.#path, options);
+      this.#sayAgainIn((1_000 * value.valid_seconds) / RENEWALS_PER_LIFE);
+    } catch (error) {
+      if (["session-deleted", "not-found", "closed"].includes(error.code)) this.#stop();
+      else this.#sayAgainIn(Math.min(ms, RENEWAL_RETRY_MS));
+    }
+  }
+
+  /** What is said last is to arrive last. @param {() => Promise<any>} say */
+  #inOrder(say) {
+    const outcome = this.#lastWord.then(say);
+    this.#lastWord = outcome.catch(() => {}); // who called is told of it
+    return outcome;
+  }
+}
+
 /** Moves on with the log: at every write of its own, while it is subscribed, and at `refresh`. */
 export class Session {
   /** @type {Metadata} */ metadata;
@@ -221,6 +290,8 @@ export class Session {
   /** @type {string} */ position;
   #connection;
   #lastWrite = Promise.resolve();
+  /** @type {Attendance | undefined} */
+  #attendance;
   /**
    * What `save` compares with. `base`: the document at `version`. `contested`: where somebody
    * changed what has unsaved changes here; it stays at its version, on which these were made.
@@ -311,6 +382,30 @@ export class Session {
   async sendLive(body) {
     const options = { json: encode(body), once: true };
     await this.#inOrder(() => this.#call("POST", "/live", options));
+  }
+
+  /** @param {NewPresence} [options] */
+  async announce({ active_files = [], instance = `js-${randomUUID().slice(0, 8)}` } = {}) {
+    const path = at`/v1/sessions/${this.id}/presence/${instance}`;
+    const isNew = !this.#attendance;
+    const attendance = (this.#attendance ??= new Attendance(this.#connection, path));
+    try {
+      return await attendance.announce(active_files);
+    } catch (error) {
+      if (isNew && this.#attendance === attendance) this.#attendance = undefined;
+      throw error;
+    }
+  }
+
+  async leave() {
+    const attendance = this.#attendance;
+    this.#attendance = undefined;
+    await attendance?.leave();
+  }
+
+  /** @returns {Promise<SessionPresence>} */
+  async presence() {
+    return (await this.#call("GET", "/presence")).value;
   }
 
   /** @param {{ after?: string, signal?: AbortSignal }} [options] */

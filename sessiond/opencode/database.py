@@ -11,14 +11,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
 
 from sessiond.errors import DatabaseUnreadable
 from sessiond.opencode.mapping import REPLAYED
-from sessiond.opencode.records import SessionRow, SessionState, StoredEvent
+from sessiond.opencode.records import SessionRow, SessionState, StoredEvent, Writing
 
 STRETCH = 200
 """Events that one read returns at most."""
@@ -81,7 +81,7 @@ class Database:
 
     def notes(self) -> dict[str, set[str]]:
         """Return what the plugin noted beside the database: sessions by `private`, `deleted`."""
-        path = self.path.with_name(f"{self.path.name}.sessiond")
+        path = self._notes_path
         notes: dict[str, set[str]] = {"private": set(), "deleted": set()}
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -94,14 +94,22 @@ class Database:
             notes.setdefault(what, set()).add(session_id)
         return notes
 
-    def version(self) -> int:
-        """Return a number that changes with every commit of somebody else.
+    @property
+    def _notes_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.sessiond")
+
+    def version(self) -> tuple[int, ...]:
+        """Return numbers that change with every commit of somebody else, and with every note.
 
         SQLite counts anew for each connection, so another one always has another number.
         """
         with self._reading() as connection:
             commits = int(connection.execute("PRAGMA data_version").fetchone()[0])
-            return (self._openings << 32) + commits
+        try:
+            noted = self._notes_path.stat().st_size
+        except OSError:
+            noted = 0
+        return self._openings, commits, noted
 
     def sessions(self, project_id: str) -> dict[str, SessionRow]:
         """Return the sessions of a project."""
@@ -166,17 +174,67 @@ class Database:
         with self._reading() as connection:
             return connection.execute(query, (session_id,)).fetchone() is not None
 
+    def is_brought(self, session_id: str) -> bool:
+        """Tell whether a session's log begins with what sessiond brought: it came from others."""
+        query = "SELECT 1 FROM event WHERE aggregate_id = ? AND seq = 0 AND id LIKE ?"
+        with self._reading() as connection:
+            found = connection.execute(query, (session_id, f"{REPLAYED}%"))
+            return found.fetchone() is not None
+
     def last_event(self, session_id: str, record_id: str) -> str | None:
         """Return the id of the event that last wrote a record: "", a message or a part."""
+        found = self._writing(session_id, record_id, "DESC")
+        return found.id if found else None
+
+    def first_writing(self, session_id: str, record_id: str) -> Writing | None:
+        """Return where a record, even one that is gone, was written first; None if no log says."""
+        return self._writing(session_id, record_id, "ASC")
+
+    def newest_message_at(self, session_id: str) -> int:
+        """Return the time (ms) of the message that opencode takes for the last; 0 without one."""
+        query = "SELECT coalesce(max(time_created), 0) FROM message WHERE session_id = ?"
+        with self._reading() as connection:
+            return int(connection.execute(query, (session_id,)).fetchone()[0])
+
+    def reverted_since(self, session_id: str, before: int) -> int | None:
+        """Return since when the revert was in force that was so at a place of a session's log.
+
+        opencode writes a revert into the session's record, and again whenever it writes that. The
+        first of the unbroken run with the same one is when it was made.
+
+        Args:
+            session_id: whose log.
+            before: the place, a sequence.
+
+        Returns:
+            The sequence of the event that made it; None when no revert was in force.
+        """
+        query = (
+            "SELECT seq, json_extract(data, '$.info.revert.messageID'), "  # noqa: S608 - a constant
+            "json_extract(data, '$.info.revert.partID') FROM event "
+            f"WHERE aggregate_id = ? AND type IN {_SESSION_EVENTS} AND seq < ? ORDER BY seq DESC"
+        )
+        with self._reading() as connection:
+            since, in_force = None, None
+            for seq, *place in connection.execute(query, (session_id, before)):
+                in_force = in_force or place
+                if place[0] is None or place != in_force:
+                    break
+                since = seq
+            return since
+
+    def _writing(
+        self, session_id: str, record_id: str, order: Literal["ASC", "DESC"]
+    ) -> Writing | None:
         kinds, place = _WRITERS[record_id.count("/") + 1 if record_id else 0]
         query = (
-            f"SELECT id FROM event WHERE aggregate_id = ? AND type IN {kinds} "  # noqa: S608 - constants
-            "AND json_extract(data, ?) = ? ORDER BY seq DESC LIMIT 1"
+            f"SELECT seq, id FROM event WHERE aggregate_id = ? AND type IN {kinds} "  # noqa: S608 - constants
+            f"AND json_extract(data, ?) = ? ORDER BY seq {order} LIMIT 1"
         )
         wanted = record_id.rpartition("/")[2] or session_id
         with self._reading() as connection:
             row = connection.execute(query, (session_id, place, wanted)).fetchone()
-            return row[0] if row else None
+            return Writing(*row) if row else None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -240,7 +298,7 @@ def _state(connection: sqlite3.Connection, session_id: str) -> SessionState | No
         "SELECT seq FROM event_sequence WHERE aggregate_id = ?", (session_id,)
     ).fetchone()
     messages = connection.execute(
-        "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created, id",
+        "SELECT id, data, time_created FROM message WHERE session_id = ? ORDER BY time_created, id",
         (session_id,),
     ).fetchall()
     parts = connection.execute(
@@ -249,7 +307,8 @@ def _state(connection: sqlite3.Connection, session_id: str) -> SessionState | No
     return SessionState(
         seq=sequence[0] if sequence else -1,
         info=info,
-        messages={message_id: _object(data) for message_id, data in messages},
+        messages={message_id: _object(data) for message_id, data, _ in messages},
+        placed={message_id: at for message_id, _, at in messages},
         parts={f"{message_id}/{part_id}": _object(data) for message_id, part_id, data in parts},
     )
 

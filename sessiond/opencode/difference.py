@@ -25,7 +25,8 @@ from sessiond.opencode.records import SessionState
 
 _STATES = {"pending": 1, "running": 2, "completed": 3, "error": 3}
 _IDS = ("id", "sessionID", "messageID")
-_ABOUT_MS = 2000  # an offset between clocks is measured anew now and then, and never alike
+ABOUT_MS = 2000
+"""Times that differ by less are the same: clocks are measured now and then, and never alike."""
 
 
 class Written(Struct, frozen=True):
@@ -105,25 +106,25 @@ def difference(
     program wrote them, have no place in one.
     """
     events = list(_missing(session_id, logged, local, machine, now_ms))
-
-    def unknown(records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {
-            name: record
-            for name, record in records.items()
-            if (
-                name in logged.records
-                and _is_further(record, logged.records[name].change.body or {})
-            )
-            or (
-                name not in logged.records
-                and name not in logged.removed
-                and name.partition("/")[0] not in logged.removed
-            )
-        }
-
     if local is None:
         return Difference(events, {}, {})
-    return Difference(events, unknown(local.messages), unknown(local.parts))
+    return Difference(events, _unknown(logged, local.messages), _unknown(logged, local.parts))
+
+
+def _unknown(
+    logged: LoggedState, records: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the records of a database that the log never had, or only as they were before."""
+    return {
+        name: record
+        for name, record in records.items()
+        if (name in logged.records and _is_further(record, logged.records[name].change.body or {}))
+        or (
+            name not in logged.records
+            and name not in logged.removed
+            and name.partition("/")[0] not in logged.removed
+        )
+    }
 
 
 def _missing(
@@ -133,11 +134,16 @@ def _missing(
     machine: Machine,
     now_ms: int,
 ) -> Iterator[OpencodeEvent]:
-    """Yield the session, then what was removed, then messages, then parts that differ."""
+    """Yield the session, then what was removed, then messages, then parts that differ.
+
+    Messages from the future, as those of before a clock was set back, would be opencode's last for
+    ever, and the prompts before them ignored. A message's place cannot be changed: all whose place
+    is wrong are taken out and put in again, in the order of their times.
+    """
     here: dict[str, dict[str, Any]] = {} if local is None else {**local.messages, **local.parts}
 
-    def event(change: Change, written: Written) -> OpencodeEvent:
-        name = replayed_id(written.epoch, written.offset, salt=now_ms)
+    def event(change: Change, written: Written, end: str = "") -> OpencodeEvent:
+        name = replayed_id(written.epoch, written.offset, salt=now_ms) + end
         return event_of_change(session_id, change, machine, now_ms, name)
 
     session = logged.session_change()
@@ -150,6 +156,12 @@ def _missing(
     for name, written in logged.removed.items():
         if name in here:
             yield event(written.change, written)
+    misplaced = _misplaced(logged, local, machine, now_ms)
+    for name in misplaced:
+        written = logged.records[name]
+        change = Change(kind="message.remove", id=name, body=None, at_ms=written.change.at_ms)
+        yield event(change, written, "out")
+    here = {name: here[name] for name in here if name.partition("/")[0] not in misplaced}
     records = logged.records.items()
     messages = [written for name, written in records if "/" not in name]
     parts = [written for name, written in records if name.rpartition("/")[0] in logged.records]
@@ -158,6 +170,27 @@ def _missing(
         mine = here.get(written.change.id)
         if not _alike(_kept(told), mine) and not _is_further(mine or {}, written.change.body or {}):
             yield told
+
+
+def _misplaced(
+    logged: LoggedState, local: SessionState | None, machine: Machine, now_ms: int
+) -> set[str]:
+    """Return the messages that stand elsewhere than their times say, if any is from the future.
+
+    One of which the log does not have everything yet stays where it is.
+    """
+    if local is None or all(at <= now_ms + ABOUT_MS for at in local.placed.values()):
+        return set()
+    unknown = {**_unknown(logged, local.messages), **_unknown(logged, local.parts)}
+    incomplete = {name.partition("/")[0] for name in unknown}
+    found = set()
+    for name in local.placed.keys() & logged.records.keys() - incomplete:
+        times = (logged.records[name].change.body or {}).get("time")
+        created = times.get("created") if isinstance(times, dict) else None
+        ought = created + machine.clock_ahead_ms if isinstance(created, int) else now_ms
+        if abs(local.placed[name] - ought) > ABOUT_MS:
+            found.add(name)
+    return found
 
 
 def _is_further(record: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -195,7 +228,7 @@ def _with_times_of(here: dict[str, Any], record: dict[str, Any]) -> dict[str, An
 
 
 def _about(mine: Any, given: Any) -> Any:
-    is_about = isinstance(mine, int) and isinstance(given, int) and abs(mine - given) <= _ABOUT_MS
+    is_about = isinstance(mine, int) and isinstance(given, int) and abs(mine - given) <= ABOUT_MS
     return mine if is_about else given
 
 

@@ -48,6 +48,7 @@ _TOKEN = "${WORKTREE}"  # noqa: S105 - not a secret
 _LITERAL = r"\$\{WORKTREE(\+*)\}"
 _NEUTRAL = re.compile(_LITERAL)
 _LOCAL_TO_A_MACHINE = ("projectID", "workspaceID", "share", "revert")
+_MOMENTS = 4096
 _EARLIEST_MS = 100_000_000_000  # 1973: a smaller number is no time in milliseconds
 
 
@@ -87,7 +88,30 @@ class Machine:
         self.clock_ahead_ms = clock_ahead_ms
         self.has_folder = has_folder
         self.folders_elsewhere: dict[str, dict[str, Any]] = {}
+        self._moments: dict[int, int] = {}  # the latest times here → what the log says for them
         self._local = re.compile(f"{_LITERAL}|{_whole_path(self.worktree)}")
+
+    def neutral_ms(self, here_ms: int) -> int:
+        """Return a time of this machine as the log holds it: by Redis's clock.
+
+        A time keeps its meaning when the clock is set: opencode writes a message again and again.
+        """
+        neutral = self._moments.pop(here_ms, here_ms - self.clock_ahead_ms)
+        self._remember(here_ms, neutral)
+        return neutral
+
+    def local_ms(self, neutral_ms: int, latest_ms: int) -> int:
+        """Return a time of the log by this machine's clock, not later than a certain one."""
+        here_ms = neutral_ms + self.clock_ahead_ms
+        if here_ms > latest_ms:
+            return latest_ms
+        self._remember(here_ms, neutral_ms)
+        return here_ms
+
+    def _remember(self, here_ms: int, neutral_ms: int) -> None:
+        self._moments[here_ms] = neutral_ms
+        if len(self._moments) > _MOMENTS:
+            del self._moments[next(iter(self._moments))]
 
     def neutral(self, value: Any) -> Any:
         """Return a JSON value with this machine's worktree made neutral, keys included."""
@@ -140,7 +164,7 @@ def change_of_event(event: OpencodeEvent, machine: Machine, now_ms: int) -> Chan
             kind, name = "part.remove", _name(given, "messageID", "partID")
         case _:
             return None
-    at_ms = int(given.get("time") or now_ms) - machine.clock_ahead_ms
+    at_ms = machine.neutral_ms(int(given.get("time") or now_ms))
     return Change(kind=kind, id=name, body=body, at_ms=at_ms)
 
 
@@ -174,7 +198,7 @@ def event_of_change(
         case "part.put":
             kind = "message.part.updated"
             properties["part"] = local_part(session_id, change.id, body, machine, now_ms)
-            properties["time"] = min(change.at_ms + machine.clock_ahead_ms, now_ms)
+            properties["time"] = machine.local_ms(change.at_ms, now_ms)
         case "part.remove":
             kind = "message.part.removed"
             properties["messageID"], _, properties["partID"] = change.id.partition("/")
@@ -218,7 +242,7 @@ def title_given(body: Any) -> str | None:
 
 def neutral_session(info: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     """Return a session's `info` as the log holds it."""
-    neutral = _shifted(machine.neutral(shared_part(info)), -machine.clock_ahead_ms)
+    neutral = _translated(machine.neutral(shared_part(info)), machine.neutral_ms)
     if neutral.get("directory") == _TOKEN:
         neutral |= machine.folders_elsewhere.get(str(info.get("id")), {})
     return neutral
@@ -231,7 +255,7 @@ def shared_part(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def local_session(body: Mapping[str, Any], machine: Machine, now_ms: int) -> dict[str, Any]:
     """Return a session's `info` for this machine."""
-    info = _shifted(machine.local(dict(body)), machine.clock_ahead_ms, now_ms)
+    info = _translated(machine.local(dict(body)), lambda ms: machine.local_ms(ms, now_ms))
     info["projectID"] = machine.project_id
     folder = info.get("directory")
     if isinstance(folder, str) and folder != machine.worktree and not machine.has_folder(folder):
@@ -244,21 +268,21 @@ def local_session(body: Mapping[str, Any], machine: Machine, now_ms: int) -> dic
 def neutral_message(info: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     """Return a message's `info` as the log holds it: without the ids that its place says."""
     kept = {name: value for name, value in info.items() if name not in ("id", "sessionID")}
-    return _shifted(machine.neutral(kept), -machine.clock_ahead_ms)
+    return _translated(machine.neutral(kept), machine.neutral_ms)
 
 
 def local_message(
     session_id: str, message_id: str, body: Mapping[str, Any], machine: Machine, now_ms: int
 ) -> dict[str, Any]:
     """Return a message's `info` for this machine."""
-    info = _shifted(machine.local(dict(body)), machine.clock_ahead_ms, now_ms)
+    info = _translated(machine.local(dict(body)), lambda ms: machine.local_ms(ms, now_ms))
     return {"id": message_id, "sessionID": session_id, **info}
 
 
 def neutral_part(part: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     """Return a part as the log holds it: without the ids of its session and message."""
     kept = {name: value for name, value in part.items() if name not in ("sessionID", "messageID")}
-    return _shifted(machine.neutral(kept), -machine.clock_ahead_ms)
+    return _translated(machine.neutral(kept), machine.neutral_ms)
 
 
 def local_part(
@@ -266,7 +290,7 @@ def local_part(
 ) -> dict[str, Any]:
     """Return a part for this machine. `name` is `<message>/<part>`."""
     message_id, _, part_id = name.partition("/")
-    part = _shifted(machine.local(dict(body)), machine.clock_ahead_ms, now_ms)
+    part = _translated(machine.local(dict(body)), lambda ms: machine.local_ms(ms, now_ms))
     return part | {"id": part_id, "sessionID": session_id, "messageID": message_id}
 
 
@@ -319,8 +343,8 @@ def _with_texts(value: Any, translate: Callable[[str], str]) -> Any:
     return value
 
 
-def _shifted(record: dict[str, Any], by_ms: int, latest_ms: int | None = None) -> dict[str, Any]:
-    """Return a record with its times moved, and none later than `latest_ms`."""
+def _translated(record: dict[str, Any], translate: Callable[[int], int]) -> dict[str, Any]:
+    """Return a record with its times (ms) translated."""
 
     def moved(times: Any) -> Any:
         if not isinstance(times, dict):
@@ -330,7 +354,7 @@ def _shifted(record: dict[str, Any], by_ms: int, latest_ms: int | None = None) -
     def moment(value: Any) -> Any:
         if not isinstance(value, int) or value < _EARLIEST_MS:
             return value
-        return value + by_ms if latest_ms is None else min(value + by_ms, latest_ms)
+        return translate(value)
 
     changed = dict(record)
     if "time" in record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from redis.asyncio import Redis
 from sessiond.errors import NotFound
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
+
+_NUMBERS_BEFORE_OBJECT = re.compile(rb"(?:\d{1,15} ){1,8}(?=\{)")
 
 
 async def read_key(redis: Redis, keys: Keys, key: str, limit: int) -> tuple[str, int, Any]:
@@ -61,7 +64,13 @@ def _entry(stream_id: bytes, flat: list[bytes]) -> dict[str, Any]:
 
 
 def _decoded(value: bytes) -> Any:
-    """Return JSON objects, lists and texts decoded; everything else as the text it is."""
+    """Return JSON objects, lists and texts decoded; everything else as the text it is.
+
+    Of numbers with an object behind them, such as an entry of presence, a list is made.
+    """
+    numbers = _NUMBERS_BEFORE_OBJECT.match(value)
+    if numbers:
+        return [*map(int, numbers[0].split()), _decoded(value[numbers.end() :])]
     if value[:1] in (b"{", b"[", b'"'):
         try:
             return msgspec.json.decode(value)

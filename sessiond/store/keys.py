@@ -76,6 +76,13 @@ TABLE: dict[str, KeyKind] = {
         "7 days after its last use",
         "who runs the session's turn: instance, machine, since_ms, until_ms; token grows",
     ),
+    "presence": KeyKind(
+        _session("presence"),
+        "hash",
+        "1 day after the last announcement",
+        "who is there: instance → since_ms, seen_ms, until_ms, JSON (machine, client, "
+        "active_files); counts until until_ms",
+    ),
     "events": KeyKind(
         _session("events"),
         "channel",
@@ -102,6 +109,12 @@ TABLE: dict[str, KeyKind] = {
         "zset",
         "rebuildable",
         "session id → newest conflict (ms): the sessions with conflicts",
+    ),
+    "present": KeyKind(
+        "sessiond:present",
+        "zset",
+        "rebuildable",
+        "session id → until when somebody is there, unless it is said again (ms)",
     ),
     "instances": KeyKind(
         "sessiond:instances",
@@ -138,6 +151,7 @@ class Keys:
         self.namespace = namespace
         self.sessions = self._name("sessions")
         self.contested = self._name("contested")
+        self.present = self._name("present")
         self.instances = self._name("instances")
         self.opencodes = self._name("opencodes")
         self._logs: dict[str, tuple[str, ...]] = {}
@@ -188,6 +202,10 @@ class Keys:
     def lease(self, session_id: str) -> str:
         """Hash: who runs the session's turn."""
         return self._name("lease", session_id)
+
+    def presence(self, session_id: str) -> str:
+        """Hash: who is at the session."""
+        return self._name("presence", session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

@@ -57,7 +57,7 @@ _SOURCES = {
     name: _read(name)
     for name in dict.fromkeys(
         (
-            *("log", "commit", "snapshot", "lease", "keep_refused"),
+            *("log", "commit", "snapshot", "lease", "presence", "keep_refused"),
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -66,6 +66,7 @@ _SOURCES = {
 SNAPSHOT = Script(_SOURCES["snapshot"])
 LEASE = Script(_SOURCES["lease"])
 KEEP_REFUSED = Script(_SOURCES["keep_refused"])
+PRESENCE = Script(_SOURCES["presence"])
 
 
 @cache

@@ -120,10 +120,12 @@ class SessionStore:
         await self._index({session_id: (workspace, now_ms)})
 
     async def withdraw(self, session_id: str, workspace: str) -> None:
-        """Take a session out of the indexes."""
+        """Take a session out of the indexes, and everybody out of it."""
+        keys = self._keys
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for index in (self._keys.sessions, self._keys.workspace(workspace)):
+            for index in (keys.sessions, keys.workspace(workspace), keys.present):
                 pipeline.zrem(index, session_id)
+            pipeline.delete(keys.presence(session_id))
             await answered(pipeline.execute())
 
     async def withdraw_from_others(self, session_id: str, announced: str) -> None:

@@ -30,6 +30,7 @@ _KINDS = {
     "workspace": _RECORD,
     "client": _CLIENT,
     "conflict": _CONFLICT,
+    "instance": _CLIENT,
     "Idempotency-Key": _KEY,
 }
 

@@ -165,6 +165,11 @@ class Fuzzer:
             "{part_id}": [{"type": text, "text": odd}, {"type": "tool", "tool": odd}],
             "{document}": [{text: odd}, {"title": text}, {"state": {text: odd}}, {}],
             "/resolution": [{"take": "theirs"}, {"take": "merged"}, {"value": odd}, {"take": text}],
+            "/presence/{instance}": [
+                {"active_files": [text, odd]},
+                {"active_files": ["a.py", text]},
+                {},
+            ],
             "/config": [{"debug.log_level": "info"}, {text: odd}],
         }
         found = [bodies[end] for end in bodies if route.path.endswith(end)]

@@ -16,8 +16,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 KEYWORDS = {
     "$ref", "type", "properties", "required", "additionalProperties", "items", "enum", "default",
-    "title", "description", "pattern", "format", "anyOf", "maxLength", "minItems", "minimum",
-    "maximum",
+    "title", "description", "pattern", "format", "anyOf", "minLength", "maxLength", "minItems",
+    "maxItems", "minimum", "maximum",
 }  # fmt: skip
 
 Schema = dict[str, Any]
@@ -45,7 +45,9 @@ def assert_conforms(value: Any, schema: Schema, components: Schema, at: str = "$
         case str():
             assert re.search(schema.get("pattern", ""), value), (at, value)
             assert len(value) <= schema.get("maxLength", len(value)), at
+            assert len(value) >= schema.get("minLength", 0), at
         case list():
+            assert len(value) <= schema.get("maxItems", len(value)), at
             for index, item in enumerate(value):
                 assert_conforms(item, schema.get("items", {}), components, f"{at}[{index}]")
         case dict():

@@ -229,7 +229,13 @@ def test_a_body_without_a_content_type_is_refused(client: Client, session: str) 
 
 
 NUMBERS = ["-1", "+1", "1.0", "1e2", "0x1", "", "a", "1%00", "%201", "9" * 16, "9" * 5_000]
-LIMITS = {"/v1/sessions": 500, "messages": 10_000, "operations": 1_000, "/v1/redis": 10_000}
+LIMITS = {
+    "/v1/sessions": 500,
+    "/v1/presence": 500,
+    "messages": 10_000,
+    "operations": 1_000,
+    "/v1/redis": 10_000,
+}
 
 
 @pytest.mark.parametrize("route", WITH_QUERY, ids=name_of)

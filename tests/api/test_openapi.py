@@ -186,6 +186,7 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/{part_id}": {"type": "text"},
         "/{document}": {},
         "/v1/config": {},
+        "/presence/{instance}": {"active_files": ["README.md"]},
         "/{instance}": attachment,
         "/{instance}/events": {"events": []},
         "/applied": {"batch": 1, "outcome": "held"},

@@ -49,6 +49,7 @@ OURS: dict[str, Any] = {
         "retry_seconds": 5.0,
         "lease_seconds": 15.0,
         "conflict_days": 30.0,
+        "presence_seconds": 20.0,
         "merge": {"metadata": {}, "context": {}, "preferences": {}, "message": {}, "part": {}},
     },
     "api": {

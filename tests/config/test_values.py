@@ -51,6 +51,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "sync.subscriber_buffer_bytes": (65536, 67108864),
     "sync.retry_seconds": (0, 60),
     "sync.lease_seconds": (1, 600),
+    "sync.presence_seconds": (1, 600),
     "api.port": (0, 65535),
     "api.max_body_bytes": (1024, 16777216),
     "api.max_group_operations": (1, 1024),

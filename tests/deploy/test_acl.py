@@ -18,7 +18,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from sessiond.api.opencode import Imported, Sharing
 from sessiond.client import DaemonClient
 from sessiond.errors import NotFound, SessionDeleted
-from sessiond.model import Choice, Context, NewMessage, NewSession
+from sessiond.model import Choice, Context, NewMessage, NewSession, PresentSessions
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
 from sessiond.service.status import Health, KeyContent, Status
@@ -191,6 +191,7 @@ async def work(api: str, admin: Redis, database: Path) -> tuple[list[str], set[s
             await decide_conflicts(client)
             await read_sessions(client)
             await look_inside(client, admin)
+            await be_present(client)
             await attach_an_opencode(client, make_database(database))
             # The bus pings only a subscription that has lasted some seconds.
             await asyncio.to_thread(until, lambda: "ping" in commands_used(admin), within_s=20)
@@ -301,6 +302,16 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
         assert found.type == kind
     with pytest.raises(NotFound):
         await client.call("GET", "/v1/redis", KeyContent, query={"key": "sessiond:none"})
+
+
+async def be_present(client: DaemonClient) -> None:
+    for files in (["a.py"], []):
+        await client.announce("s", "somebody", files)
+    assert [who.instance for who in (await client.presence("s")).present] == ["somebody"]
+    found: PresentSessions
+    found, _ = await client.call("GET", "/v1/presence", PresentSessions)
+    assert [each.session_id for each in found.sessions] == ["s"]
+    await client.leave("s", "somebody")
 
 
 async def attach_an_opencode(client: DaemonClient, database: Path) -> None:

@@ -46,6 +46,8 @@ export function statusOf(socketPath) {
 export class Daemon {
   folder = temporaryFolder();
   socket = join(this.folder, "sessiond", "api.sock");
+  /** More environment. */
+  environ = {};
   #process;
 
   async start() {
@@ -57,6 +59,7 @@ export class Daemon {
       XDG_RUNTIME_DIR: this.folder,
       XDG_DATA_HOME: this.folder,
       XDG_CONFIG_HOME: this.folder,
+      ...this.environ,
     };
     const python = process.env.SESSIOND_TEST_PYTHON ?? "python3";
     const stdio = ["ignore", log, log];

@@ -23,6 +23,11 @@ async def save_context(session: Session, **fields: Any) -> None:
     await session.save()
 
 
+async def be_at(session: Session, **more: Any) -> None:
+    async with session.present(**more):
+        pass
+
+
 Attempt = Callable[[SessionManager, Session], Awaitable[object]]
 
 REFUSED: dict[str, tuple[type[SessiondError], Attempt]] = {
@@ -92,6 +97,21 @@ REFUSED: dict[str, tuple[type[SessiondError], Attempt]] = {
     "context of another shape": (
         InvalidInput,
         lambda _, s: save_context(s, active_files="README.md"),
+    ),
+    "present under a name with a slash": (InvalidInput, lambda _, s: be_at(s, instance="a/b")),
+    "present with a file without a name": (InvalidInput, lambda _, s: be_at(s, active_files=[""])),
+    "present with one text for a list": (InvalidInput, lambda _, s: be_at(s, active_files="a.py")),
+    "present with too long a name": (
+        InvalidInput,
+        lambda _, s: be_at(s, active_files=["x" * 1025]),
+    ),
+    "present with too many files": (
+        InvalidInput,
+        lambda _, s: be_at(s, active_files=[f"f{n}" for n in range(257)]),
+    ),
+    "present with half a character": (
+        InvalidInput,
+        lambda _, s: be_at(s, active_files=["\ud800"]),
     ),
     "live nested too deep": (InvalidInput, lambda _, s: s.send_live(deep(99))),
 }

@@ -127,6 +127,26 @@ class SimulatedOpencode:
         given = {"messageID": message_id, "partID": part_id}
         return self.happen(session_id, "message.part.removed", given)
 
+    def revert(self, session_id: str, message_id: str, part_id: str = "") -> str:
+        """Go back to before a message, or a part of it."""
+        place = {"messageID": message_id} | ({"partID": part_id} if part_id else {})
+        return self.update(session_id, revert=place)
+
+    def clean_up(self, session_id: str) -> None:
+        """Remove what a revert took out, as opencode does before the next prompt."""
+        revert = (self.database.info(session_id) or {}).get("revert")
+        if not revert:
+            return
+        whole, part_id = revert["messageID"], revert.get("partID", "")
+        for name in [name for name in self.records(session_id) if "/" not in name]:
+            if name > whole or (name == whole and not part_id):
+                self.remove_message(session_id, name)
+        for name in list(self.records(session_id)) if part_id else []:
+            message_id, _, part = name.partition("/")
+            if message_id == whole and part >= part_id:
+                self.remove_part(session_id, message_id, part)
+        self.update(session_id, revert=None)
+
     def delete(self, session_id: str) -> None:
         """Delete a session as a person does: its log goes with it."""
         self._run("DELETE FROM session WHERE id = ?", session_id)

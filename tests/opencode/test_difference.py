@@ -323,6 +323,62 @@ def test_a_time_that_is_really_another_is_a_difference(opencode: SimulatedOpenco
     assert kinds(compare(opencode, log)) == ["message.updated"]
 
 
+def turn(*names: str, hours: float = 0) -> list[Operation]:
+    """Messages, one a minute, the last of them before now by so many hours."""
+    told: list[Operation] = []
+    for place, name in enumerate(reversed(names)):
+        at = NOW - round(hours * 3_600_000) - place * 60_000
+        record = {"role": "user", "text": name, "time": {"created": at}}
+        told = [
+            ("message.append", name, {"metadata": {FIELD: record}}),
+            part(f"{name}/{name}p", name),
+            *told,
+        ]
+    return told
+
+
+def order(opencode: SimulatedOpencode) -> list[str]:
+    state = opencode.database.state("ses_1")
+    assert state is not None
+    return list(state.messages)
+
+
+@pytest.mark.parametrize("hours", [-2, -1, 1])
+def test_messages_from_before_a_clock_was_set_back_take_their_places_anew(
+    opencode: SimulatedOpencode, hours: int
+) -> None:
+    """They came in by a clock that was ahead by some hours, and went right then."""
+    early, late = turn("z1", "z2", hours=0.6), turn("a1", "a2", hours=0.1)
+    before = Machine(PROJECT, "/home/dev/proj", clock_ahead_ms=hours * 3_600_000)
+    log = logged(created(), *early, *late)
+    opencode.replay(
+        "ses_1", difference("ses_1", log, None, before, NOW + hours * 3_600_000).missing
+    )
+    now = NOW + 60_000
+    found = bring(opencode, log, now)
+    assert ("message.removed" in kinds(found)) == (hours > 0)
+    assert order(opencode) == ["z1", "z2", "a1", "a2"]
+    assert compare(opencode, log, now + 1).missing == []
+    state = opencode.database.state("ses_1")
+    assert state is not None
+    assert hours < 0 or max(state.placed.values()) <= now
+    assert sorted(state.parts) == [f"{name}/{name}p" for name in ("a1", "a2", "z1", "z2")]
+
+
+def test_a_message_that_the_log_has_not_whole_stays_where_it_is(
+    opencode: SimulatedOpencode,
+) -> None:
+    log = logged(created(), *turn("m1", "m2"))
+    bring(opencode, log)
+    opencode.part("ses_1", "m1", "q", "not written yet")
+    local, back = opencode.database.state("ses_1"), -3_600_000
+    set_back = Machine(PROJECT, "/home/dev/proj", clock_ahead_ms=back)
+    found = difference("ses_1", log, local, set_back, NOW + back)
+    taken_out = [e.properties["messageID"] for e in found.missing if e.type == "message.removed"]
+    assert taken_out == ["m2"]
+    assert list(found.unknown_parts) == ["m1/q"]
+
+
 def test_parts_keep_their_ids(opencode: SimulatedOpencode) -> None:
     log = logged(created(), message("m1", "a"), part("m1/p1", "x"))
     bring(opencode, log)

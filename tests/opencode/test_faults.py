@@ -175,6 +175,39 @@ async def test_a_clock_that_is_an_hour_off_makes_nobody_ignore_a_prompt(
     assert abs(_created(ana, session) - time.time()) < 300
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_clock_that_is_set_during_work_makes_nobody_ignore_a_prompt(
+    team: Team, model: Model, hours: int
+) -> None:
+    assert FAKETIME, "this test needs libfaketime (Debian: apt-get install faketime)"
+    (ben,) = await team.start("ben")
+    clock = team.folder / "clock"
+    clock.write_text("+0\n")
+    settable = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    ana = team.add("ana", environ=settable)
+    ana.sidecar.environ |= settable
+    await ana.start()
+    session = await ana.opencode.create_session("set")
+    await known(ben, session)
+    prompts: list[str] = []
+    for offset in (0, hours, 0):
+        await until(lambda: _rests(ana))
+        clock.with_name("next").write_text(f"{offset * 3600:+d}\n")
+        clock.with_name("next").replace(clock)
+        for machine in (ana, ben, ana):
+            prompts.append(f"prompt {len(prompts)}")
+            await machine.opencode.prompt(session, prompts[-1])
+            assert len(model.turn_requests()) == len(prompts)
+            assert model.turn_requests()[-1].said == prompts
+    await until(lambda: _same_texts(session, ana, ben))
+    assert [text for role, text in await ben.turns(session) if role == "user"] == prompts
+
+
 async def test_a_thousand_messages_reach_one_that_joins_late(team: Team, model: Model) -> None:
     (ana,) = await team.start("ana")
     session = await ana.opencode.create_session("long")
@@ -206,6 +239,11 @@ def _created(machine: Machine, session: str) -> float:
     query = "SELECT max(time_created) AS at FROM message WHERE session_id = ?"
     (row,) = machine.opencode.sql(query, session)
     return float(row["at"]) / 1000
+
+
+async def _rests(machine: Machine) -> bool:
+    """Whether a machine's sidecar knows that every turn has ended."""
+    return not any(each["turns"] for each in (await machine.overview())["instances"])
 
 
 async def _idle(machine: Machine, session: str) -> bool:

@@ -1,4 +1,4 @@
-"""Redis loses what it had, and gets it back from the opencodes that have it."""
+"""What could be lost and is not: by Redis, by a database, or because one did not see another."""
 
 from __future__ import annotations
 
@@ -113,6 +113,40 @@ async def test_a_session_deleted_while_the_sidecar_was_away_is_deleted_everywher
     await gone(ana, session)
 
 
+async def test_many_quick_deletions_are_for_good(team: Team) -> None:
+    ana, ben = await team.start("ana", "ben")
+    sessions = [await ana.opencode.create_session(f"number {number}") for number in range(120)]
+
+    async def listed(machine: Machine) -> int:
+        return len(await machine.opencode.request("GET", "/session?limit=500"))
+
+    async def all_there() -> bool:
+        return await listed(ben) == len(sessions)
+
+    async def all_gone() -> bool:
+        alive = int(redis(ana, "ZCARD", "sessiond:sessions"))
+        return [alive, await listed(ana), await listed(ben)] == [0, 0, 0]
+
+    await until(all_there)
+    for place, session in enumerate(sessions):
+        await (ana, ben)[place % 2].opencode.request("DELETE", f"/session/{session}")
+    await until(all_gone, 30)
+    await asyncio.sleep(8.0)  # longer than a session may be missing
+    assert await all_gone()
+
+
+async def test_a_deletion_on_the_command_line_is_for_everybody(team: Team) -> None:
+    ana, ben = await team.start("ana", "ben")
+    sessions = [await ana.opencode.create_session(f"number {number}") for number in range(5)]
+    await known(ben, sessions[-1])
+    for session in sessions:
+        await ben.opencode.run("session", "delete", session)
+        await gone(ana, session)
+    await asyncio.sleep(6.0)
+    for machine in (ana, ben):
+        assert await machine.opencode.request("GET", "/session") == []
+
+
 async def test_a_project_folder_that_was_moved_goes_on(team: Team) -> None:
     ana, ben = await team.start("ana", "ben")
     session = await ben.opencode.create_session("moved")
@@ -180,3 +214,78 @@ async def test_a_suspended_opencode_does_not_hold_up_another_on_the_same_home(
     finally:
         ben.opencode.suspend(on=False)
         await second.stop()
+
+
+async def go_back(ana: Machine, ben: Machine) -> str:
+    """Return a session in which ana went back to before its second turn, and ben then went on."""
+    session = await ana.opencode.create_session("reverted")
+    await ana.opencode.prompt(session, "first")
+    await ana.opencode.prompt(session, "second")
+    await same_history(session, ana, ben)
+    second = (await ana.opencode.messages(session))[2]["info"]["id"]
+    await ana.opencode.request("POST", f"/session/{session}/revert", {"messageID": second})
+    await ben.opencode.prompt(session, "ben's later")
+    await same_history(session, ana, ben)
+    return session
+
+
+async def asked(machine: Machine, session: str) -> list[str]:
+    """What people said in a session."""
+    return [text for role, text in await machine.turns(session) if role == "user"]
+
+
+async def test_what_others_said_after_a_revert_outlives_it(team: Team, model: Model) -> None:
+    ana, ben = await team.start("ana", "ben")
+    events = await ana.events()
+    session = await go_back(ana, ben)
+    toast = await events.wait_for_type("tui.toast.show")
+    assert "where you went back" in toast.properties["message"]
+    await ana.opencode.prompt(session, "ana's new")
+    said = [each.get("content") for each in model.turn_requests("ana's new")[-1].messages]
+    assert "ben's later" in said
+    assert "second" not in said
+    await same_history(session, ana, ben)
+    for machine in (ana, ben):
+        assert await asked(machine, session) == ["first", "ben's later", "ana's new"]
+    assert len(await ana.turns(session)) == 6
+    assert len(events.of("tui.toast.show")) == 1
+    assert len(model.turn_requests()) == 4
+    events.close()
+
+
+async def test_it_outlives_a_revert_though_the_sidecar_was_away(team: Team, model: Model) -> None:
+    ben, ana = await team.start("ben", "ana")  # the Redis is ben's
+    session = await go_back(ana, ben)
+    await asyncio.to_thread(ana.sidecar.kill)
+    await ana.opencode.prompt(session, "ana's new")
+    await ana.start_sidecar()
+    await ana.attached()
+    await same_history(session, ana, ben)
+    for machine in (ana, ben):
+        assert await asked(machine, session) == ["first", "ben's later", "ana's new"]
+    assert len(model.turn_requests()) == 4
+
+
+async def test_a_turn_that_runs_elsewhere_outlives_a_prompt_after_a_revert(
+    team: Team, model: Model
+) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await go_back(ana, ben)
+    with model.holding("SLOW:8", pieces=4) as gate:
+        await ben.opencode.prompt_async(session, "SLOW:8")
+        await until(lambda: gate.held)
+        await until(lambda: _said(ana, session, "SLOW:8"))
+        events = await ana.events()
+        prompt = asyncio.ensure_future(ana.opencode.prompt(session, "ana's new"))
+        await events.wait_for_type("message.removed", session)
+    await prompt
+    await same_history(session, ana, ben)
+    for machine in (ana, ben):
+        assert await asked(machine, session) == ["first", "ben's later", "SLOW:8", "ana's new"]
+    assert len(await ana.turns(session)) == 8
+    assert len(model.turn_requests()) == 5
+    events.close()
+
+
+async def _said(machine: Machine, session: str, text: str) -> bool:
+    return text in await asked(machine, session)

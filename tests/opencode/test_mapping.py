@@ -266,6 +266,20 @@ def test_a_time_that_is_no_object_is_kept(value: Any) -> None:
     assert neutral_part(part, machine) == part
 
 
+@given(times, offsets, offsets)
+def test_a_time_keeps_its_meaning_when_the_clock_is_set(at: int, before: int, after: int) -> None:
+    machine = Machine("p", "/w", clock_ahead_ms=before)
+    info = {"role": "user", "time": {"created": at}}
+    written = neutral_message(info, machine)
+    arrived = local_message("s", "b", {"time": {"created": at - 7}}, machine, NOW + 10**8)
+    machine.clock_ahead_ms = after
+    assert neutral_message(info, machine) == written
+    assert neutral_message(arrived, machine)["time"]["created"] == at - 7
+    later = {"role": "user", "time": {"created": at + 1}}
+    expected = at + 1 - (before if at + 1 in (at, at - 7 + before) else after)
+    assert neutral_message(later, machine)["time"]["created"] == expected
+
+
 def test_an_event_without_a_time_happened_now_by_the_clock_of_all() -> None:
     machine = Machine("p", "/w", clock_ahead_ms=5000)
     given = OpencodeEvent(type="message.removed", properties={"messageID": "m"})

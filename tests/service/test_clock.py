@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessiond.service.clock import moment, system_clock, timestamp
+from sessiond.service.clock import Skew, moment, steady_clock, system_clock, timestamp
 
 moments = st.integers(0, 4_102_444_800_000)
 
@@ -33,3 +33,47 @@ def test_written_times_sort_as_the_times_do(one: int, other: int) -> None:
 def test_the_system_clock_counts_milliseconds_since_1970() -> None:
     before = time.time() * 1000
     assert before - 1 <= system_clock() <= time.time() * 1000 + 1
+
+
+class Machine:
+    """A machine whose clock can be set, and a server whose clock is right."""
+
+    def __init__(self, ahead: int = 0) -> None:
+        self.passed, self.ahead = 50_000, ahead
+
+    def wall(self) -> int:
+        return self.passed + self.ahead
+
+    def steady(self) -> int:
+        return self.passed
+
+    async def server(self) -> int:
+        return self.passed
+
+
+@given(ahead=st.integers(-10_000_000, 10_000_000), by=st.integers(-10_000_000, 10_000_000))
+async def test_a_clock_that_is_set_is_corrected_from_that_moment_on(ahead: int, by: int) -> None:
+    machine = Machine(ahead)
+    skew = Skew(machine.wall, machine.steady)
+    await skew.measure(machine.server)
+    assert abs(skew.ahead_ms() - ahead) < 1000
+    machine.passed += 3000
+    assert not skew.has_jumped
+    machine.ahead += by
+    assert abs(skew.ahead_ms() - machine.ahead) < 2000
+    assert skew.has_jumped == (abs(by) >= 1000)
+    await skew.measure(machine.server)
+    assert not skew.has_jumped
+    assert abs(skew.ahead_ms() - machine.ahead) < 1000
+
+
+async def test_clocks_that_agree_to_a_second_are_equal() -> None:
+    machine = Machine(999)
+    skew = Skew(machine.wall, machine.steady)
+    await skew.measure(machine.server)
+    assert skew.ahead_ms() == 0
+
+
+def test_the_steady_clock_goes_on() -> None:
+    before = steady_clock()
+    assert 0 <= steady_clock() - before < 60_000

@@ -6,6 +6,7 @@ import pytest
 
 from sessiond.errors import NotFound
 from sessiond.store.inspection import read_key
+from sessiond.store.presence import About, PresenceStore
 from tests.store.support import AT, Services, appending, creating
 
 
@@ -60,6 +61,17 @@ async def test_a_plain_string_is_shown(core: Services) -> None:
     name = f"{core.keys.namespace}:note"
     await core.redis.set(name, '{"a":1}')
     assert await read_key(core.redis, core.keys, name, 10) == ("string", 1, {"a": 1})
+
+
+async def test_who_is_at_a_session_is_shown_with_times_and_json_decoded(core: Services) -> None:
+    await core.commit("ses_1", creating("ses_1"))
+    about = About("laptop", "editor", ("a.py",))
+    state = await PresenceStore(core.redis, core.keys, 20_000).announce("ses_1", "ann", about)
+    assert state
+    (who,) = state.present
+    said = {"machine": "laptop", "client": "editor", "active_files": ["a.py"]}
+    shown = await read_key(core.redis, core.keys, core.keys.presence("ses_1"), 10)
+    assert shown == ("hash", 1, {"ann": [who.since_ms, who.seen_ms, who.until_ms, said]})
 
 
 @pytest.mark.parametrize("name", ["other:key", "", "sessiond", "{ns}", "{ns}x:sessions"])

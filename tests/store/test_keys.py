@@ -12,6 +12,7 @@ from sessiond.service.writing import Request
 from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.presence import About, PresenceStore
 from tests.store.support import Services, until
 
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
@@ -39,7 +40,8 @@ def test_every_key_of_a_session_carries_its_hash_tag() -> None:
 
 def test_all_keys_of_a_session_and_its_channel_live_in_one_cluster_slot() -> None:
     keys = Keys()
-    names = [*keys.log("ses_1"), keys.events("ses_1")]
+    names = [*keys.log("ses_1"), keys.events("ses_1"), keys.lease("ses_1")]
+    names.append(keys.presence("ses_1"))
     assert len({key_slot(name.encode()) for name in names}) == 1
     assert key_slot(keys.metadata("ses_2").encode()) != key_slot(keys.metadata("ses_1").encode())
 
@@ -58,7 +60,9 @@ def test_names_are_those_of_the_table() -> None:
     assert keys.workspace("w") == "sessiond:workspace:w"
     assert keys.workspace_events("w") == "sessiond:workspace:w:events"
     assert keys.workspace_events_pattern % "w" == keys.workspace_events("w")
+    assert keys.presence("a") == "sessiond:{a}:presence"
     assert keys.sessions == "sessiond:sessions"
+    assert keys.present == "sessiond:present"
     assert keys.instances == "sessiond:instances"
 
 
@@ -80,7 +84,7 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
 def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
     names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances, keys.contested]
-    names += [keys.lease("a"), keys.opencodes]
+    names += [keys.lease("a"), keys.opencodes, keys.presence("a"), keys.present]
     names += [keys.workspace("w"), keys.workspace_events("w")]
     assert all(name.startswith(f"{namespace}:") for name in names)
     matching = {kind for kind, row in TABLE.items() for name in names if fits(row, namespace, name)}
@@ -133,5 +137,6 @@ async def _everything(core: Services) -> None:
     await core.sessions.delete("ses_2")
     await core.store.beat("here", 1_000, 500)
     await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
+    await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))
     await OpencodeStore(core.redis, core.keys).beat({"oc-1": b"{}"})
     await until(lambda: not core.store._committer._lanes)

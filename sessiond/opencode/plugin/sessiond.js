@@ -60,6 +60,7 @@ const APPLY_MS = 5_000; // and this long until nothing is written into its sessi
 const TURN_SECONDS = 20; // per request; the first is short, to tell soon what is waited for
 const FIRST_TURN_SECONDS = 1;
 const CATCH_UP_MS = 12_000; // a sidecar grants a turn after at most 8 s of catching up
+const LEAD_MS = 3_000; // a message may be this much from the future: clocks are set, by a little
 const UNSAVED_MS = 30_000; // a prompt that is not saved by then was cancelled
 const UNANSWERED_MS = 2_000; // a saved prompt that no turn takes up by then wants none (`noReply`)
 const CALM_MS = 500;
@@ -373,9 +374,25 @@ class History {
     throw new Error(`others wrote first, ${LOST_RACES} times`);
   }
 
+  /**
+   * Wait until the clock is past a session's last message: opencode ignores a prompt from before
+   * it. Only for a short while: where the clock was set back by more, the sidecar puts that right.
+   * @param {string} session
+   */
+  async passed(session) {
+    const query = "select max(time_created) from message where session_id = ?";
+    const newest = Number(this.#opened().query(query).values(session)[0][0]);
+    const leadMs = newest - Date.now();
+    if (leadMs >= 0 && leadMs < LEAD_MS) await pause(leadMs + 1);
+  }
+
+  #opened() {
+    return (this.#database ??= opened(databasePath(process.env)));
+  }
+
   /** @param {string} session @param {Event[]} events */
   #read(session, events) {
-    const database = (this.#database ??= opened(databasePath(process.env)));
+    const database = this.#opened();
     const rows = (/** @type {string} */ query, /** @type {string} */ value) =>
       database.query(query).values(value).flat();
     const [seq = -1] = rows("select seq from event_sequence where aggregate_id = ?", session);
@@ -776,6 +793,7 @@ class Sharing {
   async admit(session, message) {
     await this.#turns.begin(session, message.id);
     await this.#inbound.settled(session);
+    await this.#history.passed(session);
     message.time.created = Date.now(); // it stands after what came in meanwhile
   }
 

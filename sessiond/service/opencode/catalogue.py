@@ -13,20 +13,30 @@ from sessiond.service.opencode.reading import Read
 from sessiond.sync.position import START, Position
 
 _NEVER_SEEN = -1
+_MISSING_SECONDS = 5.0
 
 
 class Sighting(Struct, frozen=True):
     """What changed since the last look.
 
     `grown`: sessions whose log grew. `deleted`: sessions that somebody here deleted. `missing`:
-    sessions that are here no more, though nobody deleted them. `went_back`: the database is
-    another one, or an older one, than it was.
+    sessions that are here no more for a while, though nobody deleted them. `went_back`: the
+    database is another one, or an older one, than it was.
     """
 
     grown: list[str]
-    deleted: list[str]
+    deleted: set[str]
     missing: list[str]
     went_back: bool
+
+
+class _Found(Struct, frozen=True):
+    """What a look at the database found; `returned` are sessions noted as deleted."""
+
+    identity: str
+    notes: dict[str, set[str]]
+    rows: dict[str, SessionRow]
+    returned: set[str]
 
 
 class Catalogue:
@@ -36,13 +46,24 @@ class Catalogue:
         saved: what is remembered of them over restarts.
         read: how to read the database.
         save: writes down what is to be remembered.
+        seconds: a clock that is never set.
     """
 
-    def __init__(self, saved: SavedShare, read: Read, save: Callable[[SavedShare], None]) -> None:
+    def __init__(
+        self,
+        saved: SavedShare,
+        read: Read,
+        save: Callable[[SavedShare], None],
+        seconds: Callable[[], float],
+    ) -> None:
         self.saved = saved
         self.rows: dict[str, SessionRow] = {}
+        self.returned: set[str] = set()
+        """Sessions that somebody here deleted, and that were brought in again all the same."""
         self._read = read
         self._save = save
+        self._seconds = seconds
+        self._absent: dict[str, float] = {}  # sessions nobody knows about → missed since when
         self._changed = False
         self._notes: dict[str, set[str]] = {"private": set(), "deleted": set()}
 
@@ -50,39 +71,66 @@ class Catalogue:
         """See which sessions there are.
 
         Only what opencode's plugin noted as deleted counts as deleted. A session may also be
-        missing because a backup took the place of the database.
+        missing because a backup took the place of the database. The plugin's note comes a moment
+        after the deletion: what is not noted is only called missing when it is so for a while.
 
         Raises:
             DatabaseUnreadable: nothing can be said now.
         """
-
-        def found(database: Database) -> tuple[str, dict[str, set[str]], dict[str, SessionRow]]:
-            rows = database.sessions(self.saved.project_id)
-            return database.identity(), database.notes(), rows
-
-        identity, self._notes, rows = await self._read(found)
-        before, self.rows = self.rows, rows
-        went_back = self._went_back(identity)
-        if went_back:
+        found = await self._read(self._found)
+        known = {name for name in self.rows if self.is_shared(name)}
+        before, self.rows, self._notes = self.rows, found.rows, found.notes
+        went_back = self._went_back(found.identity)
+        if went_back:  # what is not in it is brought in at once, by comparing everything
+            known.clear()
+            self._absent.clear()
             self.saved.cursors.clear()
             self.saved.written.clear()
-        gone = [
-            name
-            for name, cursor in self.saved.cursors.items()
-            if cursor.seq != _NEVER_SEEN and name not in rows
-        ]
-        for name, row in rows.items():
+        self._changed |= found.identity != self.saved.identity
+        self.saved.identity = found.identity
+        self.returned = {name for name in found.returned if not self.is_private(name)}
+        deleted, missing = self._gone(known)
+        for name, row in self.rows.items():
             if name in self.saved.cursors:
                 self.saved.cursors[name].seq = row.seq
-        self._changed |= identity != self.saved.identity
-        self.saved.identity = identity
-        known = {name: row.seq for name, row in before.items()}
+        seqs = {name: row.seq for name, row in before.items()}
         return Sighting(
-            grown=[name for name, row in rows.items() if known.get(name) != row.seq],
-            deleted=[name for name in gone if name in self._notes["deleted"]],
-            missing=[name for name in gone if name not in self._notes["deleted"]],
+            grown=[name for name, row in self.rows.items() if seqs.get(name) != row.seq],
+            deleted=deleted,
+            missing=missing,
             went_back=went_back,
         )
+
+    def _found(self, database: Database) -> _Found:
+        rows, notes = database.sessions(self.saved.project_id), database.notes()
+        noted = notes["deleted"] & rows.keys()
+        returned = {name for name in noted if database.is_brought(name)}
+        return _Found(database.identity(), notes, rows, returned)
+
+    def _gone(self, known: set[str]) -> tuple[set[str], list[str]]:
+        """Return what was deleted, and what is missing for long, of the sessions once here."""
+        cursors, now = self.saved.cursors, self._seconds()
+        seen = {name for name, cursor in cursors.items() if cursor.seq != _NEVER_SEEN}
+        gone = (known | seen | self._absent.keys()) - self.rows.keys()
+        deleted = self._notes["deleted"] & (gone | cursors.keys()) - self.rows.keys()
+        self._absent = {name: self._absent.get(name, now) for name in gone - deleted}
+        missing = [name for name, at in self._absent.items() if now - at >= _MISSING_SECONDS]
+        for name in missing:
+            del self._absent[name]
+        return deleted, missing
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether another look is due though nothing changes: some sessions may be missing."""
+        return bool(self._absent)
+
+    def is_unsettled(self, session_id: str) -> bool:
+        """Tell whether a session vanished just now, so that nobody knows yet what that means."""
+        return session_id in self._absent
+
+    def is_deleted(self, session_id: str) -> bool:
+        """Tell whether somebody here deleted a session: nothing of it comes in, or goes out."""
+        return session_id in self._notes["deleted"]
 
     def is_private(self, session_id: str) -> bool:
         """Tell whether nothing of a session may leave this machine, or come to it."""
@@ -92,7 +140,7 @@ class Catalogue:
     def is_shared(self, session_id: str) -> bool:
         """Tell whether a session in the database is to be shared."""
         row = self.rows.get(session_id)
-        if row is None or self.is_private(session_id):
+        if row is None or self.is_private(session_id) or self.is_deleted(session_id):
             return False
         known = self.saved.imported or session_id in self.saved.cursors
         return known or row.updated_ms >= self.saved.since_ms
@@ -109,9 +157,15 @@ class Catalogue:
 
     def distrust_positions(self) -> None:
         """Have every session compared anew: what lies in the database may be out of date."""
-        for cursor in self.saved.cursors.values():
+        for session_id in self.saved.cursors:
+            self.distrust(session_id)
+
+    def distrust(self, session_id: str) -> None:
+        """Have a session compared anew, also by a sidecar that is started later."""
+        cursor = self.saved.cursors.get(session_id)
+        if cursor:
             cursor.epoch, cursor.offset = "", 0
-        self._changed = True
+            self._changed = True
 
     def note(self, session_id: str, position: Position) -> None:
         """Remember that a session's log is in the database up to a position."""

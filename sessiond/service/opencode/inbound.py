@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 
 from sessiond.errors import InstanceGone, NotFound, SessionDeleted, SessiondError
-from sessiond.opencode.difference import LoggedState, difference
+from sessiond.opencode.difference import ABOUT_MS, LoggedState, difference
 from sessiond.opencode.mapping import FIELD, Change, Machine, event_of_change, replayed_id
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState
@@ -47,6 +47,12 @@ class TurnRuns(SessiondError):
     temporary = True
 
 
+class Unsettled(SessiondError):
+    """A session vanished just now, and is perhaps being deleted: it is tried again."""
+
+    temporary = True
+
+
 class _Head(Struct):
     session_id: str = ""
     origin: str = ""
@@ -70,6 +76,8 @@ class Inbound:
         processes: who writes into the database.
         outbox: what happened here, on its way to the others.
         turns: which run, so that nothing may be written.
+        look: sees which sessions the database has.
+        deleted: told of a session that somebody deleted here and that lives on elsewhere.
         released: told that somebody gave a session's turn back.
         spawn: runs something beside.
     """
@@ -85,6 +93,8 @@ class Inbound:
         processes: Processes,
         outbox: Outbox,
         turns: Turns,
+        look: Callable[[], Awaitable[None]],
+        deleted: Callable[[str], None],
         released: Callable[[str], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
@@ -96,9 +106,12 @@ class Inbound:
         self._processes = processes
         self._outbox = outbox
         self._turns = turns
+        self._look = look
+        self._deleted = deleted
         self._released = released
         self._spawn = spawn
         self._lanes: dict[str, Lane] = {}
+        self._told_of: dict[str, Any] = {}  # session → the revert that others went on behind
         self._opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._following: asyncio.Task[None] | None = None
@@ -150,6 +163,34 @@ class Inbound:
             self.compare(session_id)
         self._catalogue.distrust_positions()
 
+    def doubt(self, session_id: str) -> None:
+        """Have a session compared that lacks something here which the log has.
+
+        That is on disk when this returns: a sidecar that is started later does it, if this one
+        ends before.
+
+        Raises:
+            ConfigurationError: it cannot be written down.
+        """
+        self._catalogue.distrust(session_id)
+        self._catalogue.save()
+        lane = self._lanes.get(session_id)
+        if lane:
+            lane.doubt()
+
+    async def remove(self, session_id: str) -> None:
+        """Have opencode delete a session that everybody else has no more.
+
+        Raises:
+            InstanceGone: no process is attached, or the one went away.
+            TurnRuns: a local turn runs in it.
+        """
+        gone = {"sessionID": session_id, "info": await self.local_info(session_id)}
+        name = replayed_id(_NO_EPOCH, 0, salt=self.now() * 1000)
+        event = OpencodeEvent(id=name, type="session.deleted", properties=gone)
+        if not await self.apply(session_id, [event], announce=True):
+            raise TurnRuns(f"a turn runs in session {session_id!r}")
+
     def drop(self, session_id: str) -> None:
         """Forget a session that opencode has no more."""
         lane = self._lanes.pop(session_id, None)
@@ -159,12 +200,19 @@ class Inbound:
     async def catch_up(self, session_id: str) -> None:
         """Return when everything the log has by now is in the database."""
         await self._outbox.flush(session_id)
-        if session_id not in self._lanes:
-            try:
-                await self._target.store.end(session_id)
-            except (NotFound, SessionDeleted):
-                return
-        await self._lane(session_id).ask("catch-up")
+        newest = await self._read(lambda database: database.newest_message_at(session_id))
+        if newest > self.now() + ABOUT_MS:  # the clock was set back: opencode would ignore a prompt
+            self.doubt(session_id)
+        lane = self._lanes.get(session_id)
+        if lane:
+            await lane.ask("catch-up")
+            return
+        try:
+            await self._target.store.end(session_id)
+        except (NotFound, SessionDeleted):
+            return
+        lane = self._lane(session_id)
+        await lane.ask("catch-up" if lane.position.offset else "reconcile")
 
     # What a lane stands on
 
@@ -200,7 +248,14 @@ class Inbound:
 
         Raises:
             InstanceGone: no process is attached, or the one went away.
+            Unsettled: the session vanished just now.
         """
+        if self._catalogue.is_unsettled(session_id):
+            raise Unsettled(f"session {session_id!r} vanished just now")
+        if self._catalogue.is_deleted(session_id):  # all that may still be done to it
+            events = [event for event in events if event.type == "session.deleted"]
+            if not events:
+                return True
         for event in events:
             if "info" in event.properties and event.type.startswith("session."):
                 event.properties["info"] |= await self._kept_here(session_id)
@@ -210,7 +265,24 @@ class Inbound:
         if answer.outcome == "failed":
             await _log.awarning("opencode.refused", session_id=session_id, error=answer.error)
             self._spawn(self._mend(session_id))
+        await self._tell_of_revert(session_id, events)
         return answer.outcome != "held"
+
+    async def _tell_of_revert(self, session_id: str, events: Sequence[OpencodeEvent]) -> None:
+        """Tell the person here, once, that others go on in a session which is reverted here.
+
+        opencode does not show what lies behind a revert.
+        """
+        if all(event.type != "message.updated" for event in events):
+            return
+        info = await self.local_info(session_id)
+        revert = info.get("revert")
+        if revert is None:
+            self._told_of.pop(session_id, None)
+        elif self._told_of.get(session_id) != revert:
+            self._told_of[session_id] = revert
+            title = info.get("title", session_id)
+            self._processes.toast(f"Others go on in {title!r}, where you went back: that stays")
 
     async def _kept_here(self, session_id: str) -> dict[str, Any]:
         """Return what of a session's record stays as it is here: opencode would clear it."""
@@ -266,6 +338,8 @@ class Inbound:
             await self._begin({name: parse_position(text) for name, text in head.sessions.items()})
         elif self._catalogue.is_private(session_id):
             pass
+        elif self._catalogue.is_deleted(session_id):
+            self._delete_absent(session_id)
         elif event.name == RESET:
             self._outbox.forget(session_id)
             self._spawn(self._lane(session_id).ask("reconcile"))
@@ -273,6 +347,11 @@ class Inbound:
             if not head.origin.startswith(f"{self.replica}@"):
                 self._note_turn(event, session_id)
             self._lane(session_id).hear(event)
+
+    def _delete_absent(self, session_id: str) -> None:
+        """Have a session deleted that lives on, though somebody here deleted it."""
+        if session_id not in self._catalogue.rows:
+            self._deleted(session_id)
 
     def _note_turn(self, event: Event, session_id: str) -> None:
         """Follow the turns of others, where they come in when they are complete.
@@ -303,8 +382,14 @@ class Inbound:
         Ids of opencode's sessions descend with time: sorted, the newest comes first.
         """
         catalogue = self._catalogue
-        await catalogue.look()
-        wanted = sorted(name for name in positions if not catalogue.is_private(name))
+        await self._look()
+        for session_id in filter(catalogue.is_deleted, positions):
+            self._delete_absent(session_id)
+        wanted = sorted(
+            name
+            for name in positions
+            if not (catalogue.is_private(name) or catalogue.is_deleted(name))
+        )
         await self._list([name for name in wanted if name not in catalogue.rows])
         stale = []
         for session_id in wanted:
@@ -326,7 +411,7 @@ class Inbound:
             change = Change(kind="session.put", id="", body=_ANY.decode(record), at_ms=now)
             name = replayed_id(_NO_EPOCH, 0, salt=now * 1000 + index)
             event = event_of_change(session_id, change, machine, now, name)
-            with contextlib.suppress(InstanceGone):
+            with contextlib.suppress(InstanceGone, Unsettled):
                 await self.apply(session_id, [event], announce=True)
 
     async def _tell_progress(self, coming: Sequence[asyncio.Future[None]]) -> None:
@@ -358,10 +443,7 @@ class Inbound:
     ) -> None:
         machine, now = self.machine(), self.now()
         if logged.deleted and local:
-            gone = {"sessionID": session_id, "info": await self.local_info(session_id)}
-            name = replayed_id(_NO_EPOCH, 0, salt=now * 1000)
-            event = OpencodeEvent(id=name, type="session.deleted", properties=gone)
-            await self.apply(session_id, [event], announce=True)
+            await self.remove(session_id)
         if logged.deleted or logged.session is None:  # gone, or no session of an opencode
             return
         found = difference(session_id, logged, local, machine, now)

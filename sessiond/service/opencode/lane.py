@@ -138,6 +138,7 @@ class Lane:
         self._begun_at = position.offset  # what was foreign up to here is not remembered
         self._foreign: dict[str, int] = {}  # record → offset of the last writing of others
         self._covered: list[Entry] = []
+        self._is_doubted = False
         self._worker: asyncio.Task[None] | None = None
 
     def hear(self, event: Event) -> None:
@@ -153,6 +154,15 @@ class Lane:
         asked = _Ask(wish, asyncio.get_running_loop().create_future())
         self._enqueue(asked)
         await asyncio.shield(asked.done)
+
+    def doubt(self) -> None:
+        """Have states compared: the database lacks something that was in it.
+
+        Until that is done there is no position from which to go on.
+        """
+        self._is_doubted = True
+        self.position = START
+        self._compare_later()
 
     @property
     def waiting(self) -> int:
@@ -193,9 +203,12 @@ class Lane:
             if not first.done.done():
                 first.done.set_exception(error)
         elif not any(isinstance(item, _Ask) for item in self._waiting):
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Ask("reconcile", done))
-            done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            self._compare_later()
+
+    def _compare_later(self) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self._enqueue(_Ask("reconcile", done))
 
     async def _step(self) -> None:
         """Work off the first of what waits, together with what is like it."""
@@ -256,6 +269,9 @@ class Lane:
             await self._bring_all(fresh)
 
     async def _catch_up(self) -> None:
+        if self._is_doubted:
+            await self._reconcile()
+            return
         async for page in self._around.pages(self.session_id, self._read):
             if page.reset:
                 await self._reconcile()
@@ -278,7 +294,12 @@ class Lane:
         self._held.clear()
         self._foreign.clear()
         self._covered.clear()
-        self._read = await self._around.reconcile(self.session_id)
+        self._is_doubted = False  # unless doubt comes up meanwhile
+        try:
+            self._read = await self._around.reconcile(self.session_id)
+        except BaseException:
+            self._is_doubted = True
+            raise
         self._begun_at = self._read.offset
         self._note_position()
 
@@ -313,7 +334,7 @@ class Lane:
                 self._held += batch
 
     def _note_position(self) -> None:
-        if not self._held and not self._covered:
+        if not (self._held or self._covered or self._is_doubted):
             self.position = self._read
             self._around.moved(self)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from sessiond.opencode.saved import (
     save_share,
     this_machine,
 )
-from sessiond.service.clock import Clock
+from sessiond.service.clock import Skew
 from sessiond.service.feed import Event
 from sessiond.service.feeds import Feeds
 from sessiond.service.identity import derived_id
@@ -40,13 +40,13 @@ from sessiond.service.opencode.instance import Instance
 from sessiond.service.opencode.outbox import Target
 from sessiond.service.opencode.overview import OpencodeStatus, Overview, SharedSession
 from sessiond.service.opencode.share import Services, Share
+from sessiond.service.presence import Presences
 from sessiond.sync.names import checked
 
 _BUFFER_BYTES = 64 * 1024 * 1024
 _RETURN_SECONDS = 3.0
 _CLOCK_SECONDS = 60.0
 _CLOCK_LOOK_SECONDS = 1.0
-_SKEW_MS = 1000
 _GLOBAL = "global"
 _RECENT_MS = 10 * 60 * 1000  # what a person is working on when they begin to share
 _SHORTEST_LIFE_MS = 20_000
@@ -59,6 +59,7 @@ class Opencodes:
         target: where operations are written.
         feeds: what happens in workspaces.
         leases: the turns.
+        presences: who is at which session.
         folder: where shares are remembered.
         machine: this machine's name among the others.
         writer: who writes in this life of the daemon.
@@ -69,6 +70,7 @@ class Opencodes:
         target: Target,
         feeds: Feeds,
         leases: Leases,
+        presences: Presences,
         *,
         folder: Path,
         machine: str,
@@ -77,13 +79,14 @@ class Opencodes:
         self._target = target
         self._folder = folder
         self._machine = machine
-        self._ahead_ms = 0
+        self._skew = Skew(target.clock)
         self._services = Services(
             target,
             feeds,
             leases,
+            presences,
             writer,
-            lambda: self._ahead_ms,
+            self._skew.ahead_ms,
             lambda saved: save_share(folder, saved),
         )
         self._leases = leases
@@ -107,6 +110,7 @@ class Opencodes:
         for instance, _ in self._instances.values():
             instance.leave()
         for share in self._shares.values():
+            await share.attendance.close()
             share.close()
         with contextlib.suppress(SessiondError):
             await self._target.opencode.leave(list(self._instances))
@@ -173,7 +177,7 @@ class Opencodes:
         return Overview(
             instances=await self._everywhere(),
             sessions=self._sessions(),
-            clock_ahead_ms=self._ahead_ms,
+            clock_ahead_ms=self._skew.ahead_ms(),
         )
 
     async def import_sessions(self) -> int:
@@ -338,36 +342,20 @@ class Opencodes:
         return sorted(found, key=lambda session: -session.updated_ms)
 
     async def _watch_clock(self) -> None:
-        """Measure how far this machine's clock is from Redis's, which all machines share.
-
-        Now and then, and at once when the clock jumped: after a sleep, or when it was set.
-        """
-        measured, gap = float("-inf"), 0.0
+        """Measure this machine's clock now and then, and soon after it was set."""
+        measured = float("-inf")
         while True:
             now = time.monotonic()
-            jumped = abs(time.time() - now - gap) > _SKEW_MS / 1000
-            if jumped or now - measured > _CLOCK_SECONDS:
+            if self._skew.has_jumped or now - measured > _CLOCK_SECONDS:
                 with contextlib.suppress(SessiondError):
-                    opencode, clock = self._target.opencode, self._target.clock
-                    self._ahead_ms = await clock_ahead(opencode.server_ms, clock)
-                    measured, gap = now, time.time() - now
+                    await self._skew.measure(self._target.opencode.server_ms)
+                    measured = now
             await asyncio.sleep(_CLOCK_LOOK_SECONDS)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def clock_ahead(server_ms: Callable[[], Awaitable[int]], clock: Clock) -> int:
-    """Return how far this machine's clock is ahead of Redis's (ms); 0 when about right.
-
-    Clocks that agree to a second are taken as equal, so that times pass through unchanged.
-    """
-    before = clock()
-    server = await server_ms()
-    ahead = (before + clock()) // 2 - server
-    return ahead if abs(ahead) >= _SKEW_MS else 0
 
 
 def _workspace(attachment: Attachment) -> tuple[str, str]:

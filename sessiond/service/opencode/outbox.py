@@ -30,6 +30,7 @@ from sessiond.opencode.mapping import (
 )
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState, StoredEvent
+from sessiond.opencode.reverts import outlives_revert
 from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
 from sessiond.service.opencode.reading import Read
@@ -40,12 +41,10 @@ from sessiond.store.committer import MarkMoved
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.sessions import SessionStore
 
-_GROUP = 64
-_TITLE = 1024
 _EXPECTED = 1024
 _ATTEMPTS = 3
 _ALL = 2**53
-_TOGETHER = frozenset({"message.append", "message.edit", "part.put"})
+_REMOVALS = frozenset({"message.remove", "part.remove"})
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -81,6 +80,8 @@ class Outbox:
         target: where it goes.
         machine: what is peculiar to this machine now.
         shared: tells whether a session is to be shared.
+        spared: told that opencode removed records of a session which stay for everybody, before
+            anything is written that lies behind the removal: they have to come back here.
         progress: how far each session's log is known to have been written; kept over restarts.
     """
 
@@ -92,6 +93,7 @@ class Outbox:
         machine: Callable[[], Machine],
         shared: Callable[[str], bool],
         *,
+        spared: Callable[[str], None],
         progress: dict[str, Progress] | None = None,
     ) -> None:
         self._replica = replica
@@ -99,6 +101,7 @@ class Outbox:
         self._target = target
         self._machine = machine
         self._shared = shared
+        self._spared = spared
         self._progress = {} if progress is None else progress
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._written: dict[str, int] = {}
@@ -302,7 +305,28 @@ class Outbox:
                 continue
             if change and not self._is_expected(change):
                 changes.append(SourcedChange(change, event.seq))
+        changes = await self._meant(session_id, changes)
         await (await self._recorder(session_id)).write(changes)
+
+    async def _meant(self, session_id: str, changes: list[SourcedChange]) -> list[SourcedChange]:
+        """Leave out the removals of what a revert had not seen."""
+        removals = {
+            sourced.seq: sourced.change.id
+            for sourced in changes
+            if sourced.seq is not None and sourced.change.kind in _REMOVALS
+        }
+        if not removals:
+            return changes
+
+        def found(database: Database) -> set[int]:
+            given = removals.items()
+            return {seq for seq, name in given if outlives_revert(database, session_id, name, seq)}
+
+        spared: set[int] = await self._read(found)
+        if spared:
+            await _log.ainfo("opencode.revert_spared", session_id=session_id, count=len(spared))
+            self._spared(session_id)
+        return [sourced for sourced in changes if sourced.seq not in spared]
 
     async def _recorder(self, session_id: str) -> Recorder:
         recorder = self._recorders.get(session_id)
@@ -319,9 +343,11 @@ class Outbox:
         return (change.id, _canonical(change.body)) in self._expected
 
     async def deleted(self, session_id: str) -> None:
-        """Note that opencode has a session no more, and delete it for everybody."""
-        if session_id in self._deleted:
-            return
+        """Note that opencode has a session no more, and delete it for everybody.
+
+        Raises:
+            StoreUnavailable: it is not deleted yet.
+        """
         async with self._locks[session_id]:
             with contextlib.suppress(NotFound, SessionDeleted):
                 await self._target.sessions.delete(session_id, Request(client=self._replica.name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,7 @@ from sessiond.opencode.protocol import OpencodeEvent, Turn
 from sessiond.opencode.saved import SavedShare
 from sessiond.service.feeds import Feeds
 from sessiond.service.leases import Leases
+from sessiond.service.opencode.attendance import Attendance
 from sessiond.service.opencode.catalogue import Catalogue
 from sessiond.service.opencode.inbound import Inbound
 from sessiond.service.opencode.instance import Instance
@@ -28,6 +30,7 @@ from sessiond.service.opencode.outbox import Outbox, Replica, Target
 from sessiond.service.opencode.processes import Processes
 from sessiond.service.opencode.reading import DatabaseReader
 from sessiond.service.opencode.turns import Turns
+from sessiond.service.presence import Presences
 
 _ATTACHED_POLL_SECONDS = 0.25
 _IDLE_POLL_SECONDS = 1.0
@@ -41,9 +44,11 @@ class Services(Struct, frozen=True):
     target: Target
     feeds: Feeds
     leases: Leases
+    presences: Presences
     writer: str
     clock_ahead_ms: Callable[[], int]
     save: Callable[[SavedShare], None]
+    seconds: Callable[[], float] = time.monotonic
 
 
 class Share:
@@ -58,16 +63,24 @@ class Share:
         self._services = services
         self._machine = _machine(saved)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._due: dict[str, int] = {}  # sessions whose log grew, to be written up to a sequence
+        self._deleted: set[str] = set()  # sessions to be deleted for everybody
         self._reader = DatabaseReader(Path(saved.database))
         self._processes = Processes()
-        self.catalogue = Catalogue(saved, self._reader.read, services.save)
+        self.catalogue = Catalogue(saved, self._reader.read, services.save, services.seconds)
         self.outbox = Outbox(
             Replica(saved.replica, saved.workspace, saved.project_id),
             self._reader.read,
             services.target,
             self._machine_now,
             self.catalogue.is_shared,
+            spared=self._spared,
             progress=saved.written,
+        )
+        self.attendance = Attendance(
+            services.presences,
+            neutral=lambda path: str(self._machine.neutral(path)),
+            is_shared=self.catalogue.is_shared,
         )
         self._turns = Turns(
             services.leases,
@@ -86,6 +99,8 @@ class Share:
             processes=self._processes,
             outbox=self.outbox,
             turns=self._turns,
+            look=self._look,
+            deleted=self._deleted.add,
             released=services.leases.heard_release,
             spawn=self._spawn,
         )
@@ -103,6 +118,7 @@ class Share:
     def start(self) -> None:
         """Begin to read what opencode logs."""
         self._spawn(self._tail())
+        self._spawn(self.attendance.keep())
         self._spawn(self._inbound.look_again())
 
     def moved(self, worktree: str) -> None:
@@ -116,12 +132,14 @@ class Share:
         """Add a process; the first one makes the workspace's sessions come in."""
         self._processes.add(instance)
         self._turns.came_back(instance)
+        self.attendance.came_back(instance)
         self._inbound.start()
 
     def detach(self, instance: Instance) -> None:
         """Remove a process that is gone; its turns are over."""
         if self._processes.remove(instance):
             self._turns.gone(instance)
+            self.attendance.gone(instance.name)
             if not self._processes:
                 self._inbound.stop()
 
@@ -163,6 +181,7 @@ class Share:
             for event in run:
                 by_session.setdefault(_session_of(event), []).append(event)
             for session_id, told in by_session.items():
+                self.attendance.note(instance, session_id, told)
                 if is_kept:
                     await self._take_kept(session_id, told)
                 else:
@@ -183,6 +202,7 @@ class Share:
         """Let a process run a turn, after all that was said before is there."""
         self._inbound.opened(session_id)
         self._processes.prefer(instance)
+        self.attendance.prompted(instance, session_id)
         return await self._turns.begin(instance, session_id, wait_seconds)
 
     def end_turn(self, name: str, session_id: str) -> None:
@@ -192,6 +212,9 @@ class Share:
     def _machine_now(self) -> Machine:
         self._machine.clock_ahead_ms = self._services.clock_ahead_ms()
         return self._machine
+
+    def _spared(self, session_id: str) -> None:
+        self._inbound.doubt(session_id)
 
     async def _catch_up(self, session_id: str) -> None:
         await self._inbound.catch_up(session_id)
@@ -208,15 +231,14 @@ class Share:
         The plugin's word is waited for, for the length of a pause: it knows what passed by between
         the events, and which sessions are not to be shared.
         """
-        version = -1
-        due: dict[str, int] = {}
+        version: tuple[int, ...] = ()
         while True:
-            due = await self._flush_due(due)
+            await self._flush_due()
+            await self._delete_due()
             try:
                 now = await self._reader.read(Database.version)
-                if now != version:
-                    grown = await self._look()
-                    due |= {name: self.catalogue.rows[name].seq for name in grown}
+                if now != version or self.catalogue.is_waiting:
+                    await self._look()
                     version = now
                 self.catalogue.save()
             except SessiondError as error:
@@ -226,8 +248,9 @@ class Share:
             self._turns.forget_silent()
             await asyncio.sleep(_ATTACHED_POLL_SECONDS if self._processes else _IDLE_POLL_SECONDS)
 
-    async def _flush_due(self, due: dict[str, int]) -> dict[str, int]:
-        """Write what is due, and return what could not be written now."""
+    async def _flush_due(self) -> None:
+        """Write what is due; what could not be written now stays due."""
+        due, self._due = self._due, {}
         left = {}
         for session_id, seq in due.items():
             try:
@@ -236,25 +259,40 @@ class Share:
                 left[session_id] = seq
                 await _log.ainfo("opencode.outbox_waits", session_id=session_id, error=error.code)
         if left:
+            self._due = left | self._due
             await asyncio.sleep(_IDLE_POLL_SECONDS)
-        return left
 
-    async def _look(self) -> list[str]:
-        """See which sessions there are; what was deleted here is deleted for everybody."""
+    async def _delete_due(self) -> None:
+        """Delete for everybody what was deleted here; what could not be deleted now stays due."""
+        for session_id in list(self._deleted):
+            try:
+                await self._delete(session_id)
+            except SessiondError as error:
+                await _log.ainfo("opencode.deletion_waits", session_id=session_id, error=error.code)
+            else:
+                self._deleted.discard(session_id)
+
+    async def _delete(self, session_id: str) -> None:
+        """Delete a session for everybody, and here if it was brought back meanwhile."""
+        self._inbound.drop(session_id)
+        if not self.catalogue.is_private(session_id):
+            await self.outbox.deleted(session_id)
+        if session_id in self.catalogue.returned:
+            await self._inbound.remove(session_id)
+        self.catalogue.forget(session_id)
+
+    async def _look(self) -> None:
+        """See which sessions there are, and take note of what is to be done about it."""
         sighting = await self.catalogue.look()
         if sighting.went_back:
             self.outbox.forget_all()
             self._inbound.compare_all()
-        for session_id in sighting.deleted:
-            self._inbound.drop(session_id)
-            if not self.catalogue.is_private(session_id):
-                await self.outbox.deleted(session_id)
-            self.catalogue.forget(session_id)
+        self._due |= {name: self.catalogue.rows[name].seq for name in sighting.grown}
+        self._deleted |= sighting.deleted | self.catalogue.returned
         for session_id in sighting.missing:
             self.catalogue.forget(session_id)
             self.outbox.forget(session_id)
             self._inbound.compare(session_id)
-        return sighting.grown
 
     async def _take_kept(self, session_id: str, events: list[OpencodeEvent]) -> None:
         """Write what opencode logged, up to the last event of which it told."""
@@ -262,6 +300,7 @@ class Share:
             is_deleted = any(event.type == "session.deleted" for event in events)
             if is_deleted or session_id not in self.catalogue.rows:
                 await self._look()
+                await self._delete_due()
             await self.outbox.flush(session_id, events[-1].id)
 
     async def _pass_on(self, session_id: str, events: list[OpencodeEvent]) -> None:

@@ -63,6 +63,7 @@ class Site:
             Target(core.sessions, core.store, store, core.clock),
             self.machine,
             lambda session_id: session_id not in self.private,
+            spared=self.doubt,
         )
 
     def restart(self) -> None:
@@ -82,6 +83,10 @@ class Site:
     async def catch_up(self) -> None:
         async with asyncio.timeout(10):
             await self.lane.ask("catch-up")
+
+    def doubt(self, session_id: str) -> None:  # noqa: ARG002 - a site has one session
+        self.position = START
+        self.lane.doubt()
 
     # What a lane stands on
 

@@ -104,6 +104,20 @@ class Machines(RuleBasedStateMachine):
             self.removed.add(part)
             site.opencode.remove_part(SESSION, name, part)
 
+    @rule(at=which, name=messages)
+    def go_back(self, at: int, name: str) -> None:
+        site = self.sites[at]
+        if name in site.opencode.records(SESSION):
+            site.opencode.revert(SESSION, name)
+
+    @rule(at=which)
+    def clean_up(self, at: int) -> None:
+        site = self.sites[at]
+        before = site.opencode.records(SESSION).keys()
+        site.opencode.clean_up(SESSION)
+        gone = before - site.opencode.records(SESSION).keys()
+        self.removed |= {name.rpartition("/")[2] for name in gone}
+
     @rule(at=which)
     def rename(self, at: int) -> None:
         site = self.sites[at]

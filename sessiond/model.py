@@ -209,7 +209,7 @@ class ConflictSide(Struct, kw_only=True):
     Attributes:
         value: absent where this side had removed it.
         origin: `<client>@<daemon>.<life>`, as in the log.
-        version: the writing's position in the log; absent for a change that was not in it.
+        version: the writing's position in the log; absent for a change that was not in it yet.
     """
 
     value: Any = UNSET

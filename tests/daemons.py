@@ -25,11 +25,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> None:
 
 
 class RunningDaemon:
-    """A daemon of its own: folder, environment, process."""
+    """A daemon of its own: folder, environment, process.
+
+    `module` is what runs.
+    """
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.folder = folder
         self.flags = flags
+        self.module = "sessiond"
         self.environ = {
             name: value for name, value in os.environ.items() if not name.startswith("SESSIOND_")
         } | {
@@ -51,6 +55,12 @@ class RunningDaemon:
         """Where its embedded server listens."""
         return self.folder / "sessiond" / "redis.sock"
 
+    def configure(self, options: str) -> None:
+        """Write its sessions.yaml; before it starts."""
+        folder = self.folder / "sessiond"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "sessions.yaml").write_text(options, encoding="utf-8")
+
     @property
     def log(self) -> str:
         """What it logged so far."""
@@ -61,7 +71,7 @@ class RunningDaemon:
         already = self.log.count("daemon.started") if (self.folder / "log").exists() else 0
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sessiond", "run", *self.flags],
+                [sys.executable, "-m", self.module, "run", *self.flags],
                 env=self.environ,
                 stdout=log,
                 stderr=log,

@@ -12,15 +12,14 @@ from sessiond.codec import json
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged
 from sessiond.model import Choice, ConflictRecord, ConflictState, Message, Resolution
 from sessiond.service.clock import milliseconds, moment_of
-from sessiond.service.documents import (
-    checked_document,
-    decoded_document,
-    document_change,
-    document_value,
-)
 from sessiond.service.identity import new_id
 from sessiond.service.merging import Subject, own_side
 from sessiond.service.records import Records
+from sessiond.service.shapes import (
+    checked_document,
+    decoded_document,
+    document_change,
+)
 from sessiond.service.writing import PLAIN, Request, Surroundings, attempt, check_expected, now
 from sessiond.store.committer import Draft, FieldChange
 from sessiond.store.conflicts import ConflictEntry
@@ -155,11 +154,10 @@ class Conflicts:
             return await self._record_change(record, value, request)
         snapshot = await self._around.store.snapshot(record.session_id)
         check_expected(request.expected, snapshot.versions[name])
-        wanted = _placed(decoded_document(snapshot, name), record.path, value)
-        checked = checked_document(name, document_value(snapshot, name), wanted)
-        return [
-            document_change(snapshot, name, checked, at=now(self._around), client=request.client)
-        ]
+        before, version = decoded_document(snapshot, name), snapshot.versions[name]
+        checked = checked_document(name, before, _placed(before, record.path, value))
+        at, client = now(self._around), request.client
+        return [document_change(name, before, checked, version, at=at, client=client)]
 
     async def _record_change(
         self, record: ConflictRecord, value: Any, request: Request

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from sessiond.codec import json
-from sessiond.errors import InvalidInput, SessionDeleted, StoreDamaged
-from sessiond.model import DOCUMENTS, Context, Document, DocumentName, Metadata, NewSession
+from sessiond.errors import AlreadyExists, InvalidInput, SessionDeleted, VersionMismatch
+from sessiond.model import Document, DocumentName, Metadata
 from sessiond.service.clock import moment_of
 from sessiond.service.deletion import kept
-from sessiond.service.history import history_since
+from sessiond.service.history import Remembered, catch_up, history_since, written
 from sessiond.service.merging import (
+    NOT_IN_THE_LOG,
     Outcomes,
     Subject,
-    commit_merged,
+    commit_with_conflicts,
+    conflict_drafts,
+    own_origin,
     own_side,
     recorded_behind,
+)
+from sessiond.service.shapes import (
+    checked_document,
+    decoded_document,
+    document_change,
+    document_value,
+    typed,
 )
 from sessiond.service.writing import (
     PLAIN,
@@ -27,16 +41,76 @@ from sessiond.service.writing import (
     attempt,
     check_expected,
     idempotency_key,
-    is_current,
     now,
     written_before,
 )
-from sessiond.store.committer import Draft, FieldChange, IdempotencyKey
-from sessiond.store.sessions import Snapshot
-from sessiond.sync.documents import CHANGEABLE_METADATA, changed_fields, merge_patch
-from sessiond.sync.position import parse_position
-from sessiond.sync.rebase import rebased
+from sessiond.store.committer import Draft, IdempotencyKey, KeyUsed
+from sessiond.sync.documents import merge_patch
+from sessiond.sync.position import Position, parse_position
+from sessiond.sync.rebase import Writing, rebased
+from sessiond.sync.recent import History, Recent
 from sessiond.sync.rules import LAST_WRITER
+
+_TOGETHER = 16
+_GROUP_BYTES = 512 * 1024
+_OPERATION_BYTES = 4096
+"""What an operation counts for beside its JSON, so that a group has not too many either."""
+
+
+class _Change(Struct, frozen=True):
+    """A change that somebody asked for, and when; `patch` is the document if it replaces that."""
+
+    subject: Subject
+    name: DocumentName
+    patch: dict[str, Any]
+    replace: bool
+    request: Request
+    key: IdempotencyKey | None
+    at_ms: int
+
+    def made_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return what it makes of a document."""
+        return dict(self.patch) if self.replace else dict(merge_patch(document, self.patch))
+
+
+class _Waiting(Struct, eq=False):
+    """Somebody who waits for what becomes of a change; done when they went away."""
+
+    change: _Change
+    answer: asyncio.Future[Document]
+
+    def settle(self, document: Document) -> None:
+        """Answer."""
+        if not self.answer.done():
+            self.answer.set_result(document)
+
+
+class _Step(Struct, frozen=True):
+    """What one change of a group makes of the document; without a writing it makes no difference.
+
+    `drafts` are its operation and the conflicts that it came with.
+    """
+
+    waiting: _Waiting
+    value: Any
+    writing: Writing | None = None
+    drafts: list[Draft] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of JSON, about."""
+        return sum(len(draft.json) + _OPERATION_BYTES for draft in self.drafts)
+
+
+class _Lane(Struct):
+    """The changes of one document that wait, and what writes them."""
+
+    queue: deque[_Waiting]
+    worker: asyncio.Task[None] | None = None
+
+
+class _Unsure(Exception):
+    """What is remembered does not tell: the document is to be read."""
 
 
 class Documents:
@@ -44,6 +118,8 @@ class Documents:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._remembered = Remembered()
+        self._lanes: dict[tuple[str, DocumentName], _Lane] = {}
 
     async def read(self, session_id: str, name: DocumentName) -> Document:
         """Return a document and its version.
@@ -78,204 +154,201 @@ class Documents:
         """
         if not isinstance(patch, dict):
             raise InvalidInput("a document is a JSON object")
-        around, at_ms = self._around, self._around.clock()
+        around, subject = self._around, Subject(session_id, name)
         key = idempotency_key(request, json.encode([name, replace, patch]))
+        change = _Change(subject, name, patch, replace, request, key, around.clock())
+        waiting = _Waiting(change, asyncio.get_running_loop().create_future())
+        try:
+            if name == "metadata" or request.expected:
+                await self._settle([waiting], request)
+            else:
+                self._join(waiting)
+            return await waiting.answer
+        except SessionDeleted as error:
+            raise await kept(around, request, error, [(subject, patch)]) from error
 
-        def made_of(document: dict[str, Any]) -> dict[str, Any]:
-            return dict(patch) if replace else dict(merge_patch(document, patch))
+    # Who waits for the same document is written together: one merged upon the other, in one group.
 
-        async def once() -> Document:
-            snapshot = await around.store.snapshot(session_id)
-            current, version = document_value(snapshot, name), snapshot.versions[name]
-            if before := await written_before(around, session_id, key):
-                conflicts = await recorded_behind(around, session_id, before)
-                return Document(name=name, value=current, version=version, conflicts=conflicts)
-            check_expected(request.expected, version)
-            merged = await self._merged(
-                session_id, snapshot, name, request, at_ms=at_ms, made_of=made_of
-            )
-            value = checked_document(name, current, merged.value)
-            draft = document_change(
-                snapshot, name, value, at=now(around), key=key, client=request.client
-            )
-            if not draft.changes and not merged.contests:
-                return Document(name=name, value=current, version=version)
-            position, conflicts = await commit_merged(around, draft, merged)
-            if isinstance(value, Metadata):
-                value.last_activity = moment_of(draft.at)
-            return Document(name=name, value=value, version=str(position), conflicts=conflicts)
+    def _join(self, waiting: _Waiting) -> None:
+        place = waiting.change.subject.session_id, waiting.change.name
+        if place in self._lanes:
+            self._lanes[place].queue.append(waiting)
+        else:
+            lane = self._lanes[place] = _Lane(deque([waiting]))
+            lane.worker = asyncio.create_task(self._work(place, lane))
+
+    async def _work(self, place: tuple[str, DocumentName], lane: _Lane) -> None:
+        while lane.queue:
+            await self._settle(_next_batch(lane.queue))
+        del self._lanes[place]
+
+    async def _settle(self, batch: list[_Waiting], request: Request = PLAIN) -> None:
+        """Write changes of one document and answer them, or tell why not."""
+        subject, name = batch[0].change.subject, batch[0].change.name
+        may_trust = name != "metadata" and not request.expected  # what is remembered, once
+
+        async def once() -> None:
+            nonlocal may_trust
+            known = self._remembered.get(subject.session_id, name) if may_trust else None
+            may_trust = False
+            if known and not known.others_write:
+                with suppress(VersionMismatch, KeyUsed, InvalidInput, _Unsure):
+                    return await self._write(_open(batch), known, is_read=False)
+            before = [(waiting, await self._written_before(waiting)) for waiting in _open(batch)]
+            known = await self._read(subject.session_id, name)  # has what was written before
+            for waiting, position in before:
+                if position:
+                    conflicts = await recorded_behind(self._around, subject.session_id, position)
+                    waiting.settle(_document(name, known, conflicts))
+            check_expected(request.expected, known.version)
+            return await self._write(_open(batch), known, is_read=True)
 
         try:
-            return await attempt(around, session_id, name, request, once)
-        except SessionDeleted as error:
-            raise await kept(
-                around, request, error, [(Subject(session_id, name), patch)]
-            ) from error
+            while _open(batch):
+                await attempt(self._around, subject.session_id, name, request, once)
+        except Exception as error:  # noqa: BLE001 - whatever happens, the callers must hear of it
+            for waiting in _open(batch):
+                waiting.answer.set_exception(error)
 
-    async def _merged(
-        self,
-        session_id: str,
-        snapshot: Snapshot,
-        name: DocumentName,
-        request: Request,
-        *,
-        at_ms: int,
-        made_of: Callable[[dict[str, Any]], dict[str, Any]],
+    async def _written_before(self, waiting: _Waiting) -> Position | None:
+        change = waiting.change
+        try:
+            return await written_before(self._around, change.subject.session_id, change.key)
+        except AlreadyExists as error:
+            waiting.answer.set_exception(error)
+            return None
+
+    async def _read(self, session_id: str, name: DocumentName) -> Recent:
+        """Return a document as Redis has it, and what is known of its way there."""
+        log, known = self._around.store.log, self._remembered.get(session_id, name)
+        before = known.version if known else ""
+        if known is None or not await catch_up(log, session_id, name, known):
+            snapshot = await self._around.store.snapshot(session_id)
+            known = Recent(snapshot.versions[name], decoded_document(snapshot, name))
+        known.others_write = bool(before) and known.version != before
+        if name != "metadata":  # every operation changes it
+            self._remembered.keep(session_id, name, known)
+        return known
+
+    async def _write(self, batch: list[_Waiting], known: Recent, *, is_read: bool) -> None:
+        """Write what changes make of a document as it is known, one merged upon the other.
+
+        Args:
+            batch: the changes; what does not fit into one group stays unanswered.
+            known: the document.
+            is_read: whether it was just read; what is only remembered may be compared by Redis,
+                and nothing else may follow from it.
+
+        Raises:
+            VersionMismatch: the document is another one by now.
+            InvalidInput, _Unsure: nothing was written, and the document is to be read first.
+        """
+        steps: list[_Step] = []
+        ahead = known.copy()
+        for waiting in batch:
+            if sum(step.size for step in steps) > _GROUP_BYTES:
+                break
+            try:
+                history = await self._history(waiting.change, known, ahead, steps, is_read=is_read)
+                step = self._step(waiting, ahead, history, len(steps))
+            except InvalidInput as error:
+                if not is_read:
+                    raise
+                waiting.answer.set_exception(error)
+                continue
+            if not (step.drafts or is_read):
+                raise _Unsure
+            steps.append(step)
+        if steps:
+            await self._commit(steps, known)
+
+    async def _history(
+        self, change: _Change, known: Recent, ahead: Recent, steps: list[_Step], *, is_read: bool
+    ) -> History:
+        """Return what a change was made on, and what was written since, also just before it."""
+        base = change.request.base
+        if not base:
+            return History(ahead.value, ())
+        if history := ahead.since(base):
+            return history
+        if not is_read:
+            raise _Unsure
+        log, session_id = self._around.store.log, change.subject.session_id
+        position = parse_position(base)
+        history = await history_since(log, session_id, change.name, position, known.value)
+        ours = [step.writing for step in steps if step.writing]
+        return History(history.base, [*history.since, *ours])
+
+    def _step(self, waiting: _Waiting, ahead: Recent, history: History, place: int) -> _Step:
+        """Merge a change into the document, and lead that on to the result."""
+        around, change = self._around, waiting.change
+        merged = self._merged(change, ahead.value, history, place)
+        wanted = msgspec.to_builtins(merged.value)  # what is remembered is shared with nobody
+        value = checked_document(change.name, ahead.value, wanted)
+        draft = document_change(
+            change.name, ahead.value, value, ahead.version, at=now(around), key=change.key,
+            client=change.request.client,
+        )  # fmt: skip
+        if not draft.changes and not merged.contests:
+            return _Step(waiting, value)
+        writing = written(draft, NOT_IN_THE_LOG + place, own_origin(around, change.request))
+        ahead.take("", writing, len(draft.json))  # its version is not known yet
+        return _Step(waiting, value, writing, [draft, *conflict_drafts(merged, draft)])
+
+    def _merged(
+        self, change: _Change, current: dict[str, Any], history: History, place: int
     ) -> Outcomes:
-        """Return what a change makes of the current document, whatever it was made on."""
-        subject = Subject(session_id, name)
-        current = decoded_document(snapshot, name)
-        if not request.base or is_current(request.base, snapshot.versions[name]):
-            return Outcomes(subject, request.base, made_of(current))
-        base = parse_position(request.base)
-        history = await history_since(self._around.store.log, session_id, name, base, current)
-        wanted = made_of(current if history.base is None else history.base)
+        """Return what a change makes of a document, whatever it was made on."""
+        name, request = change.name, change.request
+        if not request.base or (not history.since and history.base is not None):
+            return Outcomes(change.subject, request.base, change.made_of(current))
+        wanted = change.made_of(current if history.base is None else history.base)
         if name == "metadata" and "last_activity" in wanted:  # every operation moves it
             wanted["last_activity"] = current["last_activity"]
-        ours = own_side(self._around, request, wanted, at_ms)
+        ours = own_side(self._around, request, wanted, change.at_ms, place)
         rules = LAST_WRITER if history.base is None else self._around.rules.of(name)
         merged = rebased(history.base, ours, current, history.since, rules)
-        known = request.base if history.base is not None else ""
-        return Outcomes(subject, known, merged.value, merged.contests)
+        base = request.base if history.base is not None else ""
+        return Outcomes(change.subject, base, merged.value, merged.contests)
+
+    async def _commit(self, steps: list[_Step], known: Recent) -> None:
+        """Write steps in one group, remember them, and answer those who wait for them."""
+        around, session_id = self._around, steps[0].waiting.change.subject.session_id
+        group = [draft for step in steps for draft in step.drafts]
+        positions: Iterator[Position] = iter(())
+        if group:
+            positions = iter(await commit_with_conflicts(around, session_id, group))
+        for step in steps:
+            numbers: list[str] = []
+            if step.writing:
+                position = next(positions)
+                numbers = [str(next(positions).offset) for _ in step.drafts[1:]]
+                writing = structs.replace(step.writing, offset=position.offset)
+                known.take(str(position), writing, step.size)
+            if isinstance(step.value, Metadata) and step.drafts:
+                step.value.last_activity = moment_of(step.drafts[0].at)
+            name = step.waiting.change.name
+            step.waiting.settle(Document(
+                name=name, value=step.value, version=known.version, conflicts=numbers or UNSET
+            ))  # fmt: skip
 
 
-def document_value(snapshot: Snapshot, name: DocumentName) -> Metadata | Context | dict[str, Any]:
-    """Return a document of a snapshot as the specification shapes it.
-
-    Raises:
-        StoreDamaged: what Redis holds is not such a document.
-    """
-    try:
-        if name == "metadata":
-            return metadata_of(snapshot)
-        fields = snapshot.context if name == "context" else snapshot.preferences
-        value = {field: msgspec.json.decode(text) for field, text in fields.items()}
-        return msgspec.convert(value, Context) if name == "context" else value
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreDamaged(
-            f"the {name} of session {snapshot.metadata.get('session_id')!r} is damaged: {error}",
-            hint="look at it with `sessiond redis cat`",
-        ) from error
+def _open(batch: list[_Waiting]) -> list[_Waiting]:
+    return [waiting for waiting in batch if not waiting.answer.done()]
 
 
-def decoded_document(snapshot: Snapshot, name: DocumentName) -> dict[str, Any]:
-    """Return a document of a snapshot as plain JSON.
-
-    Raises:
-        StoreDamaged: what Redis holds is not such a document.
-    """
-    value: dict[str, Any] = msgspec.to_builtins(document_value(snapshot, name))
-    return value
-
-
-def document_change(
-    snapshot: Snapshot,
-    name: DocumentName,
-    value: Any,
-    *,
-    at: str,
-    key: IdempotencyKey | None = None,
-    client: str = "",
-) -> Draft:
-    """Return the operation that makes a document of a snapshot this one, which was checked."""
-    changes, body = encode_change(name, document_value(snapshot, name), value)
-    return Draft(
-        "document.change",
-        name,
-        at,
-        json.encode(body),
-        expected=snapshot.versions[name],
-        key=key,
-        client=client,
-        changes=changes,
-    )
+def _next_batch(queue: deque[_Waiting]) -> list[_Waiting]:
+    """Take what is written next, no key twice: a twin finds what the first one wrote."""
+    batch = [queue.popleft()]
+    keys = {batch[0].change.request.key}
+    while queue and len(batch) < _TOGETHER and queue[0].change.request.key not in keys - {""}:
+        keys.add(queue[0].change.request.key)
+        batch.append(queue.popleft())
+    return batch
 
 
-def metadata_of(snapshot: Snapshot) -> Metadata:
-    """Return the metadata of a snapshot.
-
-    Raises:
-        StoreDamaged: what Redis holds is not metadata.
-    """
-    try:
-        return msgspec.convert(snapshot.metadata, Metadata)
-    except msgspec.ValidationError as error:
-        raise StoreDamaged(f"damaged metadata: {error}") from error
-
-
-def encode_change(
-    name: DocumentName, before: Any, after: Any
-) -> tuple[tuple[FieldChange, ...], Any]:
-    """Return the fields to write, and the log's account of them: `{"set": …, "unset": […]}`."""
-    old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
-    fields, unset = changed_fields(old, new)
-    writes = [FieldChange(name, field, _stored(name, value)) for field, value in fields.items()]
-    removals = [FieldChange(name, field, None) for field in unset]
-    return (*writes, *removals), {"set": fields, "unset": unset}
-
-
-def check_preferences(preferences: dict[str, Any]) -> None:
-    """Check the names of preferences: they are fields of a hash, where some are ours.
-
-    Raises:
-        InvalidInput: a name begins with an underscore.
-    """
-    for name in preferences:
-        if name.startswith("_"):
-            raise InvalidInput(
-                f"the preference {name[:80]!r} begins with an underscore",
-                hint="such names are kept for sessiond itself; choose another",
-            )
-
-
-def encode_creation(new: NewSession, created_at: str) -> tuple[FieldChange, ...]:
-    """Return the fields of a new session's documents. Its id and workspace are filled in."""
-    check_preferences(new.preferences)
-    given = msgspec.to_builtins(new)
-    context, preferences = given.pop("context"), given.pop("preferences")
-    metadata = {"created_at": created_at, "last_activity": created_at, "status": "active", **given}
-    documents: dict[DocumentName, dict[str, Any]] = {
-        "metadata": metadata,
-        "context": context,
-        "preferences": preferences,
-    }
-    return tuple(
-        FieldChange(name, field, _stored(name, value))
-        for name in DOCUMENTS
-        for field, value in documents[name].items()
-    )
-
-
-def _stored(name: DocumentName, value: Any) -> str | bytes:
-    """Return a field as its hash holds it: metadata plain, the others as JSON."""
-    return str(value) if name == "metadata" else json.encode(value)
-
-
-def checked_document(name: DocumentName, current: Any, wanted: Any) -> Any:
-    """Return what a document would become, as its type.
-
-    Raises:
-        InvalidInput: it would not be such a document, or fields changed that nobody may change.
-    """
-    try:
-        match name:
-            case "metadata":
-                fields, unset = changed_fields(msgspec.to_builtins(current), wanted)
-                fixed = {*fields, *unset} - CHANGEABLE_METADATA
-                if fixed:
-                    raise InvalidInput(
-                        f"metadata field {min(fixed)!r} cannot be changed",
-                        hint=f"these can: {', '.join(sorted(CHANGEABLE_METADATA))}",
-                    )
-                if wanted.get("status") == "deleted":
-                    raise InvalidInput(
-                        "a session is not deleted through its status", hint="use DELETE"
-                    )
-                return msgspec.convert(wanted, Metadata)
-            case "context":
-                return msgspec.convert(wanted, Context)
-            case _:
-                check_preferences(wanted)
-                return wanted
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"this is not a {name}: {error}") from error
+def _document(
+    name: DocumentName, known: Recent, conflicts: list[str] | UnsetType = UNSET
+) -> Document:
+    value = typed(name, msgspec.to_builtins(known.value))
+    return Document(name=name, value=value, version=known.version, conflicts=conflicts)

@@ -1,32 +1,28 @@
-"""What a document was at an earlier version, and who changed it since: found in the log."""
+"""What a document was at an earlier version, and who changed it since: from memory or the log."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from sessiond.model import DocumentName
 from sessiond.service.clock import milliseconds
+from sessiond.store.committer import Draft
 from sessiond.store.log import LogReader
 from sessiond.sync.documents import fields_written
 from sessiond.sync.entry import Entry
-from sessiond.sync.position import Position
+from sessiond.sync.position import Position, parse_position
 from sessiond.sync.rebase import Writing, document_before, touched_fields
+from sessiond.sync.recent import History, Recent
 
 _ANY = msgspec.json.Decoder()
-
-
-class History(Struct, frozen=True):
-    """A document at its base, and what was written since, oldest first.
-
-    Without a base (None) nobody knows it any more: the log was trimmed, or is another one.
-    """
-
-    base: dict[str, Any] | None
-    since: list[Writing]
+_REMEMBERED = 32
+_CATCH_UP = 64
+"""Entries: more are not worth it, the document itself is smaller."""
 
 
 async def history_since(
@@ -63,6 +59,39 @@ async def history_since(
     return History(document_before(current, since, earlier), since)
 
 
+class Remembered:
+    """The documents that this process wrote or read last. Nobody else may change their values."""
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[tuple[str, DocumentName], Recent] = OrderedDict()
+
+    def get(self, session_id: str, name: DocumentName) -> Recent | None:
+        """Return a document as it was known last."""
+        return self._recent.get((session_id, name))
+
+    def keep(self, session_id: str, name: DocumentName, recent: Recent) -> None:
+        """Remember a document, and forget the one that was not kept for longest."""
+        self._recent[session_id, name] = recent
+        self._recent.move_to_end((session_id, name))
+        if len(self._recent) > _REMEMBERED:
+            self._recent.popitem(last=False)
+
+
+async def catch_up(log: LogReader, session_id: str, name: DocumentName, recent: Recent) -> bool:
+    """Lead a document on to the log's end; tell whether a few entries were enough for that."""
+    page = await log.page(session_id, parse_position(recent.version), _CATCH_UP)
+    if page.reset or len(page.entries) == _CATCH_UP:
+        return False
+    for entry in page.entries:
+        if entry.op == "document.change" and entry.id == name:
+            # One that lost all it wanted changed no field, but the version.
+            writing = writing_of(entry, name) or Writing({}, 0, entry.offset, entry.origin)
+            recent.take(str(entry.position), writing, len(entry.json))
+        elif entry.op == "session.delete":
+            return False
+    return True
+
+
 def writing_of(entry: Entry, name: DocumentName) -> Writing | None:
     """Return what an operation did to a document; None when it did nothing to it."""
     if entry.op not in ("document.change", "session.create"):
@@ -71,3 +100,10 @@ def writing_of(entry: Entry, name: DocumentName) -> Writing | None:
     if fields is None:
         return None
     return Writing(fields, milliseconds(entry.at), entry.offset, entry.origin)
+
+
+def written(draft: Draft, offset: int, origin: str) -> Writing:
+    """Return what an operation that was just written did to its document."""
+    body = _ANY.decode(draft.json)
+    fields = {**body["set"], **dict.fromkeys(body["unset"], UNSET)}
+    return Writing(fields, milliseconds(draft.at), offset, origin)

@@ -21,7 +21,7 @@ from sessiond.sync.rebase import Contest
 from sessiond.sync.sides import Outcome, Side
 
 NOT_IN_THE_LOG = 2**53
-"""The offset of a change that is not in the log yet: it comes after all that are."""
+"""The offset of a change that is not in the log yet, from here on: after all that are."""
 
 REMOVAL, DELETION = "removal", "deletion"
 """The rules by which a removed record stays removed, and a deleted session deleted."""
@@ -44,11 +44,17 @@ class Outcomes(Struct, frozen=True):
     contests: tuple[Contest, ...] = ()
 
 
-def own_side(around: Surroundings, request: Request, value: Any, at_ms: int) -> Side:
-    """Return a change that is not written yet as a side of a merge."""
+def own_origin(around: Surroundings, request: Request) -> str:
+    """Return who makes a change, as the log will say."""
     writer = around.store.writer
-    origin = f"{request.client}@{writer}" if request.client else writer
-    return Side(value, at_ms, NOT_IN_THE_LOG, origin)
+    return f"{request.client}@{writer}" if request.client else writer
+
+
+def own_side(
+    around: Surroundings, request: Request, value: Any, at_ms: int, place: int = 0
+) -> Side:
+    """Return a change that is not written yet as a side of a merge; `place`: in its group."""
+    return Side(value, at_ms, NOT_IN_THE_LOG + place, own_origin(around, request))
 
 
 def whole(base: Any, ours: Side, theirs: Side, strategy: str, outcome: Outcome) -> Contest:
@@ -67,12 +73,18 @@ async def commit_merged(
     Returns:
         Where the operation went, and the numbers of the conflicts.
     """
-    session_id = outcomes.subject.session_id
-    conflicts = conflict_drafts(outcomes, draft)
-    if conflicts:  # first, so that no crash can hide them
+    group = [draft, *conflict_drafts(outcomes, draft)]
+    written, *conflicts = await commit_with_conflicts(around, outcomes.subject.session_id, group)
+    return written, [str(position.offset) for position in conflicts] or UNSET
+
+
+async def commit_with_conflicts(
+    around: Surroundings, session_id: str, group: list[Draft]
+) -> list[Position]:
+    """Write a group that may hold conflicts, and return where each operation went."""
+    if any(draft.op == "conflict.record" for draft in group):  # first, so that no crash hides them
         await around.conflicts.note(session_id, around.clock())
-    committed = await commit(around, session_id, [draft, *conflicts])
-    return committed.positions[0], numbers_of(committed)[1:] or UNSET
+    return (await commit(around, session_id, group)).positions
 
 
 def conflict_drafts(outcomes: Outcomes, draft: Draft) -> list[Draft]:
@@ -164,5 +176,5 @@ def _side(side: Side, value: Any) -> ConflictSide:
         value=value,
         origin=side.origin,
         at=moment(side.at),
-        version=UNSET if side.offset == NOT_IN_THE_LOG else str(side.offset),
+        version=UNSET if side.offset >= NOT_IN_THE_LOG else str(side.offset),
     )

@@ -7,7 +7,7 @@ What was removed stays removed: a change that came too late for it is kept as a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import UNSET, Struct, structs
@@ -36,7 +36,6 @@ from sessiond.service.writing import (
     check_expected,
     commit,
     idempotency_key,
-    is_current,
     now,
     written_before,
 )
@@ -47,6 +46,7 @@ from sessiond.sync.merge import merge
 from sessiond.sync.parts import check_not_own, check_part, with_parts
 from sessiond.sync.position import parse_position
 from sessiond.sync.rebase import Contest
+from sessiond.sync.recent import is_version
 from sessiond.sync.rules import LAST_WRITER
 from sessiond.sync.sides import Side
 
@@ -192,7 +192,11 @@ class Records:
                 key=key,
                 client=request.client,
             )
-            position, conflicts = await commit_merged(around, draft, merged)
+            try:
+                position, conflicts = await commit_merged(around, draft, merged)
+            except NotFound:  # removed since it was read
+                standing = await self.standing(subject)
+                await self._keep_too_late(subject, request, make, standing, at_ms)
             return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
 
         return await attempt(around, subject.session_id, subject.id, request, once)
@@ -208,7 +212,7 @@ class Records:
                 return before
             standing = await self.standing(subject)
             outcomes = Outcomes(subject, request.base, UNSET)
-            if not is_current(request.base, standing.version) and standing.side.value is not UNSET:
+            if not is_version(request.base, standing.version) and standing.side.value is not UNSET:
                 base = await self._at_base(subject, request.base)
                 ours = own_side(around, request, UNSET, at_ms)
                 contest = whole(base, ours, standing.side, REMOVAL, "ours")
@@ -269,7 +273,7 @@ class Records:
         self, subject: Subject, standing: Standing, request: Request, make: Make, at_ms: int
     ) -> Outcomes:
         theirs = standing.side
-        if not request.base or is_current(request.base, standing.version):
+        if not request.base or is_version(request.base, standing.version):
             return Outcomes(subject, request.base, make(theirs.value))
         base = await self._at_base(subject, request.base)
         is_known = base is not UNSET or request.base == NEW
@@ -282,7 +286,7 @@ class Records:
 
     async def _keep_too_late(
         self, subject: Subject, request: Request, make: Make, standing: Standing, at_ms: int
-    ) -> None:
+    ) -> NoReturn:
         """Keep a change of a record that was removed meanwhile, and refuse it.
 
         Raises:
@@ -318,6 +322,9 @@ class Records:
     async def _part_standing(self, subject: Subject) -> Standing:
         around, session_id = self._around, subject.session_id
         message_id, _, part_id = subject.id.partition("/")
+        (home,) = await around.store.message_versions(session_id, [message_id])
+        if home and home.removed:  # and with it all its parts
+            return _standing(await _entry_at(around, session_id, home.last), UNSET)
         version = await around.store.part_version(session_id, subject.id)
         if version:
             entry = await _entry_at(around, session_id, version.last)

@@ -18,9 +18,9 @@ from sessiond.model import (
     SessionSummary,
 )
 from sessiond.service.deletion import keep, kept_messages
-from sessiond.service.documents import document_value, encode_creation, metadata_of
 from sessiond.service.identity import derived_id, new_id
 from sessiond.service.merging import Subject
+from sessiond.service.shapes import document_value, encode_creation, metadata_of
 from sessiond.service.writing import (
     PLAIN,
     Request,

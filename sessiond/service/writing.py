@@ -18,6 +18,7 @@ from sessiond.store.committer import Committed, Draft, IdempotencyKey, KeyUsed
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.position import Position
+from sessiond.sync.recent import is_version
 from sessiond.sync.rules import Rules
 
 Outcome = TypeVar("Outcome")
@@ -158,13 +159,8 @@ def check_expected(expected: str, current: str) -> None:
     Raises:
         VersionMismatch: it is not the current one.
     """
-    if expected and not is_current(expected, current):
+    if expected and not is_version(expected, current):
         raise VersionMismatch(
             f"the current version is {current}, not {expected}",
             hint="read it again, apply the change to what you find, and send the new version",
         )
-
-
-def is_current(version: str, current: str) -> bool:
-    """Tell whether a version that a caller named, `epoch:offset` or an offset, is the current."""
-    return version in (current, current.partition(":")[2])

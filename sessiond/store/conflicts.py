@@ -14,6 +14,8 @@ from sessiond.store.keys import Keys
 from sessiond.store.scripts import KEEP_REFUSED
 
 _PAGE = 100
+_NOTED_MS = 1000
+_REMEMBERED = 1000
 
 
 class ConflictEntry(Struct, frozen=True):
@@ -40,6 +42,7 @@ class ConflictStore:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
+        self._noted: dict[str, int] = {}
 
     async def entries(self, session_id: str) -> list[ConflictEntry]:
         """Return all entries of a session, oldest first.
@@ -75,6 +78,7 @@ class ConflictStore:
         """Drop the entries before one; all of them, and the session from the index, for None."""
         key = self._keys.conflicts(session_id)
         if first_kept is None:
+            self._noted.pop(session_id, None)
             await answered(self._redis.delete(key))
             await answered(self._redis.zrem(self._keys.contested, session_id))
         else:
@@ -83,8 +87,13 @@ class ConflictStore:
             )
 
     async def note(self, session_id: str, now_ms: int) -> None:
-        """Enter a session among those with conflicts."""
+        """Enter a session among those with conflicts; once a second is enough."""
+        if 0 <= now_ms - self._noted.get(session_id, 0) < _NOTED_MS:
+            return
         await answered(self._redis.zadd(self._keys.contested, {session_id: now_ms}))
+        if len(self._noted) >= _REMEMBERED:
+            self._noted.clear()
+        self._noted[session_id] = now_ms
 
     async def sessions(self) -> list[str]:
         """Return the sessions with conflicts, the newest conflict first."""

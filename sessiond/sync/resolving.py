@@ -50,8 +50,8 @@ def union(base: Any, ours: Side, theirs: Side) -> Verdict:
     """Take an ordered set without what either removed, with what either added; see merged_order."""
     if not (isinstance(ours.value, list) and isinstance(theirs.value, list)):
         return last_writer(base, ours, theirs)
-    before = {_key(item): item for item in _listed(base)}
-    one, other = ({_key(item): item for item in side.value} for side in (ours, theirs))
+    before = _by_key(_listed(base))
+    one, other = _by_key(ours.value), _by_key(theirs.value)
     earlier, later = (other, one) if is_later(ours, theirs) else (one, other)
     order = merged_order(list(before), list(earlier), list(later))
     known = before | one | other
@@ -184,6 +184,10 @@ def _listed(base: Any) -> list[Any]:
 
 def _key(item: Any) -> Hashable:
     return item if isinstance(item, str) else canonical(item)
+
+
+def _by_key(items: list[Any]) -> dict[Hashable, Any]:
+    return {item if isinstance(item, str) else canonical(item): item for item in items}
 
 
 def _whose(value: Any, ours: Side, theirs: Side) -> Outcome:

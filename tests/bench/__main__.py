@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.bench import daemons, merge, opencode, store
+from tests.bench import daemons, documents, merge, opencode, store
 from tests.bench.machinery import Figure
 
 _GROUPS = {
@@ -14,6 +14,7 @@ _GROUPS = {
     "daemon": daemons.figures,
     "opencode": opencode.figures,
     "merge": merge.figures,
+    "documents": documents.figures,
 }
 
 

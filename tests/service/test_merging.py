@@ -12,7 +12,7 @@ from sessiond.errors import InvalidInput, SessionDeleted, VersionMismatch
 from sessiond.model import ConflictRecord, Document, DocumentName
 from sessiond.service.writing import Request
 from tests.service.support import create, live_from_now, operation, said
-from tests.store.support import Services, StartServices
+from tests.store.support import Services, StartServices, roll_back, take_copy
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -201,6 +201,90 @@ async def test_a_retry_of_a_merge_answers_the_same(core: Services) -> None:
     again = await change(core, {"working_directory": "/ours"}, base, key="once")
     assert again == first
     assert len(await conflicts(core)) == 1
+
+
+async def test_a_change_on_the_answer_to_a_retry_counts_nothing_twice(core: Services) -> None:
+    base, patch = await version(core), {"state": {"edit_count": 1}}
+    first = await change(core, patch, base, key="once")
+    await change(core, {"state": {"edit_count": 5}}, first.version)
+    again = await change(core, patch, base, key="once")
+    counted = again.value.state["edit_count"] + 1
+    changed = await change(core, {"state": {"edit_count": counted}}, again.version)
+    assert changed.value.state == {"edit_count": 6}
+
+
+async def test_what_is_remembered_does_not_outlive_a_rollback(core: Services) -> None:
+    base = (await change(core, {"working_directory": "/kept"})).version
+    copy = await take_copy(core, "ses_1")
+    lost = await change(core, {"working_directory": "/lost", "state": {"edit_count": 1}}, base)
+    await roll_back(core, "ses_1", copy)
+    changed = await change(core, {"active_files": ["a"]}, base)
+    assert (changed.value.working_directory, changed.value.state) == ("/kept", {})
+    assert changed == await core.documents.read("ses_1", "context")
+    again = await change(core, {"state": {"edit_count": 2}}, lost.version)
+    assert again.value.state == {"edit_count": 2}
+    assert again == await core.documents.read("ses_1", "context")
+
+
+async def test_a_change_back_to_what_is_remembered_is_a_change(
+    core: Services, start: StartServices
+) -> None:
+    there = await start(instance="there")
+    await change(core, {"working_directory": "/here"})
+    await change(there, {"working_directory": "/there"})
+    changed = await change(core, {"working_directory": "/here"})
+    assert changed.value.working_directory == "/here"
+    assert changed == await there.documents.read("ses_1", "context")
+
+
+async def test_an_answer_may_be_changed_without_effect_on_what_is_remembered(
+    core: Services,
+) -> None:
+    first = await change(core, {"state": {"findings": ["a"]}, "active_files": ["a"]})
+    first.value.state["findings"].append("mine")
+    first.value.active_files.append("mine")
+    second = await change(core, {"working_directory": "/w"}, first.version)
+    assert (second.value.state, second.value.active_files) == ({"findings": ["a"]}, ["a"])
+
+
+async def test_changes_that_wait_together_are_merged_and_one_that_is_wrong_is_refused_alone(
+    core: Services,
+) -> None:
+    base = (await change(core, {"state": {"edit_count": 0}})).version
+    patches: list[dict[str, Any]] = [
+        {"state": {"edit_count": 1}, "active_files": [f"{number}"]} for number in range(20)
+    ]
+    patches[7] = {"unknown": 1}
+    changes = (
+        change(core, patch, base, key=f"key-{number}") for number, patch in enumerate(patches)
+    )
+    done = await asyncio.gather(*changes, return_exceptions=True)
+    assert [index for index, each in enumerate(done) if isinstance(each, InvalidInput)] == [7]
+    value = (await core.documents.read("ses_1", "context")).value
+    assert value.state == {"edit_count": 19}
+    assert len(value.active_files) == 19
+    versions = [each.version for each in done if isinstance(each, Document)]
+    assert len(set(versions)) == 19
+
+
+async def test_twins_that_wait_together_are_written_once(core: Services) -> None:
+    base = (await change(core, {"state": {"edit_count": 0}})).version
+    patch = {"state": {"edit_count": 1}}
+    twins = await asyncio.gather(*(change(core, patch, base, key="once") for _ in range(3)))
+    assert [twin.value.state for twin in twins] == [{"edit_count": 1}] * 3
+
+
+async def test_somebody_who_goes_away_takes_nobody_with_them(core: Services) -> None:
+    base = (await change(core, {"state": {"edit_count": 0}})).version
+    patch = {"state": {"edit_count": 1}}
+    tasks = [asyncio.create_task(change(core, patch, base)) for _ in range(4)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[2].cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, Document) for each in done] == [False, True, False, True]
+    counted = (await core.documents.read("ses_1", "context")).value.state["edit_count"]
+    assert counted in (2, 3), "what was under way is written, what waited is not"
 
 
 async def test_eight_writers_of_two_processes_all_get_through(

@@ -10,8 +10,9 @@ from msgspec import UNSET
 from sessiond.errors import NotFound, SessionDeleted, VersionMismatch
 from sessiond.model import ConflictRecord, WrittenRecord
 from sessiond.service.writing import Request
+from sessiond.store.committer import Committed
 from tests.service.support import create, load, said, text
-from tests.store.support import Services
+from tests.store.support import Services, StartServices
 
 pytestmark = pytest.mark.usefixtures("session")
 LINES = "one\ntwo\nthree"
@@ -100,6 +101,23 @@ async def test_a_removal_of_what_was_edited_meanwhile_keeps_the_edit(
     assert await contents(core) == []
 
 
+async def test_an_edit_that_a_removal_overtakes_is_kept(
+    core: Services, start: StartServices, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, commit = await start(instance="there"), core.store.commit
+
+    async def overtaken(*arguments: Any) -> Committed:
+        monkeypatch.undo()
+        await there.records.remove("ses_1", "m1")
+        return await commit(*arguments)
+
+    monkeypatch.setattr(core.store, "commit", overtaken)
+    with pytest.raises(NotFound, match="kept as conflict"):
+        await edit(core, "overtaken", base)
+    (conflict,) = await conflicts(core)
+    assert conflict.ours.value["content"] == "overtaken"
+
+
 async def test_a_removal_of_what_nobody_changed_is_no_conflict(core: Services, base: str) -> None:
     await core.records.remove("ses_1", "m1", Request(base=base))
     assert await conflicts(core) == []
@@ -139,6 +157,16 @@ async def test_a_part_that_came_inside_its_message_merges_too(core: Services) ->
 async def test_a_part_against_its_removal_is_refused_and_kept(core: Services) -> None:
     first = await put(core, text("a", id="p1"))
     await core.records.remove_part("ses_1", "m1", "p1")
+    with pytest.raises(NotFound, match="kept as conflict"):
+        await put(core, text("late", id="p1"), first.version)
+    (conflict,) = await conflicts(core)
+    assert (conflict.id, conflict.ours.value["text"]) == ("m1/p1", "late")
+
+
+@pytest.mark.usefixtures("base")
+async def test_a_part_of_a_message_that_was_removed_is_refused_and_kept(core: Services) -> None:
+    first = await put(core, text("a", id="p1"))
+    await core.records.remove("ses_1", "m1")
     with pytest.raises(NotFound, match="kept as conflict"):
         await put(core, text("late", id="p1"), first.version)
     (conflict,) = await conflicts(core)

@@ -8,6 +8,7 @@ import pytest
 
 from sessiond.errors import (
     AlreadyExists,
+    InvalidInput,
     NotFound,
     SessionDeleted,
     SessiondError,
@@ -236,3 +237,33 @@ async def test_a_group_that_contradicts_itself_is_refused(
     with pytest.raises(SessiondError):
         await core.commit(session, *group)
     assert await contents(core) == before
+
+
+async def test_changes_of_a_document_go_together_and_the_first_one_is_compared(
+    core: Services, session: str
+) -> None:
+    first = (await core.commit(session, changing("context", {"a": "1"}))).positions[0]
+    group = [
+        changing("context", {"a": "2"}, expected=str(first)),
+        changing("context", {"a": "3", "b": "1"}),
+    ]
+    second = (await core.commit(session, *group)).positions[-1]
+    snapshot = await core.store.snapshot(session)
+    assert (snapshot.context["a"], snapshot.context["b"]) == (b"3", b"1")
+    assert snapshot.versions["context"] == str(second)
+    await assert_refused(core, session, *group, by=VersionMismatch)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        [appending("m9"), changing("context", {"a": "1"})],
+        [changing("context", {"a": "1"}), appending("m9")],
+        [removing("m1"), changing("context", {"a": "1"})],
+        [changing("context", {"a": "1"}), removing("m1")],
+    ],
+)
+async def test_changes_of_a_document_go_with_nothing_else(
+    core: Services, session: str, group: list[Draft]
+) -> None:
+    await assert_refused(core, session, *group, by=InvalidInput)

@@ -36,7 +36,8 @@ local DEDUPE_WINDOW = 2048  -- writers and keys remembered per session
 local LARGEST_CALL = 1024   -- operations in one call (sync.batch_operations at most)
 
 -- What several operations of one group may be: none of them undoes what another one relies on. What
--- came of a merge may begin a group: behind it stand only the conflicts that it left.
+-- came of a merge may begin a group: behind it stand only the conflicts that it left, and changes
+-- of documents that were merged upon it.
 local CONFLICT = { ['conflict.record'] = true, ['conflict.resolve'] = true }
 local TOGETHER = { ['message.append'] = true, ['message.edit'] = true, ['part.put'] = true }
 local MERGED = { ['document.change'] = true, ['message.remove'] = true, ['part.remove'] = true }
@@ -44,6 +45,7 @@ local MERGED = { ['document.change'] = true, ['message.remove'] = true, ['part.r
 local function may_stand(group, place)
   local op, first = ARGV[group[place] + OP], ARGV[group[1] + OP]
   return CONFLICT[op] or TOGETHER[op] and not MERGED[first] or MERGED[op] and place == 1
+    or op == 'document.change' and first == op
 end
 
 redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that is no stream

@@ -106,7 +106,7 @@ class Core:
         self.sessions = Sessions(around, workspace=sync.workspace)
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
         self.records = Records(around)
-        self.conflicts = Conflicts(around, self.records, kept_days=sync.conflict_days)
+        self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
         self.documents = Documents(around)
         self.feeds = Feeds(
             self.store, self.bus, self.keys, buffer_bytes=sync.subscriber_buffer_bytes

@@ -168,7 +168,6 @@ def _on_fakeredis(
     bus = Bus(subscriber)
     store = SessionStore(redis, keys, committer)
     around = Surroundings(store, ConflictStore(redis, keys), clock=clock)
-    records = Records(around)
     feeds = Feeds(store, bus, keys, buffer_bytes=sync.subscriber_buffer_bytes)
 
     async def close() -> None:
@@ -187,8 +186,8 @@ def _on_fakeredis(
         store=store,
         sessions=Sessions(around, workspace=sync.workspace),
         messages=Messages(around),
-        records=records,
-        conflicts=Conflicts(around, records, kept_days=sync.conflict_days),
+        records=Records(around),
+        conflicts=Conflicts(around, kept_days=sync.conflict_days),
         documents=Documents(around),
         feeds=feeds,
         clock=clock,

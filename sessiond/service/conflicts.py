@@ -14,12 +14,12 @@ from sessiond.model import Choice, ConflictRecord, ConflictState, Message, Resol
 from sessiond.service.clock import milliseconds, moment_of
 from sessiond.service.identity import new_id
 from sessiond.service.merging import Subject, own_side
-from sessiond.service.records import Records
 from sessiond.service.shapes import (
     checked_document,
     decoded_document,
     document_change,
 )
+from sessiond.service.standing import standing_of
 from sessiond.service.writing import PLAIN, Request, Surroundings, attempt, check_expected, now
 from sessiond.store.committer import Draft, FieldChange
 from sessiond.store.conflicts import ConflictEntry
@@ -44,13 +44,11 @@ class Conflicts:
 
     Args:
         around: the stores, time and randomness.
-        records: the messages and parts that a decision may change.
         kept_days: how long conflicts are kept that are not open.
     """
 
-    def __init__(self, around: Surroundings, records: Records, *, kept_days: float) -> None:
+    def __init__(self, around: Surroundings, *, kept_days: float) -> None:
         self._around = around
-        self._records = records
         self._kept_days = kept_days
 
     async def of_session(
@@ -163,7 +161,7 @@ class Conflicts:
         self, record: ConflictRecord, value: Any, request: Request
     ) -> list[Draft]:
         subject = Subject(record.session_id, record.document, record.id)
-        standing = await self._records.standing(subject)
+        standing = await standing_of(self._around, subject)
         check_expected(request.expected, standing.version)
         at = now(self._around)
         before = standing.side.value

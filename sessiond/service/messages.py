@@ -24,7 +24,7 @@ from sessiond.service.clock import moment
 from sessiond.service.deletion import kept
 from sessiond.service.identity import derived_id, new_id
 from sessiond.service.merging import Subject
-from sessiond.service.records import message_entry
+from sessiond.service.standing import message_entry
 from sessiond.service.writing import (
     PLAIN,
     Request,

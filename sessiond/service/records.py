@@ -10,12 +10,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
-from msgspec import UNSET, Struct, structs
+from msgspec import UNSET, structs
 
 from sessiond.codec import json
-from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged
+from sessiond.errors import InvalidInput, NotFound, SessionDeleted
 from sessiond.model import Message, Part, WrittenRecord
-from sessiond.service.clock import milliseconds
 from sessiond.service.deletion import kept
 from sessiond.service.merging import (
     REMOVAL,
@@ -28,6 +27,7 @@ from sessiond.service.merging import (
     recorded_behind,
     whole,
 )
+from sessiond.service.standing import NEW, Standing, standing_of, value_at
 from sessiond.service.writing import (
     PLAIN,
     Request,
@@ -41,17 +41,11 @@ from sessiond.service.writing import (
 )
 from sessiond.store.committer import Draft, IdempotencyKey
 from sessiond.sync.documents import merge_patch
-from sessiond.sync.entry import Entry
 from sessiond.sync.merge import merge
 from sessiond.sync.parts import check_not_own, check_part, with_parts
-from sessiond.sync.position import parse_position
 from sessiond.sync.rebase import Contest
 from sessiond.sync.recent import is_version
 from sessiond.sync.rules import LAST_WRITER
-from sessiond.sync.sides import Side
-
-NEW = "0"
-"""The version of a record that is not there yet."""
 
 _EDITABLE = frozenset({"role", "content", "tool_calls", "metadata"})
 _MESSAGE = msgspec.json.Decoder(Message)
@@ -59,22 +53,6 @@ _ANY = msgspec.json.Decoder()
 
 Make = Callable[[Any], Any]
 """Makes of a record what a change makes of it."""
-
-
-class Standing(Struct, frozen=True):
-    """A record as it stands, and who wrote it last; UNSET when it was removed, or never was.
-
-    Attributes:
-        side: the record and its last writing.
-        version: what a change may be based on; "0" before the first writing.
-        own_version: the same by its own writings: "0" of a part that came inside its message.
-        may_be_new: whether there is a place for it, though it never was there.
-    """
-
-    side: Side
-    version: str
-    own_version: str
-    may_be_new: bool = False
 
 
 class Records:
@@ -157,7 +135,7 @@ class Records:
         """
         check_not_own(part_id)
         subject = Subject(session_id, "part", f"{message_id}/{part_id}")
-        standing = await self.standing(subject)
+        standing = await standing_of(self._around, subject)
         if standing.version == NEW:
             raise NotFound(f"message {message_id!r} has no part {part_id!r}")
         return await self._remove("part.remove", subject, request)
@@ -178,7 +156,7 @@ class Records:
         async def once() -> WrittenRecord:
             if before := await self._written(subject, key):
                 return before
-            standing = await self.standing(subject)
+            standing = await standing_of(self._around, subject)
             if standing.side.value is UNSET and not standing.may_be_new:
                 await self._keep_too_late(subject, request, make, standing, at_ms)
             check_expected(request.expected, standing.version)
@@ -195,7 +173,7 @@ class Records:
             try:
                 position, conflicts = await commit_merged(around, draft, merged)
             except NotFound:  # removed since it was read
-                standing = await self.standing(subject)
+                standing = await standing_of(self._around, subject)
                 await self._keep_too_late(subject, request, make, standing, at_ms)
             return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
 
@@ -210,10 +188,10 @@ class Records:
         async def once() -> WrittenRecord:
             if before := await self._written(subject, key):
                 return before
-            standing = await self.standing(subject)
+            standing = await standing_of(self._around, subject)
             outcomes = Outcomes(subject, request.base, UNSET)
             if not is_version(request.base, standing.version) and standing.side.value is not UNSET:
-                base = await self._at_base(subject, request.base)
+                base = await value_at(self._around, subject, request.base)
                 ours = own_side(around, request, UNSET, at_ms)
                 contest = whole(base, ours, standing.side, REMOVAL, "ours")
                 outcomes = structs.replace(outcomes, contests=(contest,))
@@ -275,7 +253,7 @@ class Records:
         theirs = standing.side
         if not request.base or is_version(request.base, standing.version):
             return Outcomes(subject, request.base, make(theirs.value))
-        base = await self._at_base(subject, request.base)
+        base = await value_at(self._around, subject, request.base)
         is_known = base is not UNSET or request.base == NEW
         ours = own_side(self._around, request, make(theirs.value if base is UNSET else base), at_ms)
         rules = self._around.rules.of(subject.document) if is_known else LAST_WRITER
@@ -293,7 +271,7 @@ class Records:
             NotFound: always.
         """
         around, name = self._around, subject.id
-        base = await self._at_base(subject, request.base) if request.base else UNSET
+        base = await value_at(self._around, subject, request.base) if request.base else UNSET
         if base is UNSET or standing.version == NEW:
             raise NotFound(f"session {subject.session_id!r} has no {subject.document} {name!r}")
         ours = own_side(around, request, make(base), at_ms)
@@ -306,107 +284,6 @@ class Records:
             f"{subject.document} {name!r} was removed",
             hint=f"your change is kept as conflict {number} of the session",
         )
-
-    # Reading
-
-    async def standing(self, subject: Subject) -> Standing:
-        """Return a record as it stands.
-
-        Raises:
-            NotFound: there is no such session.
-        """
-        if subject.document == "message":
-            return await message_standing(self._around, subject.session_id, subject.id)
-        return await self._part_standing(subject)
-
-    async def _part_standing(self, subject: Subject) -> Standing:
-        around, session_id = self._around, subject.session_id
-        message_id, _, part_id = subject.id.partition("/")
-        (home,) = await around.store.message_versions(session_id, [message_id])
-        if home and home.removed:  # and with it all its parts
-            return _standing(await _entry_at(around, session_id, home.last), UNSET)
-        version = await around.store.part_version(session_id, subject.id)
-        if version:
-            entry = await _entry_at(around, session_id, version.last)
-            if entry.op == "part.put":
-                return _standing(entry, _ANY.decode(entry.json))
-            return _standing(entry, UNSET)
-        message = await message_standing(around, session_id, message_id)
-        for part in _parts(message.side.value):
-            if part["id"] == part_id:
-                return Standing(message.side.holding(part), message.version, NEW)
-        if message.version == NEW or message.side.value is UNSET:
-            return message  # without its message there is no place for it
-        return Standing(message.side.holding(UNSET), NEW, NEW, may_be_new=True)
-
-    async def _at_base(self, subject: Subject, base: str) -> Any:
-        """Return a record as it was at a version; UNSET if that is not known, or there was none."""
-        position = parse_position(base)
-        (entry,) = await self._around.store.log.entries_at(subject.session_id, [position.offset])
-        if entry is None or position.epoch not in ("", entry.epoch):
-            return UNSET
-        message_id, _, part_id = subject.id.partition("/")
-        if entry.op in ("message.append", "message.edit") and entry.id == message_id:
-            message = _builtins(entry)
-            if not part_id:
-                return message
-            return next((part for part in _parts(message) if part["id"] == part_id), UNSET)
-        if entry.op == "part.put" and entry.id == subject.id:
-            return _ANY.decode(entry.json)
-        return UNSET
-
-
-async def message_entry(around: Surroundings, session_id: str, message_id: str) -> Entry | None:
-    """Return the operation that last wrote a message, or removed it; None if it never was there.
-
-    Raises:
-        NotFound, SessionDeleted: there is no such session, or no more.
-        StoreDamaged: its index leads elsewhere.
-    """
-    (version,) = await around.store.message_versions(session_id, [message_id])
-    if version is None:
-        await around.store.end(session_id)  # is there a session at all?
-        return None
-    entry = await _entry_at(around, session_id, version.last)
-    if entry.id != message_id or not entry.op.startswith("message."):
-        raise StoreDamaged(f"the index of message {message_id!r} leads to another operation")
-    return entry
-
-
-async def message_standing(around: Surroundings, session_id: str, message_id: str) -> Standing:
-    """Return a message as it was written last, without its parts that were written on their own.
-
-    Raises: see `message_entry`.
-    """
-    entry = await message_entry(around, session_id, message_id)
-    if entry is None:
-        return Standing(Side(UNSET), NEW, NEW)
-    return _standing(entry, UNSET if entry.op == "message.remove" else _builtins(entry))
-
-
-async def _entry_at(around: Surroundings, session_id: str, offset: int) -> Entry:
-    (entry,) = await around.store.log.entries_at(session_id, [offset])
-    if entry is None:
-        await around.store.end(session_id)  # is there a session at all?
-        raise StoreDamaged(
-            f"the log of session {session_id!r} has no entry {offset}, where its index leads",
-            hint="something other than sessiond trimmed the stream; restore it from a backup",
-        )
-    return entry
-
-
-def _standing(entry: Entry, value: Any) -> Standing:
-    side = Side(value, milliseconds(entry.at), entry.offset, entry.origin)
-    return Standing(side, str(entry.position), str(entry.position))
-
-
-def _builtins(entry: Entry) -> Any:
-    return msgspec.to_builtins(_MESSAGE.decode(entry.json))
-
-
-def _parts(message: Any) -> list[Part]:
-    parts: list[Part] = message.get("parts", []) if isinstance(message, dict) else []
-    return parts
 
 
 def _edited(before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

@@ -238,7 +238,7 @@ class Replica:
         )
         self.documents: Documents = host.documents if host else Documents(around)
         self.records: Records = host.records if host else Records(around)
-        self.conflicts = Conflicts(around, self.records, kept_days=30)
+        self.conflicts = Conflicts(around, kept_days=30)
 
     def crash(self) -> list[Call]:
         """End a life and begin another; return the calls that are still on their way."""

@@ -18,6 +18,8 @@ from sessiond.journal.record import Row
 
 _LOG_HEADER = struct.Struct(">8I")
 _FRAME_HEADER = struct.Struct(">6I")
+_LOG_MAGIC = 0x377F0682  # one more where the checksums are those of a big-endian machine
+_WORD = 0xFFFFFFFF
 _LEAF = 0x0D
 _LEAF_HEADER_BYTES = 8
 _FILE_HEADER_BYTES = 100
@@ -66,9 +68,21 @@ def cuts_a_commit(frames: list[Frame], valid: int) -> bool:
     return commit is not None and commit + 1 < len(behind)
 
 
-def lost_its_header(log: bytes, frames: list[Frame]) -> bool:
-    """Tell whether there are frames in the log that belong to nothing: its header is no more."""
-    return not frames and any(log)
+def lost_its_header(log: bytes) -> bool:
+    """Tell whether SQLite would throw a log away because its header is broken.
+
+    The header is synced before anything follows it, so a loss of power cannot do that.
+    """
+    if len(log) < _LOG_HEADER.size:
+        return any(log)
+    magic, *_, first, second = _LOG_HEADER.unpack_from(log)
+    order = ">" if magic & 1 else "<"
+    words = struct.unpack_from(f"{order}6I", log)
+    sums = (0, 0)
+    for place in (0, 2, 4):
+        lower = (sums[0] + words[place] + sums[1]) & _WORD
+        sums = (lower, (sums[1] + words[place + 1] + lower) & _WORD)
+    return (magic & ~1 != _LOG_MAGIC or sums != (first, second)) and any(log)
 
 
 def rows(file: bytes, log: bytes, page_bytes: int) -> Iterator[Row]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +206,13 @@ class Journal:
     async def _pages(
         self, next_page: Callable[[Ledger, int], Page], number: int
     ) -> AsyncIterator[list[Entry]]:
-        page, number = await self._thread.ask(partial(next_page, number=number))
+        def behind(place: int) -> Awaitable[Page]:
+            return self._thread.ask(lambda ledger: next_page(ledger, place))
+
+        page, place = await behind(number)
         while page:
             yield page
-            page, number = await self._thread.ask(partial(next_page, number=number))
+            page, place = await behind(place)
 
     def _release(self) -> None:
         self._watermark.close()

@@ -44,7 +44,7 @@ Page = tuple[list[Entry], int]
 """Entries in order, and the number behind which the next page begins."""
 
 
-class Damaged(Exception):  # noqa: N818 - never leaves the package
+class Damaged(Exception):
     """The file is not what was written: the journal is to be opened anew, which saves it."""
 
 
@@ -179,7 +179,7 @@ class Ledger:
         moved = "FROM entries WHERE number >= ? AND number < ?"
         place = begin
         while rows := self.connection.execute(
-            f"SELECT * {moved} ORDER BY number LIMIT ?",  # noqa: S608 - constants
+            f"SELECT * {moved} ORDER BY number LIMIT ?",
             (place, end, _PAGE_ENTRIES),
         ).fetchall():
             place = rows[-1][0] + 1

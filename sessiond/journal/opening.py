@@ -99,9 +99,7 @@ def _open(
             findings += _findings_of(mark, contents)
         if connection and contents and not findings:
             return Opened(connection, contents.index, None)
-    report = _replace(
-        folder, options, connection=connection, log=log, findings=findings, mark=mark
-    )
+    report = _replace(folder, options, connection=connection, log=log, findings=findings, mark=mark)
     connection = open_file(current / FILE, options.connect)
     return Opened(connection, read_contents(connection).index, report)
 
@@ -110,7 +108,7 @@ def _findings_outside(current: Path, log: bytes) -> Iterator[str]:
     """Look at what SQLite would take for an empty database, and so throw away."""
     with suppress(FileNotFoundError), (current / FILE).open("rb") as file:
         if file.read(len(_MAGIC)) == _MAGIC:
-            if carving.lost_its_header(log, carving.frames_of(log, PAGE_BYTES)):
+            if carving.lost_its_header(log):
                 yield "the write-ahead log has lost its header"
             return
     yield "the file is missing, or is no database"

@@ -149,7 +149,8 @@ def _missing(spans: list[Span], mark: Mark | None) -> list[str]:
     """Return which sequences are not there between those that are, and up to the watermark."""
     by_writer: dict[str, list[Span]] = {}
     for span in sorted(spans, key=lambda span: span.first):
-        by_writer.setdefault(span.incarnation, []).append(span)
+        start = Span(span.incarnation, 1, 0)
+        by_writer.setdefault(span.incarnation, [start]).append(span)
     if mark and mark.sequence:
         end = Span(mark.incarnation, mark.sequence + 1, 0)
         by_writer.setdefault(mark.incarnation, [Span(mark.incarnation, 1, 0)]).append(end)

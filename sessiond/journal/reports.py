@@ -38,8 +38,8 @@ class Recovery(Struct, frozen=True):
         saved_pending: those of them that Redis had not confirmed, as far as is known: what is
             not known to be confirmed is sent again, which is safe.
         unreadable: records that were found with a broken seal, and are not in it.
-        missing: `incarnation first-last`: sequences between the first and the last known ones
-            that were not found; entries dropped because Redis had them long ago are among them.
+        missing: `incarnation first-last`: sequences up to the last known one that were not found;
+            those that were dropped because Redis had them are among them.
         incarnation: the new identity.
     """
 

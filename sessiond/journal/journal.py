@@ -102,19 +102,19 @@ class Journal:
         """
         self._thread.confirm(Confirmation(span, position))
 
-    async def seen(self, sequence: int) -> bool:
-        """Tell the highest sequence that Redis knows of the journal's present incarnation.
+    async def seen(self, incarnation: str, sequence: int) -> bool:
+        """Tell the highest sequence that Redis knows of the present incarnation; 0 for none.
 
-        To be called after each opening before the first entry is sent, and best at every
-        reconnect. If the journal never gave that sequence away, it is an older copy (say, from a
-        backup): its sequences would be taken for those that are in Redis already. It then writes
-        under a new incarnation, and so are the entries since its opening, of which none was sent.
+        To be called whenever Redis is reached anew, and best before the first append of a
+        process: an incarnation from before goes on only after that. If the journal never gave
+        that sequence away, it is an older copy (say, from a backup), whose next sequences would
+        be taken for those that Redis has; then, and where something is appended before this was
+        called, a new incarnation begins. What was appended keeps the identity it has.
 
         Returns:
-            Whether the identity was renewed: what `append` returned since the opening is void
-            then, and `pending` has the entries under their new identity.
+            Whether a new one began now. Another incarnation than the present one is passed over.
         """
-        return await self._thread.ask(lambda ledger: ledger.renew_if_older(sequence))
+        return await self._thread.ask(lambda ledger: ledger.compare(incarnation, sequence))
 
     async def pending(self) -> AsyncIterator[list[Entry]]:
         """Give the entries that Redis is not known to have, in the order they were written.
@@ -201,7 +201,7 @@ class Journal:
         opened = open_journal(self._folder, self._options, self._watermark.read(), broken)
         if opened.recovery:
             self.recoveries.append(opened.recovery)
-        return Ledger(opened.connection, opened.index, self._options, self._watermark)
+        return Ledger(opened, self._options, self._watermark)
 
     async def _pages(
         self, next_page: Callable[[Ledger, int], Page], number: int

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import msgspec
 
 from sessiond.errors import JournalUnavailable
 from sessiond.journal.connection import (
-    Connection,
     in_one_transaction,
-    insert,
     is_damage,
     unavailable,
 )
-from sessiond.journal.index import Index
+from sessiond.journal.identity import OLDER
+from sessiond.journal.opening import Opened
 from sessiond.journal.options import MIB, JournalOptions
 from sessiond.journal.reading import read_contents
-from sessiond.journal.rebuilding import OLDER, add_identity
-from sessiond.journal.record import Entry, Row, entry_number, entry_of, sealed, unsealed
+from sessiond.journal.record import Entry, Row, entry_of, unsealed
 from sessiond.journal.reports import Status, Verdict
 from sessiond.journal.transaction import Confirmation, Draft, Outcome, Transaction
 from sessiond.journal.watermark import Mark, Watermark
@@ -56,15 +54,13 @@ class Ledger:
         Damaged: by every method.
     """
 
-    def __init__(
-        self, connection: Connection, index: Index, options: JournalOptions, watermark: Watermark
-    ) -> None:
-        self.index = index
-        self.connection = connection
+    def __init__(self, opened: Opened, options: JournalOptions, watermark: Watermark) -> None:
+        self.index = opened.index
+        self.connection = opened.connection
+        self._may_extend = opened.is_new
         self._options = options
         self._watermark = watermark
         self._unwritten: list[Confirmation] = []
-        self._sequence_at_opening: int | None = index.last_sequence
         self._pending_from = 0
         self._log_bytes = 0
         self._looked_for_old_ms = 0
@@ -81,42 +77,38 @@ class Ledger:
             For each its sequences, which are durable; or why it was refused.
         """
         outcomes: list[Outcome] = []
-        transaction = Transaction(self.connection, self.index, self._options)
         looks_for_old = self._options.clock() - self._looked_for_old_ms >= _LOOK_FOR_OLD_MS
 
-        def work() -> None:
+        def work(transaction: Transaction) -> None:
             transaction.confirm(self._unwritten)
             if looks_for_old or self.index.kept_bytes > self._options.kept_bytes:
                 transaction.drop()
             outcomes.extend(transaction.place(drafts))
 
-        with _translated():
-            in_one_transaction(self.connection, work)
+        self._run(work)
+        self._unwritten = []
         if looks_for_old:
             self._looked_for_old_ms = self._options.clock()
-        self._unwritten = []
-        self._log_bytes += transaction.follow() + _COMMIT_BYTES
-        self._note()
         return outcomes
 
     def tidy(self) -> None:
         """Move the log into the file when it is long; a full disk may keep us from it."""
         if self._log_bytes >= _LOG_BYTES:
-            self._checkpoint("PASSIVE")
+            self.checkpoint()
 
-    def renew_if_older(self, sequence: int) -> bool:
-        """Become somebody new if this journal cannot have written a sequence that Redis knows."""
-        last = self.index.last_sequence
-        if self._sequence_at_opening is not None:
-            last = self._sequence_at_opening
-        if sequence > last:
-            self._settle_confirmed()
-            with _translated():
-                in_one_transaction(self.connection, lambda: self._renew(last))
-            self._checkpoint("TRUNCATE")  # so that no log tells of entries by their former numbers
-            self._reread()
-        self._sequence_at_opening = None
-        return sequence > last
+    def compare(self, incarnation: str, sequence: int) -> bool:
+        """Begin a new incarnation if Redis knows a sequence that this journal does not.
+
+        Returns:
+            Whether it did.
+        """
+        if incarnation != self.index.identity.incarnation:
+            return False
+        is_older = sequence > self.index.last_sequence
+        if is_older:
+            self._run(lambda transaction: transaction.renew(OLDER))
+        self._may_extend = True
+        return is_older
 
     def pending_after(self, number: int) -> Page:
         """Return a page of entries that Redis is not known to have."""
@@ -161,40 +153,28 @@ class Ledger:
 
     def close(self) -> None:
         """Write what was confirmed, and let go of the file."""
-        with suppress(JournalUnavailable, Damaged):  # the next opening sees to it
+        with suppress(Damaged):  # the next opening sees to it
             self._settle_confirmed()
         self._watermark.sync()
         with suppress(sqlite3.Error):
             self.connection.close()
 
     def _settle_confirmed(self) -> None:
+        """Write what was confirmed; where the disk is full, it is still pending for a reader."""
         if self._unwritten:
-            self.write([])
+            with suppress(JournalUnavailable):
+                self.write([])
 
-    def _renew(self, last: int) -> None:
-        """Add an identity, and give it the entries since the opening: none of them was sent."""
-        former = self.index.identity.number
-        number, incarnation, *_ = add_identity(self.connection, self._options, OLDER)
-        begin, end = entry_number(former, last + 1), entry_number(former + 1, 0)
-        moved = "FROM entries WHERE number >= ? AND number < ?"
-        place = begin
-        while rows := self.connection.execute(
-            f"SELECT * {moved} ORDER BY number LIMIT ?",
-            (place, end, _PAGE_ENTRIES),
-        ).fetchall():
-            place = rows[-1][0] + 1
-            offset = entry_number(number, 1) - begin
-            again = [sealed("entries", row[0] + offset, incarnation, *row[2:-1]) for row in rows]
-            insert(self.connection, "entries", again)
-        self.connection.execute(f"DELETE {moved}", (begin, end))
-
-    def _reread(self) -> None:
+    def _run(self, work: Callable[[Transaction], None]) -> None:
+        """Do something in one transaction, which is durable when this returns."""
+        transaction = Transaction(
+            self.connection, self.index, self._options, may_extend=self._may_extend
+        )
         with _translated():
-            contents = read_contents(self.connection)
-        if contents.faults:
-            raise Damaged(contents.faults[0])
-        self.index = contents.index
-        self._pending_from = 0
+            in_one_transaction(self.connection, lambda: work(transaction))
+        identity = self.index.identity
+        self._log_bytes += transaction.follow() + _COMMIT_BYTES
+        self._may_extend = self._may_extend or self.index.identity is not identity
         self._note()
 
     def _page(self, where: str, parameters: Row, number: int) -> Page:
@@ -216,9 +196,10 @@ class Ledger:
         self._pending_from = max(number - 1, 0)
         return entries[0].at_ms if entries else None
 
-    def _checkpoint(self, mode: str) -> None:
+    def checkpoint(self) -> None:
+        """Move the log into the file."""
         try:
-            self.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error as error:
             if is_damage(error):
                 raise Damaged(str(error)) from error

@@ -32,10 +32,11 @@ from sessiond.journal.connection import (
     open_file,
     unavailable,
 )
+from sessiond.journal.identity import DAMAGED, NEW
 from sessiond.journal.index import Index
 from sessiond.journal.options import JournalOptions
 from sessiond.journal.reading import Contents, read_contents
-from sessiond.journal.rebuilding import DAMAGED, FRESH, Saved, rebuild
+from sessiond.journal.rebuilding import Saved, rebuild
 from sessiond.journal.reports import Recovery
 from sessiond.journal.watermark import Mark
 
@@ -46,10 +47,14 @@ _MAGIC = b"SQLite format 3\0"
 
 
 class Opened(Struct, frozen=True):
-    """A journal that can be used, and what had to be done for that."""
+    """A journal that can be used, and what had to be done for that.
+
+    `is_new`: it was just made, and so was its identity.
+    """
 
     connection: Connection
     index: Index
+    is_new: bool
     recovery: Recovery | None
 
 
@@ -98,10 +103,10 @@ def _open(
         if contents and not findings:
             findings += _findings_of(mark, contents)
         if connection and contents and not findings:
-            return Opened(connection, contents.index, None)
+            return Opened(connection, contents.index, is_new=False, recovery=None)
     report = _replace(folder, options, connection=connection, log=log, findings=findings, mark=mark)
     connection = open_file(current / FILE, options.connect)
-    return Opened(connection, read_contents(connection).index, report)
+    return Opened(connection, read_contents(connection).index, is_new=True, recovery=report)
 
 
 def _findings_outside(current: Path, log: bytes) -> Iterator[str]:
@@ -175,7 +180,7 @@ def _replace(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(mode=0o700)
     file = _bytes_of(current / FILE)
-    reason = DAMAGED if findings else FRESH
+    reason = DAMAGED if findings else NEW
     saved = rebuild(building / FILE, options, file=file, log=log, reason=reason, mark=mark)
     quarantine = _quarantine(folder, options.clock()) if current.exists() else None
     report = _report(findings, quarantine, saved) if findings else None

@@ -17,6 +17,7 @@ from sessiond.journal.connection import (
     insert,
     open_file,
 )
+from sessiond.journal.identity import DAMAGED, add_identity
 from sessiond.journal.options import JournalOptions
 from sessiond.journal.reading import read_contents
 from sessiond.journal.record import (
@@ -30,8 +31,6 @@ from sessiond.journal.record import (
 from sessiond.journal.watermark import Mark
 
 _TABLES = {width: table for table, width in WIDTHS.items()}
-_INCARNATION_BYTES = 6
-FRESH, DAMAGED, OLDER = "new", "damaged", "older copy"
 
 
 class Saved(Struct, frozen=True):
@@ -76,15 +75,6 @@ def rebuild(
         missing=_missing(salvage.spans, mark),
         incarnation=contents.index.identity.incarnation,
     )
-
-
-def add_identity(connection: Connection, options: JournalOptions, reason: str) -> Row:
-    """Write from now on as somebody new; returns the columns of that identity."""
-    (last,) = connection.execute("SELECT max(number) FROM identities").fetchone()
-    incarnation = options.entropy(_INCARNATION_BYTES).hex()
-    columns = ((last or 0) + 1, incarnation, options.clock(), reason)
-    insert(connection, "identities", [sealed("identities", *columns)])
-    return columns
 
 
 class _Salvage:

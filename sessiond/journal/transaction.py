@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from sessiond.errors import JournalFull, SessiondError
 from sessiond.journal.connection import Connection, insert
+from sessiond.journal.identity import NOT_COMPARED, add_identity
 from sessiond.journal.index import Index
 from sessiond.journal.options import MIB, JournalOptions
 from sessiond.journal.record import (
@@ -53,9 +54,19 @@ class Confirmation(Struct, frozen=True):
 
 
 class Transaction:
-    """Writes rows; what the index must follow is told to it once the rows are durable."""
+    """Writes rows; what the index must follow is told to it once the rows are durable.
 
-    def __init__(self, connection: Connection, index: Index, options: JournalOptions) -> None:
+    Args:
+        connection: is in a transaction while the verbs run.
+        index: what is there before.
+        options: bounds, and time.
+        may_extend: whether the present incarnation may go on; else a new one begins with the
+            first group.
+    """
+
+    def __init__(
+        self, connection: Connection, index: Index, options: JournalOptions, *, may_extend: bool
+    ) -> None:
         self._connection = connection
         self._index = index
         self._options = options
@@ -64,6 +75,8 @@ class Transaction:
         self._dropped: list[tuple[int, str, str, int]] = []
         self._added: list[tuple[int, Draft]] = []
         self._by_key: dict[tuple[str, str], Outcome] = {}
+        self._may_extend = may_extend
+        self._identity = index.identity
         self._sequence = index.last_sequence
         self._pending_bytes = index.pending_bytes
         self._kept_bytes = index.kept_bytes
@@ -109,10 +122,9 @@ class Transaction:
     def place(self, drafts: list[Draft]) -> list[Outcome]:
         """Give groups their sequences and write them; a key that is known gets what it had."""
         outcomes = [self._place(draft) for draft in drafts]
-        incarnation = self._index.identity.incarnation
         rows = [
             sealed(
-                *("entries", number, incarnation, draft.session_id, draft.key),
+                *("entries", number, self._identity.incarnation, draft.session_id, draft.key),
                 *(self._now, draft.body),
             )
             for number, draft in self._added
@@ -120,8 +132,15 @@ class Transaction:
         insert(self._connection, "entries", rows)
         return outcomes
 
+    def renew(self, reason: str) -> None:
+        """Go on as a new incarnation, whose sequences begin at 1."""
+        self._identity = add_identity(self._connection, self._options, reason)
+        self._sequence, self._may_extend = 0, True
+
     def follow(self) -> int:
         """Tell the index what is durable now; returns about how many bytes that was."""
+        if self._identity is not self._index.identity:
+            self._index.renew(self._identity)
         for body_bytes in self._confirmed:
             self._index.confirm(body_bytes)
         for dropped in self._dropped:
@@ -141,11 +160,11 @@ class Transaction:
         if self._pending_bytes + size > self._options.limit_bytes:
             outcome = _full(self._options.limit_bytes)
         else:
-            outcome = Span(
-                self._index.identity.incarnation, first=self._sequence + 1, count=draft.count
-            )
+            if not self._may_extend:
+                self.renew(NOT_COMPARED)
+            outcome = Span(self._identity.incarnation, self._sequence + 1, draft.count)
             self._sequence, self._pending_bytes = outcome.last, self._pending_bytes + size
-            self._added.append((entry_number(self._index.identity.number, outcome.first), draft))
+            self._added.append((entry_number(self._identity.number, outcome.first), draft))
         if draft.key:
             self._by_key[name] = outcome
         return outcome

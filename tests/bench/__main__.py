@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m tests.bench [store|daemon|merge …]`."""
+"""Measure everything and print one table: `python -m tests.bench [store|daemon|journal …]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.bench import daemons, merge, opencode, store
+from tests.bench import daemons, journal, merge, opencode, store
 from tests.bench.machinery import Figure
 
 _GROUPS = {
@@ -14,6 +14,7 @@ _GROUPS = {
     "daemon": daemons.figures,
     "opencode": opencode.figures,
     "merge": merge.figures,
+    "journal": journal.figures,
 }
 
 

@@ -50,7 +50,7 @@ class RecordingDisk(apsw.VFS):
     def xOpen(self, name: Any, flags: list[int]) -> RecordedFile:  # noqa: N802
         return RecordedFile(self.events, name, flags)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: FBT001, N802
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
         self.events.append(Event("delete", Path(filename).name))
         super().xDelete(filename, syncdir)
 

@@ -15,6 +15,7 @@ import pytest
 
 from sessiond.errors import JournalUnavailable
 from sessiond.journal import Entry, Journal, Span
+from sessiond.journal.ledger import Ledger
 from sessiond.journal.opening import CURRENT, REPORT
 from tests.journal.support import as_killed, at, entries_of, pending_of
 
@@ -29,9 +30,9 @@ async def fill(folder: Path) -> list[Entry]:
     chance = Random(1)
     for number in range(ENTRIES):
         if number == ENTRIES // 3:
-            assert await journal.seen(10_000)
+            assert await journal.seen((await journal.status()).incarnation, 10_000)
         if number == ENTRIES // 2:
-            await journal._thread.ask(lambda ledger: ledger._checkpoint("PASSIVE"))
+            await journal._thread.ask(Ledger.checkpoint)
         size = chance.choice((100, 1_000, 1_000, 10_000))
         operations = [b"operation %d " % number + chance.randbytes(size), b"another"]
         span = await journal.append(f"ses_{number % 3}", operations, key=f"key-{number}")
@@ -148,17 +149,21 @@ async def test_a_file_that_is_empty_or_gone_takes_only_itself_along(
         await journal.close()
 
 
+async def run(journal: Journal, sql: str) -> None:
+    await journal._thread.ask(lambda ledger: ledger.connection.execute(sql).fetchall())
+
+
 async def test_damage_that_shows_while_the_journal_is_open_is_repaired_in_place(
     tmp_path: Path,
 ) -> None:
     journal = await Journal.open(tmp_path / "j")
     spans = [await journal.append("ses_0", [b"x" * 3_000]) for _ in range(200)]
-    await journal._thread.ask(lambda ledger: ledger._checkpoint("TRUNCATE"))
+    await run(journal, "PRAGMA wal_checkpoint(TRUNCATE)")
     path = tmp_path / "j" / CURRENT / FILES[0]
     content = bytearray(path.read_bytes())
     content[300 * 1024 : 308 * 1024] = bytes(8 * 1024)
     path.write_bytes(content)
-    await journal._thread.ask(lambda ledger: ledger.connection.execute("PRAGMA shrink_memory"))
+    await run(journal, "PRAGMA shrink_memory")
     with pytest.raises(JournalUnavailable):
         await entries_of(journal)
     (recovery,) = journal.recoveries

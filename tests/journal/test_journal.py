@@ -38,6 +38,7 @@ async def test_identity_sequences_and_keys_survive_a_restart(tmp_path: Path) -> 
     await journal.close()
     journal = await Journal.open(tmp_path / "j")
     assert await journal.append("ses_1", [b"1", b"2"], key="k") == first
+    assert not await journal.seen(first.incarnation, 2)
     assert await journal.append("ses_2", [b"3"], key="k") == Span(first.incarnation, 3, 1)
     assert journal.recoveries == []
     await journal.close()
@@ -153,35 +154,48 @@ async def test_an_older_copy_writes_under_a_new_identity(tmp_path: Path) -> None
     await journal.close()
     (backup / WATERMARK).unlink()  # a backup of everything: only Redis can tell
     journal = await Journal.open(backup)
-    offline = [await journal.append("ses_1", [b"offline %d" % number]) for number in range(9)]
-    assert offline[0].incarnation == old.incarnation
-    assert await journal.seen(6)
-    assert not await journal.seen(0)
-    entries = await pending_of(journal)
-    assert entries[0].span == old
-    assert [entry.operations for entry in entries[1:]] == [
-        [b"offline %d" % number] for number in range(9)
-    ]
-    (renewed,) = {entry.span.incarnation for entry in entries[1:]}
-    assert renewed != old.incarnation
-    assert [entry.span.first for entry in entries[1:]] == list(range(1, 10))
-    assert await journal.incarnations() == [old.incarnation, renewed]
-    assert await after(journal, "ses_1", old.incarnation, 0) == entries[:1]
-    assert await after(journal, "ses_1", renewed, 3) == entries[4:]
+    assert await journal.seen(old.incarnation, 6)
+    assert not await journal.seen(old.incarnation, 6)
+    new = await journal.append("ses_1", [b"new"])
+    assert new.incarnation != old.incarnation
+    assert new.first == 1
+    assert [entry.span for entry in await pending_of(journal)] == [old, new]
+    assert await journal.incarnations() == [old.incarnation, new.incarnation]
+    assert [entry.span for entry in await after(journal, "ses_1", old.incarnation, 0)] == [old]
+    assert [entry.span for entry in await after(journal, "ses_1", new.incarnation, 0)] == [new]
     await journal.close()
+
+
+async def test_an_older_copy_that_cannot_reach_redis_gives_no_sequence_away_twice(
+    tmp_path: Path,
+) -> None:
+    """However often it is started before Redis tells that it is older."""
+    journal = await Journal.open(tmp_path / "j")
+    spans = [await journal.append("ses_1", [b"old"])]
+    backup = as_killed(tmp_path / "j", tmp_path / "backup")
+    spans += [await journal.append("ses_1", [b"newer"]) for _ in range(5)]
+    await journal.close()
+    (backup / WATERMARK).unlink()
+    for _ in range(3):
+        journal = await Journal.open(backup)
+        spans += [await journal.append("ses_1", [b"offline"]) for _ in range(3)]
+        await journal.close()
+    assert len({(span.incarnation, span.first) for span in spans}) == len(spans) == 15
     journal = await Journal.open(backup)
-    assert (await journal.verify()).faults == []
-    assert (await journal.append("ses_1", [b"x"])) == Span(renewed, 10, 1)
+    assert not await journal.seen(spans[-1].incarnation, 3)
+    assert await journal.append("ses_1", [b"on"]) == Span(spans[-1].incarnation, 4, 1)
     await journal.close()
 
 
 async def test_what_redis_has_of_this_life_renews_nothing(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path / "j")
-    assert not await journal.seen(0)
     span = await journal.append("ses_1", [b"1"])
-    assert not await journal.seen(1)
-    assert await journal.seen(2)
-    assert (await journal.append("ses_1", [b"1"])).incarnation != span.incarnation
+    assert not await journal.seen(span.incarnation, 0)
+    assert not await journal.seen(span.incarnation, 1)
+    assert not await journal.seen("somebody else", 99)
+    assert await journal.append("ses_1", [b"2"]) == Span(span.incarnation, 2, 1)
+    assert await journal.seen(span.incarnation, 3)
+    assert (await journal.append("ses_1", [b"3"])).incarnation != span.incarnation
     await journal.close()
 
 

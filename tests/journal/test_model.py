@@ -48,8 +48,6 @@ class JournalMachine(RuleBasedStateMachine):
         self.expected: list[Expected] = []
         self.backups: list[tuple[Path, list[Expected]]] = []
         self.redis: dict[tuple[str, int], bytes] = {}
-        self.connected = False
-        self.opened_with = 0
 
     @initialize()
     def start(self) -> None:
@@ -70,8 +68,6 @@ class JournalMachine(RuleBasedStateMachine):
 
         options = JournalOptions(limit_bytes=LIMIT, connect=connect)
         self.journal = self.runner.run(Journal.open(self.folder, options))
-        self.connected = False
-        self.opened_with = len(self.expected)
 
     @rule(
         session_id=st.sampled_from(SESSIONS),
@@ -110,15 +106,10 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 20))
     def connect_and_send(self, most: int) -> None:
         """What the daemon does: first ask Redis how far it is, then send, then confirm."""
-        if not self.connected:
-            incarnation = self.incarnation()
-            known = [seq for (writer, seq) in self.redis if writer == incarnation]
-            last = self.runner.run(self.journal.status()).last_sequence
-            if self.runner.run(self.journal.seen(max(known, default=0))):
-                self.expect_renewal()
-            else:
-                assert max(known, default=0) <= last
-            self.connected = True
+        status = self.runner.run(self.journal.status())
+        known = [last for (writer, last) in self.redis if writer == status.incarnation]
+        renewed = self.runner.run(self.journal.seen(status.incarnation, max(known, default=0)))
+        assert renewed == (max(known, default=0) > status.last_sequence)
         for entry in self.runner.run(pending_of(self.journal))[:most]:
             for place, operation in enumerate(entry.operations):
                 name = (entry.span.incarnation, entry.span.first + place)
@@ -126,15 +117,6 @@ class JournalMachine(RuleBasedStateMachine):
             self.journal.confirm(entry.span, at(entry.span.last))
             (expected,) = [known for known in self.expected if known.span == entry.span]
             expected.confirmed = at(entry.span.last)
-
-    def expect_renewal(self) -> None:
-        incarnation, sequence = self.incarnation(), 1
-        for entry in self.expected[self.opened_with :]:
-            entry.span = Span(incarnation, sequence, entry.span.count)
-            sequence = entry.span.last + 1
-
-    def incarnation(self) -> str:
-        return self.runner.run(self.journal.status()).incarnation
 
     @rule()
     def restart(self) -> None:

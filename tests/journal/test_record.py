@@ -108,7 +108,7 @@ def write(path: Path, rows: list[Row]) -> sqlite3.Connection:
     in_one_transaction(connection, lambda: insert(connection, "entries", rows[:half]))
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     for row in rows[half:]:
-        in_one_transaction(connection, lambda row=row: insert(connection, "entries", [row]))
+        insert(connection, "entries", [row])
     return connection
 
 

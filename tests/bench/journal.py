@@ -1,0 +1,73 @@
+"""How fast a journal acknowledges, beside plain writes that are synced, on the same disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sessiond.journal import Journal
+from tests.bench.machinery import Figure, body, figure, latencies, p50, p99, scratch, throughput
+
+_WRITERS = 64
+_APPENDS = 30_000
+_LONE = 500
+
+
+def figures() -> Iterator[Figure]:
+    """Measure in a temporary folder: where that is no disk, the figures mean nothing."""
+    with scratch() as folder:
+        lone, batch = _plain(folder)
+        yield figure("os.write + fdatasync of 1 KiB, p50", 1e6 * lone, "µs")
+        yield figure(f"the same of {_WRITERS} KiB at once, as appends", _WRITERS / batch, "/s")
+        yield from asyncio.run(_journal(folder, lone))
+
+
+def _plain(folder: Path) -> tuple[float, float]:
+    """Return the seconds that a synced write takes, of one body and of one for each writer."""
+    descriptor = os.open(folder / "plain", os.O_WRONLY | os.O_CREAT)
+    taken = []
+    for content in (body(0), body(0) * _WRITERS):
+        times = []
+        for _ in range(_LONE):
+            began = time.perf_counter()
+            os.write(descriptor, content)
+            os.fdatasync(descriptor)
+            times.append(time.perf_counter() - began)
+        taken.append(p50(times))
+    os.close(descriptor)
+    return taken[0], taken[1]
+
+
+async def _journal(folder: Path, lone_write: float) -> list[Figure]:
+    journal = await Journal.open(folder / "journal")
+    lone = p50(await latencies(_LONE, lambda index: journal.append("ses_0", [body(index)])))
+    taken: list[float] = []
+
+    async def append(index: int) -> None:
+        began = time.perf_counter()
+        await journal.append(f"ses_{index % _WRITERS}", [body(index)], key=f"key-{index}")
+        taken.append(time.perf_counter() - began)
+
+    rate = await throughput(_APPENDS, _WRITERS, append)
+    read = 0
+    began = time.perf_counter()
+    async for page in journal.pending():
+        read += len(page)
+    reading = read / (time.perf_counter() - began)
+    await journal.close()
+    began = time.perf_counter()
+    journal = await Journal.open(folder / "journal")
+    opening = time.perf_counter() - began
+    await journal.close()
+    return [
+        figure("journal: append of 1 KiB, alone, p50", 1e6 * lone, "µs"),
+        figure("the same / os.write + fdatasync", lone / lone_write, "×"),
+        figure(f"journal: {_WRITERS} writers, acknowledged appends", rate, "/s", least=5_000),
+        figure("the same, p50", 1000 * p50(taken), "ms"),
+        figure("the same, p99", 1000 * p99(taken), "ms", most=10),
+        figure("journal: entries read for replay", reading, "/s", least=20_000),
+        figure(f"journal: opened and verified, {read:,} entries", opening, "s"),
+    ]

@@ -17,6 +17,7 @@ from sessiond.errors import JournalUnavailable
 from sessiond.journal import Entry, Journal, Span
 from sessiond.journal.ledger import Ledger
 from sessiond.journal.opening import CURRENT, REPORT
+from sessiond.journal.watermark import FILE as WATERMARK
 from tests.journal.support import as_killed, at, entries_of, pending_of
 
 FILES = ("journal.db", "journal.db-wal")
@@ -115,6 +116,21 @@ async def test_damage_is_noticed_or_harmless_and_the_rest_is_saved(
     for seed in range(25):
         folder = as_killed(source, tmp_path / str(seed))
         damage(folder / CURRENT / file, how, Random(f"{file} {how} {seed}"))
+        assert await lost_after(folder, written) <= MOST_LOST
+        shutil.rmtree(folder)
+
+
+async def test_a_break_within_the_log_is_noticed_without_a_watermark_too(
+    killed: tuple[Path, list[Entry]], tmp_path: Path
+) -> None:
+    source, written = killed
+    size = (source / CURRENT / "journal.db-wal").stat().st_size
+    for part in range(10):
+        folder = as_killed(source, tmp_path / str(part))
+        (folder / WATERMARK).unlink()
+        with (folder / CURRENT / "journal.db-wal").open("r+b") as log:
+            log.seek(size * part // 20 + 24)
+            log.write(b"\xaa\xaa\xaa")
         assert await lost_after(folder, written) <= MOST_LOST
         shutil.rmtree(folder)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sessiond.errors import JournalFull, JournalUnavailable
-from sessiond.journal import Journal, JournalOptions, Span
+from sessiond.journal import Journal, JournalOptions, Span, Status
 from sessiond.journal.opening import CURRENT
 from sessiond.sync.position import Position
 from tests.journal.support import as_killed, at, entries_of, pending_of
@@ -38,6 +38,16 @@ class Expected(Struct):
     confirmed: Position | None = None
 
 
+class Backup(Struct, frozen=True):
+    folder: Path
+    expected: list[Expected]
+    status: Status
+
+
+def copy(entries: list[Expected]) -> list[Expected]:
+    return [structs.replace(entry) for entry in entries]
+
+
 class JournalMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +56,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.lives = 0
         self.written = 0
         self.expected: list[Expected] = []
-        self.backups: list[tuple[Path, list[Expected]]] = []
+        self.backups: list[Backup] = []
         self.redis: dict[tuple[str, int], bytes] = {}
 
     @initialize()
@@ -132,36 +142,54 @@ class JournalMachine(RuleBasedStateMachine):
         self.folder = killed
         self.open()
         assert self.journal.recoveries == []
-        waiting = {entry.span for entry in self.runner.run(pending_of(self.journal))}
-        for entry in self.expected:
-            if entry.span in waiting:
-                entry.confirmed = None
+        self.forget_unwritten()
 
     @rule()
     def back_up(self) -> None:
         target = as_killed(self.folder, self.root / f"backup-{len(self.backups)}")
-        entries = [Expected(*entry.__reduce__()[1]) for entry in self.expected]
-        self.backups.append((target, entries))
+        backup = Backup(target, copy(self.expected), self.runner.run(self.journal.status()))
+        self.backups.append(backup)
 
     @precondition(lambda self: self.backups)
     @rule(data=st.data(), everything=st.booleans())
     def restore(self, data: st.DataObject, everything: bool) -> None:
+        self.put_back(data.draw(st.sampled_from(self.backups)), everything=everything)
+
+    @rule(more=st.integers(1, 3), everything=st.booleans(), asks_redis=st.booleans())
+    def rewind(self, more: int, everything: bool, asks_redis: bool) -> None:
+        """A copy is made, life goes on and reaches Redis, and then the copy is put back."""
+        self.back_up()
+        for _ in range(more):
+            self.append("ses_1", [5], "")
+        self.connect_and_send(20)
+        self.put_back(self.backups[-1], everything=everything)
+        if asks_redis:
+            self.connect_and_send(20)
+
+    def put_back(self, backup: Backup, *, everything: bool) -> None:
         """Put an older copy in place: of everything, or without the watermark beside it."""
-        backup, entries = data.draw(st.sampled_from(self.backups))
-        last = self.runner.run(self.journal.status())
+        before = self.runner.run(self.journal.status())
         self.runner.run(self.journal.close())
-        for name in [None] if everything else [CURRENT]:
-            target = self.folder / name if name else self.folder
-            shutil.rmtree(target)
-            shutil.copytree(backup / name if name else backup, target)
-        self.expected = [Expected(*entry.__reduce__()[1]) for entry in entries]
+        for name in [""] if everything else [CURRENT]:
+            shutil.rmtree(self.folder / name)
+            shutil.copytree(backup.folder / name, self.folder / name)
+        self.expected = copy(backup.expected)
         self.open()
+        self.forget_unwritten()
+        known = self.runner.run(self.journal.incarnations())
+        same = before.incarnation == backup.status.incarnation
+        if not everything and (
+            before.incarnation not in known
+            or (same and before.last_sequence > backup.status.last_sequence)
+        ):
+            assert self.journal.recoveries, "the watermark tells"
+
+    def forget_unwritten(self) -> None:
+        """What was confirmed and not yet written down is pending once more."""
         waiting = {entry.span for entry in self.runner.run(pending_of(self.journal))}
         for entry in self.expected:
             if entry.span in waiting:
                 entry.confirmed = None
-        if not everything and last.incarnation not in self.runner.run(self.journal.incarnations()):
-            assert self.journal.recoveries, "the watermark tells"
 
     @invariant()
     def everything_is_as_expected(self) -> None:

@@ -36,6 +36,7 @@ _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",  # the log is synced with every commit
     "wal_autocheckpoint=0",  # the ledger checkpoints between commits, not within one
+    "journal_size_limit=67108864",  # a log that one large write made longer is cut again
     "secure_delete=ON",  # what was dropped cannot be carved out of a damaged file again
     "cache_size=-8192",
 )

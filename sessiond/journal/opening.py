@@ -4,6 +4,7 @@
     watermark      how far it was written (see `watermark`)
     damaged-…/     journals that were damaged, as they were found, each with the date
     building/      one that is being built; complete/: one that is to take its place
+    aside/         what is current, for the moment in which SQLite closes it
 
 A new journal is complete and synced before the damaged one is moved away, so that a crash at any
 moment leaves one of them to begin with.
@@ -42,7 +43,7 @@ from sessiond.journal.watermark import Mark
 
 CURRENT = "current"
 REPORT = "recovery.json"
-_BUILDING, _COMPLETE = "building", "complete"
+_BUILDING, _COMPLETE, _ASIDE = "building", "complete", "aside"
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -104,7 +105,14 @@ def _open(
             findings += _findings_of(mark, contents)
         if connection and contents and not findings:
             return Opened(connection, contents.index, is_new=False, recovery=None)
-    report = _replace(folder, options, connection=connection, log=log, findings=findings, mark=mark)
+    try:
+        report = _replace(
+            folder, options, connection=connection, log=log, findings=findings, mark=mark
+        )
+    except Exception:
+        if connection and not broken:
+            _close_untouched(folder, connection)
+        raise
     connection = open_file(current / FILE, options.connect)
     return Opened(connection, read_contents(connection).index, is_new=True, recovery=report)
 
@@ -133,7 +141,7 @@ def _look_inside(
     except sqlite3.Error as error:
         if not is_damage(error) and getattr(error, "sqlite_errorcode", 1) != sqlite3.SQLITE_ERROR:
             if connection:
-                connection.close()
+                _close_untouched(current.parent, connection)
             raise
         findings.append(f"SQLite cannot read it: {error}")
         return connection, None
@@ -200,6 +208,20 @@ def _replace(
     return report
 
 
+def _close_untouched(folder: Path, connection: Connection) -> None:
+    """Close a journal whose log may be worth more than SQLite believes.
+
+    SQLite empties a log when it closes its file, but not when the file was moved meanwhile.
+    """
+    current, aside = folder / CURRENT, folder / _ASIDE
+    if current.exists():
+        current.rename(aside)
+    with suppress(sqlite3.Error):
+        connection.close()
+    if aside.exists():
+        aside.rename(current)
+
+
 def _report(findings: list[str], quarantine: Path | None, saved: Saved) -> Recovery:
     return Recovery(
         findings=findings,
@@ -220,8 +242,10 @@ def _quarantine(folder: Path, now_ms: int) -> Path:
 
 
 def _finish(folder: Path) -> None:
-    """Put a complete new journal in its place, if a crash left one, or it was just made."""
-    current, complete = folder / CURRENT, folder / _COMPLETE
+    """Put things in their places: what a crash left beside them, or what was just made."""
+    current, complete, aside = (folder / name for name in (CURRENT, _COMPLETE, _ASIDE))
+    if aside.exists() and not current.exists():
+        aside.rename(current)
     if not complete.exists():
         return
     if current.exists():  # a crash came before the damaged one was moved: it is looked at again

@@ -39,6 +39,8 @@ class RecordingDisk(apsw.VFS):
         self.events: list[Event] = []
         self.name = f"recorded-{next(_names)}"
         self.replaced = replaced or {}
+        self.failing = False
+        """Whether syncs fail; what was written before may be on the disk, or not."""
         super().__init__(self.name, base="unix")
 
     def tell(self, what: Any) -> None:
@@ -48,7 +50,7 @@ class RecordingDisk(apsw.VFS):
         return RecordedConnection(apsw.Connection(str(path), vfs=self.name), self.replaced)
 
     def xOpen(self, name: Any, flags: list[int]) -> RecordedFile:  # noqa: N802
-        return RecordedFile(self.events, name, flags)
+        return RecordedFile(self, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
         self.events.append(Event("delete", Path(filename).name))
@@ -56,8 +58,9 @@ class RecordingDisk(apsw.VFS):
 
 
 class RecordedFile(apsw.VFSFile):
-    def __init__(self, events: list[Event], name: Any, flags: list[int]) -> None:
-        self._events = events
+    def __init__(self, disk: RecordingDisk, name: Any, flags: list[int]) -> None:
+        self._disk = disk
+        self._events = disk.events
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         self._name = Path(path or "").name  # temporary files have none
         super().__init__("unix", name, flags)
@@ -71,6 +74,8 @@ class RecordedFile(apsw.VFSFile):
         super().xTruncate(newsize)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
+        if self._disk.failing:
+            raise apsw.IOError("planted")
         super().xSync(flags)
         self._events.append(Event("sync", self._name))
 

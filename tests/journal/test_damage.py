@@ -10,6 +10,7 @@ import asyncio
 import shutil
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -187,3 +188,45 @@ async def test_damage_that_shows_while_the_journal_is_open_is_repaired_in_place(
     assert len(spans) - MOST_LOST <= len(left) < len(spans)
     assert (await journal.append("ses_0", [b"new"])).incarnation == recovery.incarnation
     await journal.close()
+
+
+@pytest.mark.parametrize("crash_at", range(6))
+async def test_a_crash_while_damage_is_repaired_loses_nothing_more(
+    killed: tuple[Path, list[Entry]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    crash_at: int,
+) -> None:
+    """The repair ends at one of its steps, as if the process had: the next start goes on."""
+    source, written = killed
+    folder = as_killed(source, tmp_path / "j")
+    damage(folder / CURRENT / FILES[0], "zero a sector", Random(2))
+    steps = iter(range(100))
+    originals: dict[str, Any] = {
+        name: getattr(Path, name) for name in ("rename", "mkdir", "write_bytes")
+    }
+
+    def step(name: str) -> Any:
+        def run(path: Path, *arguments: Any, **options: Any) -> Any:
+            if folder in path.parents and next(steps) == crash_at:
+                raise OSError(f"crashed at {name}")
+            return originals[name](path, *arguments, **options)
+
+        return run
+
+    with monkeypatch.context() as patched:
+        for name in originals:
+            patched.setattr(Path, name, step(name))
+        try:
+            await (await Journal.open(folder)).close()
+        except JournalUnavailable:
+            assert crash_at < 5
+    journal = await Journal.open(folder)
+    found = await entries_of(journal)
+    assert len(written) - MOST_LOST <= len(found)
+    assert (await journal.status()).incarnation not in {entry.span.incarnation for entry in written}
+    assert list(folder.glob("damaged-*"))
+    await journal.close()
+    again = await Journal.open(folder)
+    assert again.recoveries == []
+    await again.close()

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 from msgspec import Struct, field
 
+from sessiond.errors import JournalUnavailable
 from sessiond.journal import Entry, Journal, JournalOptions, Span, ledger
 from sessiond.journal.watermark import FILE as WATERMARK
 from sessiond.journal.watermark import Mark, encode_mark
@@ -161,6 +162,34 @@ async def test_a_power_cut_loses_nothing_acknowledged_and_adds_nothing(
     tmp_path: Path, seed: int
 ) -> None:
     await run_trials(tmp_path / "j", seed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_sync_that_fails_acknowledges_nothing_and_the_next_one_counts(
+    tmp_path: Path, seed: int
+) -> None:
+    await (await Journal.open(tmp_path / "j")).close()
+    current = tmp_path / "j" / "current"
+    before = {path.name: path.read_bytes() for path in current.glob("journal.db*")}
+    disk = RecordingDisk()
+    journal = await Journal.open(tmp_path / "j", JournalOptions(connect=disk.connect))
+    spans = [await journal.append("ses_1", [b"1" * 5_000])]
+    disk.failing = True
+    for _ in range(3):
+        with pytest.raises(JournalUnavailable):
+            await journal.append("ses_1", [b"refused" * 900])
+    disk.failing = False
+    spans.append(await journal.append("ses_1", [b"2" * 100]))
+    files = after_power_cut(before, list(disk.events), Random(seed))
+    await journal.close()
+    for name, content in files.items():
+        (current / name).write_bytes(content)
+    journal = await Journal.open(tmp_path / "j")
+    assert journal.recoveries == []
+    entries = [entry async for page in journal.pending() for entry in page]
+    assert [entry.span for entry in entries] == spans
+    assert [entry.operations[0][:1] for entry in entries] == [b"1", b"2"]
+    await journal.close()
 
 
 @pytest.mark.parametrize("planted", ["PRAGMA synchronous=OFF", "PRAGMA synchronous=NORMAL"])

@@ -25,7 +25,7 @@ from sessiond.journal.watermark import Mark, Watermark
 
 _PAGE_ENTRIES = 256
 _PAGE_BYTES = 4 * MIB
-_LOG_BYTES = 16 * MIB
+_LOG_BYTES = 32 * MIB  # each checkpoint holds up one round of writers: fewer than 1 in 100
 _COMMIT_BYTES = 32 * 1024  # pages that are written beside the entries
 _LOOK_FOR_OLD_MS = 1000
 _JOINED = (

@@ -163,6 +163,26 @@ class StoreUnavailable(SessiondError):
     temporary = True
 
 
+class JournalUnavailable(SessiondError):
+    """The journal's disk is full, or fails. Nothing was acknowledged that is not durable.
+
+    Where syncing itself failed, the write may still turn out to be there after a crash: retrying
+    with the same Idempotency-Key is safe.
+    """
+
+    code = "journal-unavailable"
+    title = "Journal unavailable"
+    temporary = True
+
+
+class JournalFull(SessiondError):
+    """As much waits for Redis as the journal may hold."""
+
+    code = "journal-full"
+    title = "Journal full"
+    temporary = True
+
+
 class SlowSubscriberCut(SessiondError):
     """A subscriber did not take its events in time; it may come back and resume."""
 

@@ -25,6 +25,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "service.identity": (),
     "service.clock": (),
     "opencode": ("opencode", "sync", "codec", "model", "errors"),
+    "journal": ("journal", "folders", "sync", "codec", "model", "errors"),
     "service": ("service", "store", "opencode", "sync", "codec", "model", "errors"),
     "api": ("api", "service", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
@@ -46,6 +47,7 @@ IMPURE = (
 )
 PURE = (
     *("codec", "sync", "policy"),
+    *("journal.record", "journal.carving"),
     *("opencode.mapping", "opencode.difference", "opencode.records", "opencode.protocol"),
 )
 
@@ -53,7 +55,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "redis": ("store", "core"),
     "hiredis": ("store", "core"),
     "aiohttp": ("api", "client"),
-    "sqlite3": ("opencode.database",),
+    "sqlite3": ("opencode.database", "journal"),
 }
 """Library → the only places that may import it."""
 
@@ -179,6 +181,9 @@ def test_every_layer_of_the_rules_that_should_exist_does() -> None:
         ("api.opencode", "from sessiond.opencode.database import Database"),
         ("opencode.mapping", "import sqlite3"),
         ("opencode.saved", "import sqlite3"),
+        ("journal.journal", "from sessiond.store.keys import Keys"),
+        ("journal.journal", "from sessiond.service.clock import Clock"),
+        ("journal.carving", "import sqlite3"),
         ("client", "from sessiond.service.status import Status"),
         ("client", "import sessiond.daemon"),
         ("client", "import redis"),
@@ -202,6 +207,7 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ("sync.replica", "from sessiond.codec import json\nfrom hashlib import blake2b"),
         ("service.feeds", "import asyncio\nfrom sessiond.store.bus import Bus"),
         ("service.clock", "import time"),
+        ("journal.connection", "import sqlite3\nfrom sessiond.errors import JournalUnavailable"),
         ("cli.run", "def f():\n    from sessiond.daemon import Daemon"),
         ("cli.inspect_redis", "from sessiond.store.keys import TABLE"),
         ("core", "from redis.asyncio import Redis\nfrom sessiond.store.bus import Bus"),

@@ -31,6 +31,8 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.DatabaseUnreadable: 502,
     errors.InstanceGone: 410,
     errors.StoreUnavailable: 503,
+    errors.JournalUnavailable: 503,
+    errors.JournalFull: 507,
 }
 
 

@@ -21,6 +21,8 @@ _CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
     errors.AlreadyExists: (9, "conflict: a version or an id is taken"),
     errors.Unauthenticated: (10, "refused: token or permission"),
     errors.Forbidden: (10, "refused: token or permission"),
+    errors.JournalUnavailable: (11, "the journal's disk, or the journal itself, is full"),
+    errors.JournalFull: (11, "the journal's disk, or the journal itself, is full"),
 }
 
 

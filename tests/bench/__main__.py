@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m tests.bench [store|daemon|merge …]`."""
+"""Measure everything and print one table: `python -m tests.bench [store|daemon|journal …]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.bench import daemons, documents, merge, opencode, store
+from tests.bench import daemons, documents, journal, merge, opencode, store
 from tests.bench.machinery import Figure
 
 _GROUPS = {
@@ -15,6 +15,7 @@ _GROUPS = {
     "opencode": opencode.figures,
     "merge": merge.figures,
     "documents": documents.figures,
+    "journal": journal.figures,
 }
 
 

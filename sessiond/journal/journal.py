@@ -1,0 +1,254 @@
+"""The journal as the event loop uses it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sessiond.errors import FolderHeld, InvalidInput, JournalUnavailable
+from sessiond.folders import private_folder, try_lock
+from sessiond.journal.ledger import Ledger, Page
+from sessiond.journal.opening import Broken, open_journal
+from sessiond.journal.options import MIB, JournalOptions
+from sessiond.journal.record import Entry, Span, encode_operations
+from sessiond.journal.reports import Recovery, Status, Verdict
+from sessiond.journal.thread import JournalThread
+from sessiond.journal.transaction import Confirmation, Draft
+from sessiond.journal.watermark import Watermark
+from sessiond.sync.position import Position
+
+LOCK = "lock"
+_WAITING_BYTES = 64 * MIB
+_DEFAULTS = JournalOptions()
+
+
+class Journal:
+    """This machine's durable outbox. `await Journal.open(…)` gives one.
+
+    What is appended is journaled when `append` returns: it survives the end of this process and
+    of power, if the disk honours fdatasync. It is then to be sent to Redis under its identity
+    (incarnation and sequences), as often as need be, until it is confirmed; and once more after a
+    rollback of Redis, for as long as it is kept.
+
+    Raises:
+        JournalUnavailable: by every coroutine, while the disk is full, or fails. It passes
+            without a restart.
+    """
+
+    def __init__(self, folder: Path, options: JournalOptions) -> None:
+        self.recoveries: list[Recovery] = []
+        """What was damaged or older and has been replaced since the opening: normally nothing."""
+        self._folder = folder
+        self._options = options
+        self._lock = -1
+        self._waiting_bytes = 0
+        self._watermark: Watermark
+        self._thread: JournalThread
+
+    @classmethod
+    async def open(cls, folder: Path, options: JournalOptions = _DEFAULTS) -> Journal:
+        """Open the journal that lies in a folder, or make one there.
+
+        Whatever is damaged is moved aside, and what can be read of it saved: see `recoveries`.
+
+        Raises:
+            FolderHeld: another process uses it.
+            ConfigurationError: the folder is not ours alone.
+            JournalUnavailable: the disk is full, or fails.
+        """
+        journal = cls(private_folder(folder), options)
+        await journal._start()
+        return journal
+
+    async def append(self, session_id: str, group: Sequence[bytes], *, key: str = "") -> Span:
+        """Write operations that belong together, whole or not at all.
+
+        Returns when they are durable. A caller that is cancelled stops waiting; what it handed
+        over is still written.
+
+        Args:
+            session_id: whose they are.
+            group: the operations, encoded; at least one.
+            key: makes a retry recognisable while the entry is in the journal: the same key in the
+                same session gets what the first try got, once that is durable. Its content is not
+                compared: a key that stands for one content must name it.
+
+        Raises:
+            JournalFull: as much waits for Redis as may.
+            InvalidInput: the group is empty, or a name is no text.
+        """
+        draft = _draft(session_id, group, key)
+        size = len(draft.body)
+        if self._waiting_bytes + size > _WAITING_BYTES and self._waiting_bytes:
+            raise JournalUnavailable(
+                f"{self._waiting_bytes} bytes already wait for the journal's disk",
+                hint="the disk is slower than the writers; try again in a moment",
+            )
+        self._waiting_bytes += size
+        try:
+            return await self._thread.append(draft)
+        finally:
+            self._waiting_bytes -= size
+
+    def confirm(self, span: Span, position: Position) -> None:
+        """Note that Redis has a group, its last operation at this position.
+
+        Written with one of the next appends. After a crash before that the entry is pending once
+        more, and sent again, which is safe. A group that is not in the journal is passed over.
+        """
+        self._thread.confirm(Confirmation(span, position))
+
+    async def seen(self, incarnation: str, sequence: int) -> bool:
+        """Tell the highest sequence that Redis knows of the present incarnation; 0 for none.
+
+        To be called whenever Redis is reached anew, and best before the first append of a
+        process: an incarnation from before goes on only after that. If the journal never gave
+        that sequence away, it is an older copy (say, from a backup), whose next sequences would
+        be taken for those that Redis has; then, and where something is appended before this was
+        called, a new incarnation begins. What was appended keeps the identity it has.
+
+        Returns:
+            Whether a new one began now. Another incarnation than the present one is passed over.
+        """
+        return await self._thread.ask(lambda ledger: ledger.compare(incarnation, sequence))
+
+    async def pending(self) -> AsyncIterator[list[Entry]]:
+        """Give the entries that Redis is not known to have, in the order they were written.
+
+        In pages of at most 256 entries and about 4 MiB. Entries that are written meanwhile come
+        too.
+        """
+        async for page in self._pages(Ledger.pending_after, 0):
+            yield page
+
+    async def after(
+        self, session_id: str, incarnation: str, sequence: int
+    ) -> AsyncIterator[list[Entry]]:
+        """Give a session's entries from behind a sequence on, confirmed or not, in pages.
+
+        For what Redis lost: `sequence` is the last that it still knows of the incarnation.
+        """
+        start = await self._thread.ask(lambda ledger: ledger.index.number_at(incarnation, sequence))
+
+        def next_page(ledger: Ledger, number: int) -> Page:
+            return ledger.entries_after(session_id, number)
+
+        if start is not None:
+            async for page in self._pages(next_page, start):
+                kept = [entry for entry in page if entry.span.incarnation == incarnation]
+                if kept:
+                    yield kept
+                if len(kept) < len(page):
+                    return
+
+    async def incarnations(self) -> list[str]:
+        """Return the names under which this journal wrote, the present one last."""
+        identities = await self._thread.ask(lambda ledger: list(ledger.index.identities))
+        return [identity.incarnation for identity in identities]
+
+    async def status(self) -> Status:
+        """Return where the journal stands."""
+        return await self._thread.ask(Ledger.status)
+
+    async def verify(self) -> Verdict:
+        """Read all of the journal, and compare every row with its seal. Appends wait meanwhile."""
+        return await self._thread.ask(Ledger.verify)
+
+    async def export(self) -> AsyncIterator[bytes]:
+        """Give all entries as lines of JSON, oldest first.
+
+        An operation that is JSON is given as it is, another one as {"base64": …}.
+        """
+        async for page in self._pages(Ledger.all_after, 0):
+            for entry in page:
+                yield _line(entry)
+
+    async def close(self) -> None:
+        """Write what was handed over, and let go of the files."""
+        if self._lock < 0:
+            return
+        try:
+            await self._thread.close()
+        finally:
+            self._release()
+
+    async def _start(self) -> None:
+        descriptor = try_lock(self._folder / LOCK)
+        if descriptor is None:
+            raise FolderHeld(
+                f"another process uses the journal in {self._folder}",
+                hint="use that daemon, stop it, or choose another data folder",
+            )
+        self._lock = descriptor
+        try:
+            self._watermark = Watermark(self._folder)
+        except OSError as error:
+            os.close(self._lock)
+            raise JournalUnavailable(f"the journal cannot be opened: {error}") from error
+        self._thread = JournalThread(self._open_ledger)
+        try:
+            await self._thread.start()
+        except BaseException:
+            self._release()
+            raise
+
+    def _open_ledger(self, broken: Broken | None) -> Ledger:
+        """Open the files, in the journal's thread; `broken` is what was open before."""
+        opened = open_journal(self._folder, self._options, self._watermark.read(), broken)
+        if opened.recovery:
+            self.recoveries.append(opened.recovery)
+        return Ledger(opened, self._options, self._watermark)
+
+    async def _pages(
+        self, next_page: Callable[[Ledger, int], Page], number: int
+    ) -> AsyncIterator[list[Entry]]:
+        def behind(place: int) -> Awaitable[Page]:
+            return self._thread.ask(lambda ledger: next_page(ledger, place))
+
+        page, place = await behind(number)
+        while page:
+            yield page
+            page, place = await behind(place)
+
+    def _release(self) -> None:
+        self._watermark.close()
+        os.close(self._lock)
+        self._lock = -1
+
+
+def _draft(session_id: str, group: Sequence[bytes], key: str) -> Draft:
+    if not group:
+        raise InvalidInput("a group has at least one operation")
+    try:
+        session_id.encode()
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"this is no text that can be written: {error.reason}") from error
+    return Draft(session_id, key, len(group), encode_operations(list(group)))
+
+
+def _line(entry: Entry) -> bytes:
+    span = entry.span
+    return msgspec.json.encode(
+        {
+            "incarnation": span.incarnation,
+            "first": span.first,
+            "session_id": entry.session_id,
+            "key": entry.key,
+            "at_ms": entry.at_ms,
+            "position": str(entry.position) if entry.position else None,
+            "operations": [_as_json(operation) for operation in entry.operations],
+        }
+    )
+
+
+def _as_json(operation: bytes) -> Any:
+    try:
+        msgspec.json.decode(operation)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {"base64": operation}
+    return msgspec.Raw(operation)

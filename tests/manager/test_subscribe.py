@@ -163,8 +163,10 @@ async def test_who_follows_a_history_that_was_set_back_holds_the_one_that_is_the
     assert session.metadata.title == "lost"
     other = connect()
     async with following(session) as events:
-        for key, content in older.items():
-            await redis.restore(key, 0, content or b"", replace=True)
+        async with redis.pipeline(transaction=True) as at_once:  # as a server that was put back
+            for key, content in older.items():
+                at_once.restore(key, 0, content or b"", replace=True)
+            await at_once.execute()
         await redis.aclose()
         written = await (await other.load(session.id)).add_message(role="user", content="new")
         await until(lambda: session.messages and session.messages[-1] == written)

@@ -242,7 +242,7 @@ class ConflictRecord(Struct, kw_only=True):
         id: the message, or `<message>/<part>`; empty for documents.
         path: where in it: names of fields, and ids of objects in lists; empty for the whole.
         strategy: the rule that decided; `removal` and `deletion` are those of removed records and
-            deleted sessions.
+            deleted sessions, `several` tells of many fields in one conflict about the whole.
         outcome: whose value stands.
         base_version: what both began with; empty when it was not known any more.
         base: the value then; absent where there was none, like in the sides.
@@ -270,7 +270,7 @@ class ConflictRecord(Struct, kw_only=True):
 
 
 class ConflictPage(Struct, kw_only=True):
-    """Conflicts, oldest first within a session."""
+    """Conflicts, the newest up to a limit; oldest first within a session."""
 
     conflicts: list[ConflictRecord]
 

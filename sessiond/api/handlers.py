@@ -25,7 +25,7 @@ from sessiond.model import (
     PresentSessions,
     WrittenRecord,
 )
-from sessiond.service.conflicts import Conflicts
+from sessiond.service.conflicts import MOST, Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
@@ -41,6 +41,7 @@ _CHOICE = msgspec.json.Decoder(Choice)
 _PRESENCE = msgspec.json.Decoder(NewPresence)
 _PART = msgspec.json.Decoder(Part)
 _MOST_PER_PAGE = 10_000
+_CONFLICTS_PER_PAGE = 1_000
 
 CONFLICTS = "Sessiond-Conflicts"
 """The header of an answer that names the conflicts which a merge left behind."""
@@ -189,13 +190,16 @@ class Handlers:
 
     async def list_conflicts(self, request: web.Request) -> web.Response:
         """GET /v1/conflicts."""
-        found = await self._conflicts.of_all(read.conflict_state(request))
+        limit = read.number(request, "limit", _CONFLICTS_PER_PAGE, 1, MOST)
+        found = await self._conflicts.of_all(read.conflict_state(request), limit)
         return answer(ConflictPage(conflicts=found))
 
     async def session_conflicts(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/conflicts."""
         session_id, state = read.session_id(request), read.conflict_state(request)
-        return answer(ConflictPage(conflicts=await self._conflicts.of_session(session_id, state)))
+        limit = read.number(request, "limit", _CONFLICTS_PER_PAGE, 1, MOST)
+        found = await self._conflicts.of_session(session_id, state, limit)
+        return answer(ConflictPage(conflicts=found))
 
     async def read_conflict(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/conflicts/{number}."""

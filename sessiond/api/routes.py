@@ -182,7 +182,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
             handlers.session_conflicts,
             "The conflicts of a session: what merges left out",
             ConflictPage,
-            query=("state",),
+            query=("state", "limit"),
         ),
         Route("GET", conflict, handlers.read_conflict, "One conflict", ConflictRecord),
         Route(
@@ -243,7 +243,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
             handlers.list_conflicts,
             "The conflicts of all sessions",
             ConflictPage,
-            query=("state",),
+            query=("state", "limit"),
         ),
         Route(
             "GET",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,17 +14,30 @@ from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged
 from sessiond.model import Choice, ConflictRecord, ConflictState, Message, Resolution
 from sessiond.service.clock import milliseconds, moment_of
 from sessiond.service.identity import new_id
-from sessiond.service.merging import Subject, own_side
+from sessiond.service.merging import Subject, commit_with_conflicts, own_origin
 from sessiond.service.shapes import (
     checked_document,
     decoded_document,
     document_change,
 )
 from sessiond.service.standing import standing_of
-from sessiond.service.writing import PLAIN, Request, Surroundings, attempt, check_expected, now
-from sessiond.store.committer import Draft, FieldChange
+from sessiond.service.writing import (
+    PLAIN,
+    Request,
+    Surroundings,
+    attempt,
+    check_expected,
+    idempotency_key,
+    now,
+    written_before,
+)
+from sessiond.store.committer import Draft, FieldChange, IdempotencyKey
 from sessiond.store.conflicts import ConflictEntry
 from sessiond.sync.documents import replaced_at
+from sessiond.sync.parts import check_part
+
+MOST = 10_000
+"""Conflicts that are told of at once."""
 
 _DAY_MS = 24 * 3600 * 1000
 _RECORD = msgspec.json.Decoder(ConflictRecord)
@@ -52,9 +66,9 @@ class Conflicts:
         self._kept_days = kept_days
 
     async def of_session(
-        self, session_id: str, state: ConflictState | None = None
+        self, session_id: str, state: ConflictState | None = None, limit: int = MOST
     ) -> list[ConflictRecord]:
-        """Return the conflicts of a session, oldest first; also of one that was deleted.
+        """Return the newest conflicts of a session, oldest first; also of one that was deleted.
 
         Raises:
             StoreUnavailable, StoreDamaged.
@@ -62,9 +76,11 @@ class Conflicts:
         found = _folded(session_id, await self._around.conflicts.entries(session_id))
         if not found:
             await self._check_known(session_id)
-        return [record for record in found if state in (None, record.state)]
+        return [record for record in found if state in (None, record.state)][-limit:]
 
-    async def of_all(self, state: ConflictState | None = None) -> list[ConflictRecord]:
+    async def of_all(
+        self, state: ConflictState | None = None, limit: int = MOST
+    ) -> list[ConflictRecord]:
         """Return the conflicts of all sessions, the session with the newest first.
 
         Damaged ones are passed over: they must not hide the others.
@@ -74,7 +90,9 @@ class Conflicts:
             with contextlib.suppress(StoreDamaged):
                 records = _folded(session_id, await self._around.conflicts.entries(session_id))
                 found += [record for record in records if state in (None, record.state)]
-        return found
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     async def read(self, session_id: str, number: str) -> ConflictRecord:
         """Return one conflict.
@@ -82,9 +100,11 @@ class Conflicts:
         Raises:
             NotFound: the session has none of this number, or no more.
         """
-        for record in await self.of_session(session_id):
+        entries = await self._around.conflicts.entries(session_id, number)
+        for record in _folded(session_id, entries):
             if record.number == number:
                 return record
+        await self._check_known(session_id)
         raise NotFound(
             f"session {session_id!r} has no conflict {number!r}",
             hint="`sessiond conflicts` lists them; old ones are dropped (sync.conflict_days)",
@@ -100,6 +120,7 @@ class Conflicts:
         Raises:
             InvalidInput: no choice, or two; or the place is not there any more.
             NotFound: there is no such conflict.
+            AlreadyExists: the key was used for something else.
             VersionMismatch: the expected version is not that of the document or record.
             SessionDeleted: nothing can be put into it.
         """
@@ -109,13 +130,13 @@ class Conflicts:
                 hint='for example {"take": "theirs"}, or {"value": 3}',
             )
         record = await self.read(session_id, number)
+        key = idempotency_key(request, json.encode([number, choice]))
 
         async def once() -> ConflictRecord:
-            change = await self._change(record, choice, request)
-            at = now(self._around)
-            group = [*change, self._resolution(record, choice, request, at)]
-            await self._around.conflicts.note(session_id, self._around.clock())
-            await self._around.store.commit(session_id, group, self._around.clock())
+            if not await written_before(self._around, session_id, key):
+                change = await self._change(record, choice, request)
+                resolution = self._resolution(record, choice, request, key)
+                await commit_with_conflicts(self._around, session_id, [*change, resolution])
             return await self.read(session_id, number)
 
         what = record.id or record.document
@@ -126,13 +147,13 @@ class Conflicts:
 
         Damaged ones are left for people to look at.
         """
-        oldest_ms = self._around.clock() - round(self._kept_days * _DAY_MS)
+        now_ms = self._around.clock()
+        oldest_ms = now_ms - round(self._kept_days * _DAY_MS)
         for session_id in await self._around.conflicts.sessions():
             with contextlib.suppress(StoreDamaged):
                 entries = await self._around.conflicts.entries(session_id)
-                first = _first_kept(session_id, entries, oldest_ms)
-                if not entries or first != entries[0].number:
-                    await self._around.conflicts.trim(session_id, first)
+                old = list(_old(session_id, entries, oldest_ms))
+                await self._around.conflicts.drop(session_id, old, now_ms)
 
     async def _check_known(self, session_id: str) -> None:
         try:
@@ -169,7 +190,7 @@ class Conflicts:
             raise InvalidInput(
                 f"{record.document} {record.id!r} was removed; nothing can be set in it"
             )
-        wanted = _placed(before, record.path, value)
+        wanted = _checked(record, _placed(before, record.path, value))
         if wanted is UNSET:
             if before is UNSET:
                 return []
@@ -178,7 +199,7 @@ class Conflicts:
         if before is UNSET:
             return [self._anew(record, wanted, at, request)]
         op = "message.edit" if record.document == "message" else "part.put"
-        body = json.encode(_message(wanted) if record.document == "message" else wanted)
+        body = json.encode(wanted)
         return [Draft(op, record.id, at, body, standing.own_version, client=request.client)]
 
     def _anew(self, record: ConflictRecord, wanted: Any, at: str, request: Request) -> Draft:
@@ -187,18 +208,19 @@ class Conflicts:
         message_id, _, part_id = record.id.partition("/")
         prefix = "prt" if part_id else "msg"
         name = new_id(prefix, around.clock(), around.entropy)
-        wanted = {**wanted, "id": name}
-        if part_id:
-            body = json.encode(wanted)
-            return Draft("part.put", f"{message_id}/{name}", at, body, client=request.client)
-        body = json.encode(_message(wanted))
-        return Draft("message.append", name, at, body, client=request.client)
+        op, place = ("part.put", f"{message_id}/{name}") if part_id else ("message.append", name)
+        return Draft(op, place, at, json.encode({**wanted, "id": name}), client=request.client)
 
     def _resolution(
-        self, record: ConflictRecord, choice: Choice, request: Request, at: str
+        self,
+        record: ConflictRecord,
+        choice: Choice,
+        request: Request,
+        key: IdempotencyKey | None,
     ) -> Draft:
+        at = now(self._around)
         take = choice.take or "value"
-        origin = own_side(self._around, request, None, 0).origin
+        origin = own_origin(self._around, request)
         resolution = Resolution(
             take=take, value=choice.value, origin=origin, at=moment_of(at), version=""
         )
@@ -214,22 +236,22 @@ class Conflicts:
             record.number,
             at,
             json.encode({"take": take}),
+            key=key,
             client=request.client,
             changes=tuple(FieldChange("conflict", *field) for field in fields.items()),
         )
 
 
-def _first_kept(session_id: str, entries: list[ConflictEntry], oldest_ms: int) -> str | None:
-    """Return the first entry that is recent, or open; None when there is none.
+def _old(session_id: str, entries: list[ConflictEntry], oldest_ms: int) -> Iterator[str]:
+    """Yield the entries from before a time that nobody has to decide about.
 
     Raises:
         StoreDamaged: an entry is not one that sessiond writes.
     """
     states = {record.number: record.state for record in _folded(session_id, entries)}
     for entry in entries:
-        if states.get(entry.number) == "open" or _written_at(session_id, entry) >= oldest_ms:
-            return entry.number
-    return None
+        if states.get(entry.number) != "open" and _written_at(session_id, entry) < oldest_ms:
+            yield entry.number
 
 
 def _written_at(session_id: str, entry: ConflictEntry) -> int:
@@ -288,8 +310,20 @@ def _placed(value: Any, path: list[str], new: Any) -> Any:
         ) from None
 
 
-def _message(value: Any) -> Message:
+def _checked(record: ConflictRecord, value: Any) -> Any:
+    """Return a message or a part as it would be written; UNSET for none.
+
+    Raises:
+        InvalidInput: it would not be one.
+    """
+    if value is UNSET:
+        return UNSET
+    if record.document == "part":
+        if not isinstance(value, dict):
+            raise InvalidInput("this would not be a part, which is a JSON object")
+        check_part(value)
+        return value
     try:
-        return msgspec.convert(value, Message)
+        return msgspec.to_builtins(msgspec.convert(value, Message))
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this would not be a message: {error}") from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET
 
 from sessiond.codec import json
-from sessiond.errors import SessionDeleted
+from sessiond.errors import SessionDeleted, TooLarge
 from sessiond.service.clock import milliseconds
 from sessiond.service.merging import (
     DELETION,
@@ -17,16 +17,24 @@ from sessiond.service.merging import (
     Subject,
     conflict_entry,
     conflict_records,
+    own_origin,
     own_side,
     whole,
 )
 from sessiond.service.writing import Request, Surroundings, now
 from sessiond.store.committer import FieldChange
+from sessiond.sync.defaults import MergedDocument
 from sessiond.sync.entry import Entry
+from sessiond.sync.position import parse_position
 from sessiond.sync.sides import Side
 
 _ANY = msgspec.json.Decoder()
 _END = 10**15 - 1
+_MOST_UNSEEN = 4_000
+_MOST_UNSEEN_BYTES = 32 * 1024 * 1024
+
+Unseen: TypeAlias = dict[tuple[MergedDocument, str], Side]
+"""What of a session somebody had not seen: document or kind of record, and id → as it was last."""
 
 
 async def kept(
@@ -56,27 +64,79 @@ async def kept(
 async def keep(
     around: Surroundings, request: Request, came: Iterable[tuple[Subject, Any]]
 ) -> list[str]:
-    """Keep what came for a deleted session as conflicts, and return their numbers."""
-    kept = [await _keep(around, request, subject, value) for subject, value in came]
+    """Keep what came for a deleted session as conflicts, and return their numbers.
+
+    The same request, by its key, is kept once.
+    """
+    kept = [
+        await _keep(around, request, subject, value, place)
+        for place, (subject, value) in enumerate(came)
+    ]
     return [number for number in kept if number]
 
 
-def kept_messages(
-    around: Surroundings, session_id: str, request: Request, unseen: Iterable[Entry], at: str
+def kept_unseen(
+    around: Surroundings, session_id: str, request: Request, unseen: Unseen, at: str
 ) -> tuple[FieldChange, ...]:
-    """Return what a deletion keeps: messages that whoever deletes had not seen."""
+    """Return what a deletion keeps: what others wrote, which whoever deletes had not seen."""
     ours = own_side(around, request, UNSET, milliseconds(at))
     kept = []
-    for entry in unseen:
-        theirs = Side(_ANY.decode(entry.json), milliseconds(entry.at), entry.offset, entry.origin)
+    for (document, name), theirs in unseen.items():
         contest = whole(UNSET, ours, theirs, DELETION, "ours")
-        subject = Subject(session_id, "message", entry.id)
+        subject = Subject(session_id, document, name)
         (record,) = conflict_records(Outcomes(subject, request.base, UNSET, (contest,)), at)
-        kept.append(FieldChange("kept", entry.id, json.encode(record)))
+        kept.append(FieldChange("kept", f"{document} {name}", json.encode(record)))
     return tuple(kept)
 
 
-async def _keep(around: Surroundings, request: Request, subject: Subject, value: Any) -> str | None:
+async def unseen_after(around: Surroundings, session_id: str, request: Request) -> Unseen:
+    """Return what others wrote after the base of a request, each record as it was last.
+
+    What was removed again is not kept. Where the base is not part of the log any more, nobody can
+    tell what was unseen: nothing then.
+
+    Raises:
+        TooLarge: it is more than a deletion can keep.
+    """
+    own = own_origin(around, request)
+    unseen: Unseen = {}
+    size = 0
+    async for page in around.store.log.pages(session_id, parse_position(request.base)):
+        for entry in () if page.reset else page.entries:
+            if not entry.origin.startswith(own):
+                _take(unseen, entry)
+                size += len(entry.json)
+        if len(unseen) > _MOST_UNSEEN or size > _MOST_UNSEEN_BYTES:
+            raise TooLarge(
+                f"more was written to session {session_id!r} since {request.base} than a deletion "
+                "can keep",
+                hint="load the session, and delete it with the position that you have seen",
+            )
+    return unseen
+
+
+def _take(unseen: Unseen, entry: Entry) -> None:
+    side = Side(UNSET, milliseconds(entry.at), entry.offset, entry.origin)
+    match entry.op:
+        case "message.append" | "message.edit":
+            unseen["message", entry.id] = side.holding(_ANY.decode(entry.json))
+        case "part.put":
+            unseen["part", entry.id] = side.holding(_ANY.decode(entry.json))
+        case "message.remove":
+            for kind, record in list(unseen):
+                if kind in ("message", "part") and record.partition("/")[0] == entry.id:
+                    del unseen[kind, record]
+        case "part.remove":
+            unseen.pop(("part", entry.id), None)
+        case "document.change" if entry.id in ("context", "preferences"):
+            document: MergedDocument = "context" if entry.id == "context" else "preferences"
+            known = unseen.get((document, ""), side.holding({})).value
+            unseen[document, ""] = side.holding({**known, **_ANY.decode(entry.json)["set"]})
+
+
+async def _keep(
+    around: Surroundings, request: Request, subject: Subject, value: Any, place: int
+) -> str | None:
     at, at_ms = now(around), around.clock()
     contest = whole(
         UNSET,
@@ -89,7 +149,8 @@ async def _keep(around: Surroundings, request: Request, subject: Subject, value:
     fields = conflict_entry(record, at).items()
     await around.conflicts.note(subject.session_id, at_ms)
     words = [word for field in fields for word in field]
-    return await around.conflicts.keep_refused(subject.session_id, words)
+    key = f"{request.key}:{place}" if request.key else ""
+    return await around.conflicts.keep_refused(subject.session_id, key, words)
 
 
 async def _deletion(around: Surroundings, session_id: str) -> Side:

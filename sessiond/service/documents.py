@@ -26,6 +26,7 @@ from sessiond.service.merging import (
     own_origin,
     own_side,
     recorded_behind,
+    told_of,
 )
 from sessiond.service.shapes import (
     checked_document,
@@ -50,6 +51,7 @@ from sessiond.sync.position import Position, parse_position
 from sessiond.sync.rebase import Writing, rebased
 from sessiond.sync.recent import History, Recent
 from sessiond.sync.rules import LAST_WRITER
+from sessiond.sync.sides import Side
 
 _TOGETHER = 16
 _GROUP_BYTES = 512 * 1024
@@ -80,9 +82,14 @@ class _Waiting(Struct, eq=False):
     answer: asyncio.Future[Document]
 
     def settle(self, document: Document) -> None:
-        """Answer."""
+        """Answer, if somebody still waits."""
         if not self.answer.done():
             self.answer.set_result(document)
+
+    def refuse(self, error: Exception) -> None:
+        """Tell why not, if somebody still waits."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class _Step(Struct, frozen=True):
@@ -99,7 +106,7 @@ class _Step(Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of JSON, about."""
-        return sum(len(draft.json) + _OPERATION_BYTES for draft in self.drafts)
+        return sum(draft.size + _OPERATION_BYTES for draft in self.drafts)
 
 
 class _Lane(Struct):
@@ -207,15 +214,15 @@ class Documents:
             while _open(batch):
                 await attempt(self._around, subject.session_id, name, request, once)
         except Exception as error:  # noqa: BLE001 - whatever happens, the callers must hear of it
-            for waiting in _open(batch):
-                waiting.answer.set_exception(error)
+            for waiting in batch:
+                waiting.refuse(error)
 
     async def _written_before(self, waiting: _Waiting) -> Position | None:
         change = waiting.change
         try:
             return await written_before(self._around, change.subject.session_id, change.key)
         except AlreadyExists as error:
-            waiting.answer.set_exception(error)
+            waiting.refuse(error)
             return None
 
     async def _read(self, session_id: str, name: DocumentName) -> Recent:
@@ -254,7 +261,7 @@ class Documents:
             except InvalidInput as error:
                 if not is_read:
                     raise
-                waiting.answer.set_exception(error)
+                waiting.refuse(error)
                 continue
             if not (step.drafts or is_read):
                 raise _Unsure
@@ -293,7 +300,8 @@ class Documents:
             return _Step(waiting, value)
         writing = written(draft, NOT_IN_THE_LOG + place, own_origin(around, change.request))
         ahead.take("", writing, len(draft.json))  # its version is not known yet
-        return _Step(waiting, value, writing, [draft, *conflict_drafts(merged, draft)])
+        conflicts = conflict_drafts(merged, at=draft.at, client=draft.client)
+        return _Step(waiting, value, writing, [draft, *conflicts])
 
     def _merged(
         self, change: _Change, current: dict[str, Any], history: History, place: int
@@ -309,7 +317,11 @@ class Documents:
         rules = LAST_WRITER if history.base is None else self._around.rules.of(name)
         merged = rebased(history.base, ours, current, history.since, rules)
         base = request.base if history.base is not None else ""
-        return Outcomes(change.subject, base, merged.value, merged.contests)
+        before = UNSET if history.base is None else history.base
+        last = history.since[-1] if history.since else Writing({}, 0, 0, "")
+        theirs = Side(current, last.at, last.offset, last.origin)
+        contests = told_of(merged.contests, before, ours, theirs)
+        return Outcomes(change.subject, base, merged.value, contests)
 
     async def _commit(self, steps: list[_Step], known: Recent) -> None:
         """Write steps in one group, remember them, and answer those who wait for them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -11,20 +11,25 @@ from sessiond.codec import json
 from sessiond.model import ConflictRecord, ConflictSide
 from sessiond.service.clock import moment, moment_of
 from sessiond.service.writing import Request, Surroundings, commit
-from sessiond.store.committer import Committed, Draft, FieldChange
+from sessiond.store.committer import Draft, FieldChange
 from sessiond.sync.defaults import MergedDocument
 from sessiond.sync.documents import value_at
 from sessiond.sync.globs import dotted
 from sessiond.sync.merge import Conflict
 from sessiond.sync.position import Position
 from sessiond.sync.rebase import Contest
-from sessiond.sync.sides import Outcome, Side
+from sessiond.sync.sides import Outcome, Side, canonical
+from sessiond.sync.strategies import MANUAL
 
 NOT_IN_THE_LOG = 2**53
 """The offset of a change that is not in the log yet, from here on: after all that are."""
 
-REMOVAL, DELETION = "removal", "deletion"
-"""The rules by which a removed record stays removed, and a deleted session deleted."""
+REMOVAL, DELETION, SEVERAL = "removal", "deletion", "several"
+"""The rules by which a removed record stays removed, and a deleted session deleted; and the name of
+those of many fields, where one conflict tells of all."""
+
+_MOST_CONTESTS = 64
+_MOST_BYTES = 256 * 1024
 
 
 class Subject(Struct, frozen=True):
@@ -65,6 +70,31 @@ def whole(base: Any, ours: Side, theirs: Side, strategy: str, outcome: Outcome) 
     return Contest(conflict, ours, theirs)
 
 
+def told_of(
+    contests: Sequence[Contest], base: Any, ours: Side, theirs: Side
+) -> tuple[Contest, ...]:
+    """Return what is to be recorded of a merge: each conflict, or one of the whole for many.
+
+    Each holds three values, and those of nested lists hold one another: what is kept of a change
+    must not be many times as large as the change.
+
+    Args:
+        contests: the conflicts.
+        base: what both sides began with, as a whole.
+        ours: what we made of it.
+        theirs: what the others made of it.
+    """
+    size = sum(
+        len(canonical(value))
+        for contest in contests
+        for value in (contest.conflict.base, contest.conflict.ours, contest.conflict.theirs)
+    )
+    if len(contests) <= 1 or (len(contests) <= _MOST_CONTESTS and size <= _MOST_BYTES):
+        return tuple(contests)
+    is_open = any(contest.conflict.is_open for contest in contests)
+    return (whole(base, ours, theirs, MANUAL.name if is_open else SEVERAL, "merged"),)
+
+
 async def commit_merged(
     around: Surroundings, draft: Draft, outcomes: Outcomes
 ) -> tuple[Position, list[str] | UnsetType]:
@@ -73,7 +103,7 @@ async def commit_merged(
     Returns:
         Where the operation went, and the numbers of the conflicts.
     """
-    group = [draft, *conflict_drafts(outcomes, draft)]
+    group = [draft, *conflict_drafts(outcomes, at=draft.at, client=draft.client)]
     written, *conflicts = await commit_with_conflicts(around, outcomes.subject.session_id, group)
     return written, [str(position.offset) for position in conflicts] or UNSET
 
@@ -82,19 +112,19 @@ async def commit_with_conflicts(
     around: Surroundings, session_id: str, group: list[Draft]
 ) -> list[Position]:
     """Write a group that may hold conflicts, and return where each operation went."""
-    if any(draft.op == "conflict.record" for draft in group):  # first, so that no crash hides them
+    if any(draft.op.startswith("conflict.") for draft in group):  # first: no crash may hide them
         await around.conflicts.note(session_id, around.clock())
     return (await commit(around, session_id, group)).positions
 
 
-def conflict_drafts(outcomes: Outcomes, draft: Draft) -> list[Draft]:
+def conflict_drafts(outcomes: Outcomes, *, at: str, client: str) -> list[Draft]:
     """Return the operations that record what a merge left out, to be written behind its own."""
     subject = outcomes.subject
     return [
         Draft(
             "conflict.record",
             subject.id or subject.document,
-            draft.at,
+            at,
             json.encode(
                 {
                     "document": subject.document,
@@ -105,13 +135,12 @@ def conflict_drafts(outcomes: Outcomes, draft: Draft) -> list[Draft]:
                     "state": record.state,
                 }
             ),
-            client=draft.client,
+            client=client,
             changes=tuple(
-                FieldChange("conflict", *field)
-                for field in conflict_entry(record, draft.at).items()
+                FieldChange("conflict", *field) for field in conflict_entry(record, at).items()
             ),
         )
-        for record in conflict_records(outcomes, draft.at)
+        for record in conflict_records(outcomes, at)
     ]
 
 
@@ -127,11 +156,6 @@ def conflict_entry(record: ConflictRecord, at: str) -> dict[str, str | bytes]:
         "at": at,
         "json": json.encode(record),
     }
-
-
-def numbers_of(committed: Committed) -> list[str]:
-    """Return the numbers of conflicts that were written."""
-    return [str(position.offset) for position in committed.positions]
 
 
 async def recorded_behind(

@@ -21,10 +21,11 @@ from sessiond.service.merging import (
     Outcomes,
     Subject,
     commit_merged,
+    commit_with_conflicts,
     conflict_drafts,
-    numbers_of,
     own_side,
     recorded_behind,
+    told_of,
     whole,
 )
 from sessiond.service.standing import NEW, Standing, standing_of, value_at
@@ -158,7 +159,7 @@ class Records:
                 return before
             standing = await standing_of(self._around, subject)
             if standing.side.value is UNSET and not standing.may_be_new:
-                await self._keep_too_late(subject, request, make, standing, at_ms)
+                await self._refuse_too_late(subject, request, make, key, at_ms)
             check_expected(request.expected, standing.version)
             merged = await self._merged(subject, standing, request, make, at_ms)
             draft = Draft(
@@ -173,8 +174,7 @@ class Records:
             try:
                 position, conflicts = await commit_merged(around, draft, merged)
             except NotFound:  # removed since it was read
-                standing = await standing_of(self._around, subject)
-                await self._keep_too_late(subject, request, make, standing, at_ms)
+                await self._refuse_too_late(subject, request, make, key, at_ms)
             return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
 
         return await attempt(around, subject.session_id, subject.id, request, once)
@@ -189,12 +189,13 @@ class Records:
             if before := await self._written(subject, key):
                 return before
             standing = await standing_of(self._around, subject)
-            outcomes = Outcomes(subject, request.base, UNSET)
+            outcomes = Outcomes(subject, "", UNSET)
             if not is_version(request.base, standing.version) and standing.side.value is not UNSET:
                 base = await value_at(self._around, subject, request.base)
                 ours = own_side(around, request, UNSET, at_ms)
                 contest = whole(base, ours, standing.side, REMOVAL, "ours")
-                outcomes = structs.replace(outcomes, contests=(contest,))
+                known = "" if base is UNSET else request.base
+                outcomes = Outcomes(subject, known, UNSET, (contest,))
             draft = Draft(
                 op,
                 subject.id,
@@ -258,31 +259,36 @@ class Records:
         ours = own_side(self._around, request, make(theirs.value if base is UNSET else base), at_ms)
         rules = self._around.rules.of(subject.document) if is_known else LAST_WRITER
         merged = merge(base, ours, theirs, rules)
-        contests = tuple(Contest(conflict, ours, theirs) for conflict in merged.conflicts)
+        contests = [Contest(conflict, ours, theirs) for conflict in merged.conflicts]
         value = _derived(merged.value) if subject.document == "message" else merged.value
-        return Outcomes(subject, request.base if is_known else "", value, contests)
+        known = request.base if is_known else ""
+        return Outcomes(subject, known, value, told_of(contests, base, ours, theirs))
 
-    async def _keep_too_late(
-        self, subject: Subject, request: Request, make: Make, standing: Standing, at_ms: int
+    async def _refuse_too_late(
+        self, subject: Subject, request: Request, make: Make, key: IdempotencyKey | None, at_ms: int
     ) -> NoReturn:
-        """Keep a change of a record that was removed meanwhile, and refuse it.
+        """Keep a change of a record that was removed meanwhile, once, and refuse it.
 
         Raises:
             NotFound: always.
         """
-        around, name = self._around, subject.id
-        base = await value_at(self._around, subject, request.base) if request.base else UNSET
+        around, session_id = self._around, subject.session_id
+        standing = await standing_of(around, subject)
+        base = await value_at(around, subject, request.base) if request.base else UNSET
         if base is UNSET or standing.version == NEW:
-            raise NotFound(f"session {subject.session_id!r} has no {subject.document} {name!r}")
-        ours = own_side(around, request, make(base), at_ms)
-        contest = whole(base, ours, standing.side, REMOVAL, "theirs")
-        draft = Draft("message.edit", name, now(around), b"{}", client=request.client)
-        drafts = conflict_drafts(Outcomes(subject, request.base, UNSET, (contest,)), draft)
-        await around.conflicts.note(subject.session_id, around.clock())
-        (number,) = numbers_of(await commit(around, subject.session_id, drafts))
+            raise NotFound(f"session {session_id!r} has no {subject.document} {subject.id!r}")
+        once = IdempotencyKey(f"{key.name}:too-late", key.digest) if key else None
+        kept = await written_before(around, session_id, once)
+        if kept is None:
+            ours = own_side(around, request, make(base), at_ms)
+            contest = whole(base, ours, standing.side, REMOVAL, "theirs")
+            outcomes = Outcomes(subject, request.base, UNSET, (contest,))
+            (draft,) = conflict_drafts(outcomes, at=now(around), client=request.client)
+            draft = structs.replace(draft, key=once)
+            (kept,) = await commit_with_conflicts(around, session_id, [draft])
         raise NotFound(
-            f"{subject.document} {name!r} was removed",
-            hint=f"your change is kept as conflict {number} of the session",
+            f"{subject.document} {subject.id!r} was removed",
+            hint=f"your change is kept as conflict {kept.offset} of the session",
         )
 
 

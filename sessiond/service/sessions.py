@@ -17,7 +17,7 @@ from sessiond.model import (
     SessionPage,
     SessionSummary,
 )
-from sessiond.service.deletion import keep, kept_messages
+from sessiond.service.deletion import Unseen, keep, kept_unseen, unseen_after
 from sessiond.service.identity import derived_id, new_id
 from sessiond.service.merging import Subject
 from sessiond.service.shapes import document_value, encode_creation, metadata_of
@@ -34,8 +34,8 @@ from sessiond.service.writing import (
 from sessiond.store.committer import Draft
 from sessiond.store.log import PAGE
 from sessiond.store.sessions import Snapshot
-from sessiond.sync.entry import Entry, operation_json
-from sessiond.sync.position import Position, parse_position
+from sessiond.sync.entry import operation_json
+from sessiond.sync.position import Position
 from sessiond.sync.replica import Conversation
 
 _LOAD_ATTEMPTS = 5
@@ -158,23 +158,26 @@ class Sessions:
     async def delete(self, session_id: str, request: Request = PLAIN) -> Position:
         """Delete a session; a tombstone stays, so that its id is never used again.
 
-        With a base, the messages that others appended after that position, which whoever deletes
-        had not seen, are kept as conflicts.
+        With a base, what others wrote after that position, which whoever deletes had not seen, is
+        kept as conflicts.
 
         Raises:
             NotFound, SessionDeleted: there is none, or no more.
             VersionMismatch: the session has moved on from the expected position.
-            Contended: with a base, others kept being faster.
+            Contended, TooLarge: with a base, others kept being faster, or wrote too much since.
         """
         key = idempotency_key(request, b"session.delete")
 
         async def once() -> Position:
             if before := await written_before(self._around, session_id, key):
                 return before
-            at, unseen, end = now(self._around), [], request.expected
+            at, end = now(self._around), request.expected
+            unseen: Unseen = {}
             if request.base:
                 end = str(await self.position(session_id))
-                unseen = await self._unseen(session_id, request)
+                unseen = await unseen_after(self._around, session_id, request)
+            if unseen:
+                await self._around.conflicts.note(session_id, self._around.clock())
             draft = Draft(
                 "session.delete",
                 session_id,
@@ -183,29 +186,11 @@ class Sessions:
                 expected=end,
                 key=key,
                 client=request.client,
-                changes=kept_messages(self._around, session_id, request, unseen, at),
+                changes=kept_unseen(self._around, session_id, request, unseen, at),
             )
-            if unseen:
-                await self._around.conflicts.note(session_id, self._around.clock())
             return (await commit(self._around, session_id, [draft])).positions[0]
 
         return await attempt(self._around, session_id, "", request, once)
-
-    async def _unseen(self, session_id: str, request: Request) -> list[Entry]:
-        """Return the messages that others appended after a base.
-
-        Where the base is not part of the log any more, nobody can tell: there are none then.
-        """
-        own = f"{request.client}@" if request.client else self._around.store.writer
-        unseen: list[Entry] = []
-        async for page in self._around.store.log.pages(session_id, parse_position(request.base)):
-            if not page.reset:
-                unseen += [
-                    entry
-                    for entry in page.entries
-                    if entry.op == "message.append" and not entry.origin.startswith(own)
-                ]
-        return unseen
 
     async def keep(self, request: Request, came: Iterable[tuple[Subject, Any]]) -> list[str]:
         """Keep as conflicts what was to be written into a session that is deleted.

@@ -91,6 +91,13 @@ class Draft(Struct, frozen=True):
     client: str = ""
     changes: tuple[FieldChange, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes of JSON and of fields, about."""
+        if not self.changes:
+            return len(self.json)
+        return len(self.json) + sum(len(change.value or "") for change in self.changes)
+
 
 class KeyUsed(SessiondError):
     """The idempotency key was used before: the caller looks up what became of it."""
@@ -187,7 +194,7 @@ class Committer:
         Raises:
             SessiondError: what the script refused (see lua/commit.lua), or StoreUnavailable.
         """
-        size = sum(len(draft.json) for draft in group)
+        size = sum(draft.size for draft in group)
         if self._waiting_bytes + size > _WAITING_BYTES:
             raise StoreUnavailable(
                 f"{self._waiting_bytes} bytes already wait to be written",

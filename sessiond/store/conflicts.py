@@ -11,9 +11,11 @@ from redis.asyncio import Redis
 from sessiond.errors import StoreDamaged
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
-from sessiond.store.scripts import KEEP_REFUSED
+from sessiond.store.scripts import DROP_CONFLICTS, KEEP_REFUSED
 
 _PAGE = 100
+_MOST_KEPT = 5_000
+_SETTLED_MS = 10 * 60 * 1000
 _NOTED_MS = 1000
 _REMEMBERED = 1000
 
@@ -32,7 +34,9 @@ class ConflictEntry(Struct, frozen=True):
 
 
 class ConflictStore:
-    """Reads and trims. Conflicts are written with the operation that they came of.
+    """Reads and drops them, and keeps what comes for deleted sessions.
+
+    All others are written with the operation that they came of.
 
     Args:
         redis: client for commands.
@@ -44,47 +48,56 @@ class ConflictStore:
         self._keys = keys
         self._noted: dict[str, int] = {}
 
-    async def entries(self, session_id: str) -> list[ConflictEntry]:
-        """Return all entries of a session, oldest first.
+    async def entries(self, session_id: str, first: str = "") -> list[ConflictEntry]:
+        """Return the entries of a session, oldest first: all, or from that of a number on.
 
         Raises:
             StoreUnavailable, StoreDamaged: Redis does not answer, or has something foreign.
         """
         found: list[ConflictEntry] = []
-        first = "-"
+        begin = _stream_id(first) if first else "-"
         while True:
             page = await answered(
                 self._redis.execute_command(
-                    "XRANGE", self._keys.conflicts(session_id), first, "+", "COUNT", _PAGE
+                    "XRANGE", self._keys.conflicts(session_id), begin, "+", "COUNT", _PAGE
                 )
             )
             found += [_entry(session_id, raw) for raw in page]
             if len(page) < _PAGE:
                 return found
-            first = f"({page[-1][0].decode()}"
+            begin = f"({page[-1][0].decode()}"
 
-    async def keep_refused(self, session_id: str, fields: Sequence[str | bytes]) -> str | None:
-        """Keep what came for a deleted session, and return its number; None if it is not deleted.
+    async def keep_refused(
+        self, session_id: str, key: str, fields: Sequence[str | bytes]
+    ) -> str | None:
+        """Keep what came for a deleted session, and return its number.
+
+        None if it is not deleted, or if 5,000 entries are kept already.
 
         Args:
             session_id: which.
+            key: what makes a repeated request recognisable; empty for nothing.
             fields: names and values of the entry.
         """
         keys = [self._keys.metadata(session_id), self._keys.conflicts(session_id)]
-        reply = await answered(KEEP_REFUSED.run(self._redis.execute_command, keys, fields))
+        arguments = [_MOST_KEPT, key, *fields]
+        reply = await answered(KEEP_REFUSED.run(self._redis.execute_command, keys, arguments))
         return None if reply is None else _number(reply)
 
-    async def trim(self, session_id: str, first_kept: str | None) -> None:
-        """Drop the entries before one; all of them, and the session from the index, for None."""
-        key = self._keys.conflicts(session_id)
-        if first_kept is None:
+    async def drop(self, session_id: str, numbers: Sequence[str], now_ms: int) -> None:
+        """Drop entries, and the session from the index where nothing is left of them.
+
+        Who writes a conflict notes its session moments before: one that was noted of late stays.
+        """
+        left = 1
+        for start in range(0, len(numbers) or 1, _PAGE):
+            ids = [_stream_id(number) for number in numbers[start : start + _PAGE]]
+            keys = [self._keys.conflicts(session_id)]
+            left = await answered(DROP_CONFLICTS.run(self._redis.execute_command, keys, ids))
+        noted_ms = (await self.sessions()).get(session_id, now_ms)
+        if left == 0 and now_ms - noted_ms > _SETTLED_MS:
             self._noted.pop(session_id, None)
-            await answered(self._redis.delete(key))
             await answered(self._redis.zrem(self._keys.contested, session_id))
-        else:
-            await answered(
-                self._redis.execute_command("XTRIM", key, "MINID", _stream_id(first_kept))
-            )
 
     async def note(self, session_id: str, now_ms: int) -> None:
         """Enter a session among those with conflicts; once a second is enough."""
@@ -95,10 +108,10 @@ class ConflictStore:
             self._noted.clear()
         self._noted[session_id] = now_ms
 
-    async def sessions(self) -> list[str]:
-        """Return the sessions with conflicts, the newest conflict first."""
-        found = await answered(self._redis.zrevrange(self._keys.contested, 0, -1))
-        return [member.decode("ascii", "replace") for member in found]
+    async def sessions(self) -> dict[str, int]:
+        """Return the sessions with conflicts, the newest first, and when each was noted (ms)."""
+        found = await answered(self._redis.zrevrange(self._keys.contested, 0, -1, withscores=True))
+        return {member.decode("ascii", "replace"): int(score) for member, score in found}
 
 
 def _stream_id(number: str) -> str:

@@ -57,7 +57,7 @@ _SOURCES = {
     name: _read(name)
     for name in dict.fromkeys(
         (
-            *("log", "commit", "snapshot", "lease", "presence", "keep_refused"),
+            *("log", "commit", "snapshot", "lease", "presence", "keep_refused", "drop_conflicts"),
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -66,6 +66,7 @@ _SOURCES = {
 SNAPSHOT = Script(_SOURCES["snapshot"])
 LEASE = Script(_SOURCES["lease"])
 KEEP_REFUSED = Script(_SOURCES["keep_refused"])
+DROP_CONFLICTS = Script(_SOURCES["drop_conflicts"])
 PRESENCE = Script(_SOURCES["presence"])
 
 

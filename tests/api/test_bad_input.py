@@ -232,6 +232,7 @@ NUMBERS = ["-1", "+1", "1.0", "1e2", "0x1", "", "a", "1%00", "%201", "9" * 16, "
 LIMITS = {
     "/v1/sessions": 500,
     "/v1/presence": 500,
+    "conflicts": 10_000,
     "messages": 10_000,
     "operations": 1_000,
     "/v1/redis": 10_000,

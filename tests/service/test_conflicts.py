@@ -8,12 +8,19 @@ import pytest
 
 from sessiond.config.merging import merge_rules
 from sessiond.config.options import MergeOptions
-from sessiond.errors import InvalidInput, NotFound, SessionDeleted, StoreDamaged, VersionMismatch
+from sessiond.errors import (
+    AlreadyExists,
+    InvalidInput,
+    NotFound,
+    SessionDeleted,
+    StoreDamaged,
+    VersionMismatch,
+)
 from sessiond.model import Choice, ConflictRecord
 from sessiond.service.documents import Documents
 from sessiond.service.writing import Request, Surroundings
 from sessiond.store.conflicts import ConflictStore
-from tests.service.support import create, load, said
+from tests.service.support import create, load, said, text
 from tests.store.support import Services
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -153,6 +160,47 @@ async def test_a_removed_message_comes_back_under_a_new_id(core: Services) -> No
     assert (message.content, message.id == "m1") == ("late", False)
 
 
+async def test_a_decision_that_is_asked_for_again_is_made_once(core: Services) -> None:
+    base = (await core.messages.append("ses_1", [said("a", "m1")])).records[0].version
+    await core.records.remove("ses_1", "m1")
+    with pytest.raises(NotFound):
+        await core.records.edit("ses_1", "m1", {"content": "late"}, Request(base=base))
+    (conflict,) = await core.conflicts.of_session("ses_1")
+    for _ in range(2):
+        await core.conflicts.resolve(
+            "ses_1", conflict.number, Choice(take="ours"), Request(key="once")
+        )
+    assert len((await load(core)).conversation.messages) == 1
+    with pytest.raises(AlreadyExists):
+        await core.conflicts.resolve(
+            "ses_1", conflict.number, Choice(take="theirs"), Request(key="once")
+        )
+
+
+@pytest.mark.parametrize("value", [3, "x", [], None, {"role": 1}])
+async def test_what_is_no_message_takes_no_place(core: Services, value: Any) -> None:
+    base = (await core.messages.append("ses_1", [said("a", "m1")])).records[0].version
+    await core.records.remove("ses_1", "m1")
+    with pytest.raises(NotFound):
+        await core.records.edit("ses_1", "m1", {"content": "late"}, Request(base=base))
+    (conflict,) = await core.conflicts.of_session("ses_1")
+    with pytest.raises(InvalidInput, match="would not be a message"):
+        await core.conflicts.resolve("ses_1", conflict.number, Choice(value=value))
+
+
+@pytest.mark.parametrize("value", [3, [], {"id": "p1", "type": 7}])
+async def test_what_is_no_part_takes_no_place(core: Services, value: Any) -> None:
+    await core.messages.append("ses_1", [said("a", "m1")])
+    first = await core.records.put_part("ses_1", "m1", "p1", text("a"))
+    await core.records.remove_part("ses_1", "m1", "p1")
+    late = Request(base=first.version)
+    with pytest.raises(NotFound):
+        await core.records.put_part("ses_1", "m1", "p1", text("late"), late)
+    (conflict,) = await core.conflicts.of_session("ses_1")
+    with pytest.raises(InvalidInput, match="part"):
+        await core.conflicts.resolve("ses_1", conflict.number, Choice(value=value))
+
+
 async def test_a_removal_can_be_made_good_and_left(core: Services) -> None:
     base = (await core.messages.append("ses_1", [said("a", "m1")])).records[0].version
     await core.records.edit("ses_1", "m1", {"content": "edited"})
@@ -178,7 +226,7 @@ async def test_what_is_not_there_is_not_found(core: Services) -> None:
     assert await core.conflicts.of_session("ses_1") == []
     with pytest.raises(NotFound):
         await core.conflicts.of_session("ses_none")
-    for number in ("1", "99", "x"):
+    for number in ("1", "99", "99-1"):
         with pytest.raises(NotFound):
             await core.conflicts.read("ses_1", number)
 
@@ -199,6 +247,33 @@ async def test_old_conflicts_are_dropped_but_not_open_ones(core: Services) -> No
     await core.conflicts.trim()
     assert await core.conflicts.of_all() == []
     assert await core.redis.zcard(core.keys.contested) == 0
+
+
+async def test_an_open_conflict_keeps_no_others(core: Services) -> None:
+    await contested(core, documents=deciding_by_hand(core))
+    settled = await contested(core, "/mine")
+    core.clock.ms += 31 * DAY_MS
+    await core.conflicts.trim()
+    (left,) = await core.conflicts.of_session("ses_1")
+    assert (left.state, left.number == settled.number) == ("open", False)
+
+
+async def test_what_is_written_while_old_conflicts_are_dropped_stays(core: Services) -> None:
+    old = await contested(core)
+    store = ConflictStore(core.redis, core.keys)
+    core.clock.ms += 31 * DAY_MS
+    recent = await contested(core, "/mine")  # after the old ones were read
+    await store.drop("ses_1", [old.number], core.clock.ms)
+    assert await core.conflicts.of_all() == [recent]
+    await store.drop("ses_1", [recent.number], core.clock.ms)
+    assert list(await store.sessions()) == ["ses_1"], "somebody may be about to write one"
+
+
+async def test_the_newest_are_told_of_first(core: Services) -> None:
+    first, second = await contested(core), await contested(core, "/mine", "/yours")
+    assert await core.conflicts.of_session("ses_1", None, 1) == [second]
+    assert await core.conflicts.of_session("ses_1", None, 2) == [first, second]
+    assert len(await core.conflicts.of_all(None, 1)) == 1
 
 
 async def test_conflicts_go_with_their_session(core: Services) -> None:

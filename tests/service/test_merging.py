@@ -310,6 +310,51 @@ async def test_eight_writers_of_two_processes_all_get_through(
     assert base
 
 
+async def test_many_conflicts_of_one_change_are_one_about_the_whole(core: Services) -> None:
+    fields = [f"f{number}" for number in range(100)]
+    base = (await change(core, dict.fromkeys(fields, 0), name="preferences")).version
+    await change(core, dict.fromkeys(fields, 1), base, name="preferences")
+    core.clock.ms += 1
+    changed = await change(core, {**dict.fromkeys(fields, 2), "mine": 1}, base, name="preferences")
+    (conflict,) = await conflicts(core)
+    assert changed.conflicts == [conflict.number]
+    assert (conflict.path, conflict.strategy, conflict.outcome) == ([], "several", "merged")
+    assert conflict.base == dict.fromkeys(fields, 0)
+    assert conflict.theirs.value == dict.fromkeys(fields, 1)
+    assert conflict.merged == changed.value
+
+
+async def test_nested_lists_do_not_multiply_what_is_kept(core: Services) -> None:
+    def nested(order: str, depth: int = 0) -> list[dict[str, Any]]:
+        below = {"l": nested(order, depth + 1)} if depth < 20 else {"text": "x" * 20_000}
+        return [{"id": name, **(below if name == "a" else {})} for name in order]
+
+    base = (await change(core, {"l": nested("abc")}, name="preferences")).version
+    await change(core, {"l": nested("cba")}, base, name="preferences")
+    await change(core, {"l": nested("bac")}, base, name="preferences")
+    (conflict,) = await conflicts(core)
+    assert conflict.strategy == "several"
+
+
+async def test_who_goes_away_takes_nobody_along(core: Services) -> None:
+    await change(core, {"theme": "x"}, name="preferences", key="used")
+    used_key = core.store.used_key
+
+    async def slow(session_id: str, key: str) -> Any:
+        found = await used_key(session_id, key)
+        if key == "key:used":
+            gone.cancel()
+            await asyncio.sleep(0)
+        return found
+
+    core.store.used_key = slow  # type: ignore[method-assign]
+    gone = asyncio.create_task(change(core, {"theme": "y"}, name="preferences", key="used"))
+    stays = asyncio.create_task(change(core, {"language": "en"}, name="preferences", key="other"))
+    await asyncio.wait([gone, stays])
+    assert gone.cancelled()
+    assert stays.result().value == {"theme": "x", "language": "en"}
+
+
 async def test_a_change_of_a_deleted_session_is_kept(core: Services) -> None:
     await core.sessions.delete("ses_1")
     with pytest.raises(SessionDeleted, match="kept as conflict"):

@@ -211,11 +211,44 @@ async def test_what_comes_for_a_deleted_session_is_kept_with_its_deletion(core: 
     assert kept == await core.conflicts.of_all()
 
 
-async def test_messages_that_a_deletion_had_not_seen_are_kept(core: Services) -> None:
+async def test_what_comes_again_for_a_removed_record_is_kept_once(
+    core: Services, base: str
+) -> None:
+    await core.records.remove("ses_1", "m1")
+    for _ in range(2):
+        with pytest.raises(NotFound, match="kept as conflict 4"):
+            await edit(core, "too late", base, key="once")
+    assert len(await conflicts(core)) == 1
+
+
+async def test_what_comes_again_for_a_deleted_session_is_kept_once(core: Services) -> None:
+    await core.sessions.delete("ses_1")
+    for _ in range(2):
+        with pytest.raises(SessionDeleted, match="kept as conflict 2, 2-1"):
+            await core.messages.append(
+                "ses_1", [said("a", "m1"), said("b", "m2")], Request(key="once")
+            )
+    assert [each.id for each in await conflicts(core)] == ["m1", "m2"]
+
+
+async def test_what_a_deletion_had_not_seen_is_kept_as_it_was_last(core: Services) -> None:
     base = (await core.messages.append("ses_1", [said("seen", "m1")])).position
-    await core.messages.append("ses_1", [said("unseen", "m2")], Request(client="ana"))
+    ana = Request(client="ana")
+    await core.messages.append("ses_1", [said("first", "m2"), said("gone", "m3")], ana)
+    await core.records.edit("ses_1", "m2", {"content": "corrected"}, ana)
+    await core.records.put_part("ses_1", "m2", "p1", text("a part"), ana)
+    await core.records.put_part("ses_1", "m3", "p1", text("gone, too"), ana)
+    await core.records.put_part("ses_1", "m1", "p2", text("gone again"), ana)
+    await core.records.remove_part("ses_1", "m1", "p2", ana)
+    await core.records.remove("ses_1", "m3", ana)
+    await core.documents.change("ses_1", "context", {"working_directory": "/a"}, ana)
+    await core.documents.change("ses_1", "context", {"active_files": ["a"]}, ana)
+    await core.messages.append("ses_1", [said("my own", "m4")], Request(client="ben"))
     await core.sessions.delete("ses_1", Request(base=base, client="ben"))
-    (conflict,) = await conflicts(core)
-    assert (conflict.id, conflict.strategy, conflict.outcome) == ("m2", "deletion", "ours")
-    assert conflict.theirs.value["content"] == "unseen"
-    assert conflict.theirs.origin.startswith("ana@")
+    kept = {(each.document, each.id): each for each in await conflicts(core)}
+    assert kept.keys() == {("message", "m2"), ("part", "m2/p1"), ("context", "")}
+    assert {(each.strategy, each.outcome) for each in kept.values()} == {("deletion", "ours")}
+    assert kept["message", "m2"].theirs.value["content"] == "corrected"
+    assert kept["part", "m2/p1"].theirs.value["text"] == "a part"
+    assert kept["context", ""].theirs.value == {"working_directory": "/a", "active_files": ["a"]}
+    assert kept["message", "m2"].theirs.origin.startswith("ana@")

@@ -20,7 +20,7 @@
 --              document, field, value      a field of a document to set
 --              "-document", field, ""      a field of a document to unset
 --              "conflict", field, value    a field of a conflict's entry
---              "kept", id, json            a message that goes unseen with the session: see delete
+--              "kept", "document id", json what goes unseen with the session: see session.delete
 -- returns  one flat list: workspace, then for each group one of
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before
@@ -33,7 +33,7 @@
 
 local SESSION_ID, WRITER = ARGV[1], ARGV[4]
 local DEDUPE_WINDOW = 2048  -- writers and keys remembered per session
-local LARGEST_CALL = 1024   -- operations in one call (sync.batch_operations at most)
+local LARGEST_CALL = 4096   -- operations in one call: sync.batch_operations, or one large group
 
 -- What several operations of one group may be: none of them undoes what another one relies on. What
 -- came of a merge may begin a group: behind it stand only the conflicts that it left, and changes
@@ -78,17 +78,18 @@ local function answer_applied(group, sequence)
       offset = offset - 1
     end
   end
-  local first, epochs = nil, {}
-  for i = 1, #group do
+  local found, first = find(group[1], sequence)
+  if not found then return false end
+  local epochs = {}
+  for i = 1, #group do  -- a group's operations stand one behind the other
     local operation = group[i]
-    local entry, offset = find(operation, sequence + i - 1)
-    if not entry then return false end
+    local entry = i == 1 and found or entry_at(first + i - 1)
+    if not entry or entry.origin ~= ARGV[operation + ORIGIN] then return false end
     if entry.json ~= ARGV[operation + JSON] or entry.op ~= ARGV[operation + OP]
       or entry.id ~= ARGV[operation + ID] then
       answer('error', 'sequence-reused', ARGV[operation + ORIGIN])
       return true
     end
-    first = first or offset
     epochs[i] = entry.epoch
   end
   answer('duplicate', first)

@@ -1,6 +1,6 @@
 -- session.delete: everything of the session goes, but for a tombstone in its metadata and this
 -- operation as the log's only entry, so that readers learn of it and its id is never used again.
--- Messages that whoever deletes had not seen (options "kept") stay in the stream of conflicts.
+-- What whoever deletes had not seen (options "kept") stays in the stream of conflicts.
 --   errors: version-mismatch with the session's position
 
 verbs['session.delete'] = {
@@ -18,8 +18,9 @@ verbs['session.delete'] = {
     local first, kept = operation + OPTIONS + 1, 0
     for i = first, first + 3 * tonumber(ARGV[operation + OPTIONS]) - 1, 3 do
       if ARGV[i] == 'kept' then
+        local document, id = string.match(ARGV[i + 1], '^(%S+) (.*)$')
         redis.call('XADD', CONFLICTS, string.format('%d-%d', session.version, kept),
-          'what', 'conflict', 'document', 'message', 'id', ARGV[i + 1], 'path', '',
+          'what', 'conflict', 'document', document, 'id', id, 'path', '',
           'strategy', 'deletion', 'outcome', 'ours', 'at', ARGV[operation + AT],
           'json', ARGV[i + 2])
         kept = kept + 1

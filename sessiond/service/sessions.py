@@ -19,7 +19,7 @@ from sessiond.model import (
 )
 from sessiond.service.deletion import Unseen, keep, kept_unseen, unseen_after
 from sessiond.service.identity import derived_id, new_id
-from sessiond.service.merging import Subject
+from sessiond.service.merging import Subject, own_origin
 from sessiond.service.shapes import document_value, encode_creation, metadata_of
 from sessiond.service.writing import (
     PLAIN,
@@ -229,7 +229,7 @@ class Sessions:
         """
         store = self._around.store
         workspace = await store.workspace_of(session_id)
-        origin = f"{request.client}@{store.writer}" if request.client else store.writer
+        origin = own_origin(self._around, request)
         live = Live(session_id=session_id, origin=origin, body=body)
         await store.publish(session_id, workspace, json.encode({"live": live}))
 

@@ -32,7 +32,8 @@ class Cursor(Struct):
 class Progress(Struct):
     """Up to which sequence opencode's log is in a session's; `birth` is the session's first epoch.
 
-    A session with another birth was created anew, after Redis had lost it.
+    Of a deleted session it is up to which what came too late is kept. A session with another birth
+    was created anew, after Redis had lost it.
     """
 
     birth: str

@@ -178,6 +178,10 @@ class Catalogue:
         self.saved.cursors[session_id] = Cursor(position.epoch, position.offset, seq)
         self._changed = True
 
+    def note_progress(self) -> None:
+        """Take note that more of what `saved.written` tells was written."""
+        self._changed = True
+
     def forget(self, session_id: str) -> None:
         """Forget a session that is gone, when everybody knows."""
         self.saved.cursors.pop(session_id, None)

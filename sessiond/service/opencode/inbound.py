@@ -77,7 +77,7 @@ class Inbound:
         outbox: what happened here, on its way to the others.
         turns: which run, so that nothing may be written.
         look: sees which sessions the database has.
-        deleted: told of a session that somebody deleted here and that lives on elsewhere.
+        delete_for_all: has a session deleted elsewhere, too, that somebody here deleted.
         released: told that somebody gave a session's turn back.
         spawn: runs something beside.
     """
@@ -94,7 +94,7 @@ class Inbound:
         outbox: Outbox,
         turns: Turns,
         look: Callable[[], Awaitable[None]],
-        deleted: Callable[[str], None],
+        delete_for_all: Callable[[str], None],
         released: Callable[[str], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
@@ -107,7 +107,7 @@ class Inbound:
         self._outbox = outbox
         self._turns = turns
         self._look = look
-        self._deleted = deleted
+        self._delete_for_all = delete_for_all
         self._released = released
         self._spawn = spawn
         self._lanes: dict[str, Lane] = {}
@@ -353,7 +353,7 @@ class Inbound:
     def _delete_absent(self, session_id: str) -> None:
         """Have a session deleted that lives on, though somebody here deleted it."""
         if session_id not in self._catalogue.rows:
-            self._deleted(session_id)
+            self._delete_for_all(session_id)
 
     def _note_turn(self, event: Event, session_id: str) -> None:
         """Follow the turns of others, where they come in when they are complete.

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import Context, NewSession
@@ -33,9 +33,9 @@ from sessiond.opencode.records import SessionState, StoredEvent
 from sessiond.opencode.reverts import outlives_revert
 from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
-from sessiond.service.merging import Subject
+from sessiond.service.opencode.late import late_records
 from sessiond.service.opencode.reading import Read
-from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange, message_of
+from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
 from sessiond.store.committer import MarkMoved
@@ -46,7 +46,6 @@ from sessiond.sync.position import START, Position
 _EXPECTED = 1024
 _ATTEMPTS = 3
 _ALL = 2**53
-_PUTS = frozenset({"message.put", "part.put"})
 _REMOVALS = frozenset({"message.remove", "part.remove"})
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -85,7 +84,9 @@ class Outbox:
         shared: tells whether a session is to be shared.
         spared: told that opencode removed records of a session which stay for everybody, before
             anything is written that lies behind the removal: they have to come back here.
-        progress: how far each session's log is known to have been written; kept over restarts.
+        progress: how far each session's log is known to have been written, or kept where it came
+            too late; kept over restarts.
+        progressed: told that the progress changed, and is to be saved soon.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Outbox:
         shared: Callable[[str], bool],
         *,
         spared: Callable[[str], None],
+        progressed: Callable[[], None],
         progress: dict[str, Progress] | None = None,
     ) -> None:
         self._replica = replica
@@ -105,11 +107,11 @@ class Outbox:
         self._machine = machine
         self._shared = shared
         self._spared = spared
+        self._progressed = progressed
         self._progress = {} if progress is None else progress
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._written: dict[str, int] = {}
         self._recorders: dict[str, Recorder] = {}
-        self._deleted: set[str] = set()
         self._expected: dict[tuple[str, bytes], None] = {}
 
     def forget(self, session_id: str) -> None:
@@ -134,6 +136,8 @@ class Outbox:
     async def flush(self, session_id: str, up_to: int | str | None = None) -> None:
         """Return when what opencode logged of a session is in Redis.
 
+        Where the session is deleted meanwhile, all of it so far is kept there as conflicts.
+
         Args:
             session_id: the session.
             up_to: the last sequence or event that is to be written; None for all so far. What
@@ -142,7 +146,7 @@ class Outbox:
         Raises:
             StoreUnavailable, DatabaseUnreadable: nothing is lost, the next call goes on.
         """
-        if session_id in self._deleted or not self._shared(session_id):
+        if not self._shared(session_id):
             return
         async with self._locks[session_id]:
             for _ in range(_ATTEMPTS - 1):
@@ -159,35 +163,39 @@ class Outbox:
         try:
             yield
         except SessionDeleted:  # a deletion wins over what was written without knowing of it
-            await self._keep_unwritten(session_id)
-            self._deleted.add(session_id)
             self.forget(session_id)
+            await self._keep_late(session_id)
         except BaseException:
             self.forget(session_id)
             raise
 
-    async def _keep_unwritten(self, session_id: str) -> None:
-        """Keep as conflicts what opencode logged that comes too late, each record as it was last.
+    async def _keep_late(self, session_id: str) -> None:
+        """Keep as conflicts what opencode logged of a session that is deleted, as far as it is new.
 
-        Nothing of a session that this database never wrote: nobody knows what would be new.
+        The progress goes on with every record that is kept, so that the next call begins behind it.
+        What is not saved of the progress when the process crashes is kept twice. Nothing is kept of
+        a session that this database never wrote: nobody knows what would be new.
+
+        Raises:
+            MarkMoved: Redis has the session again, from before it was deleted.
+            StoreUnavailable, DatabaseUnreadable: the next call goes on.
         """
         progress = self._progress.get(session_id)
-        written = self._written.get(session_id, progress.seq if progress else None)
-        if written is None:
-            return
-        last: dict[str, Change] = {}
-        while events := await self._events(session_id, written, None):
-            written = events[-1].seq
-            changes = await self._changes(events)
-            last |= {each.change.id: each.change for each in changes if each.change.kind in _PUTS}
-        came = [
-            (Subject(session_id, "part", name), change.body)
-            if "/" in name
-            else (Subject(session_id, "message", name), to_builtins(message_of(change)))
-            for name, change in last.items()
-        ]
-        numbers = await self._target.sessions.keep(Request(client=self._replica.name), came)
-        await _log.ainfo("opencode.came_too_late", session_id=session_id, kept=len(numbers))
+        request = Request(client=self._replica.name)
+        while progress and (events := await self._events(session_id, progress.seq, None)):
+            records = late_records(session_id, await self._changes(events))
+            for record in records:
+                came = [(record.subject, record.value)]
+                if not await self._target.sessions.keep(request, came):
+                    raise MarkMoved(f"session {session_id!r} is not deleted any more")
+                self._advance(progress, record.seq)
+            self._advance(progress, events[-1].seq)
+            if records:
+                await _log.ainfo("opencode.came_too_late", session_id=session_id, kept=len(records))
+
+    def _advance(self, progress: Progress, seq: int) -> None:
+        progress.seq = seq
+        self._progressed()
 
     async def _flush(self, session_id: str, up_to: int | str | None) -> None:
         written = self._written.get(session_id)
@@ -198,7 +206,7 @@ class Outbox:
             if events:
                 await self._write_events(session_id, events)
                 written = self._written[session_id] = max(written, events[-1].seq)
-                self._progress[session_id].seq = written
+                self._advance(self._progress[session_id], written)
             if len(events) < STRETCH:
                 break
 
@@ -226,7 +234,10 @@ class Outbox:
             birth = await self._birth(session_id) if written is not None else ""
         if written is not None:
             self._written[session_id] = written
-            self._progress[session_id] = Progress(birth, written)
+            progress = Progress(birth, written)
+            if self._progress.get(session_id) != progress:
+                self._progress[session_id] = progress
+                self._progressed()
         return written
 
     async def _birth(self, session_id: str) -> str:
@@ -389,7 +400,8 @@ class Outbox:
             with contextlib.suppress(NotFound, SessionDeleted):
                 request = Request(client=self._replica.name, base=base)
                 await self._target.sessions.delete(session_id, request)
-            self._deleted.add(session_id)
+            self._progress.pop(session_id, None)  # gone here, too: nothing of it comes too late
+            self._progressed()
             self.forget(session_id)
 
 

@@ -64,7 +64,7 @@ class Share:
         self._machine = _machine(saved)
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: dict[str, int] = {}  # sessions whose log grew, to be written up to a sequence
-        self._deleted: set[str] = set()  # sessions to be deleted for everybody
+        self._deletions_due: set[str] = set()  # sessions to be deleted for everybody
         self._reader = DatabaseReader(Path(saved.database))
         self._processes = Processes()
         self.catalogue = Catalogue(saved, self._reader.read, services.save, services.seconds)
@@ -75,6 +75,7 @@ class Share:
             self._machine_now,
             self.catalogue.is_shared,
             spared=self._spared,
+            progressed=self.catalogue.note_progress,
             progress=saved.written,
         )
         self.attendance = Attendance(
@@ -100,7 +101,7 @@ class Share:
             outbox=self.outbox,
             turns=self._turns,
             look=self._look,
-            deleted=self._deleted.add,
+            delete_for_all=self._deletions_due.add,
             released=services.leases.heard_release,
             spawn=self._spawn,
         )
@@ -264,13 +265,13 @@ class Share:
 
     async def _delete_due(self) -> None:
         """Delete for everybody what was deleted here; what could not be deleted now stays due."""
-        for session_id in list(self._deleted):
+        for session_id in list(self._deletions_due):
             try:
                 await self._delete(session_id)
             except SessiondError as error:
                 await _log.ainfo("opencode.deletion_waits", session_id=session_id, error=error.code)
             else:
-                self._deleted.discard(session_id)
+                self._deletions_due.discard(session_id)
 
     async def _delete(self, session_id: str) -> None:
         """Delete a session for everybody, and here if it was brought back meanwhile."""
@@ -288,7 +289,7 @@ class Share:
             self.outbox.forget_all()
             self._inbound.compare_all()
         self._due |= {name: self.catalogue.rows[name].seq for name in sighting.grown}
-        self._deleted |= sighting.deleted | self.catalogue.returned
+        self._deletions_due |= sighting.deleted | self.catalogue.returned
         for session_id in sighting.missing:
             self.catalogue.forget(session_id)
             self.outbox.forget(session_id)

@@ -36,7 +36,10 @@ class Seconds:
 
 
 class Sharer:
-    """One machine: a share, and an opencode attached to it whose plugin does as it is told."""
+    """One machine: a share, and an opencode attached to it whose plugin does as it is told.
+
+    `disk` is what the share wrote down last.
+    """
 
     def __init__(self, core: Services, folder: Path, name: str) -> None:
         folder.mkdir()
@@ -53,12 +56,13 @@ class Sharer:
             workspace="default",
             since_ms=0,
         )
+        self.disk = msgspec.json.encode(self.saved)
         self._core = core
         self._name = name
         self._tasks: list[asyncio.Task[None]] = []
         self.start()
 
-    def start(self) -> None:
+    def start(self, *, attached: bool = True) -> None:
         """Start the share anew, from what it remembers."""
         core, store = self._core, OpencodeStore(self._core.redis, self._core.keys)
         services = ShareServices(
@@ -70,14 +74,27 @@ class Sharer:
             ),
             "d.1",
             lambda: self.ahead_ms,
-            lambda _: None,
+            self._write_down,
             self.seconds,
         )
         self.share = Share(self.saved, services)
         self.share.start()
+        if attached:
+            self._attach()
+
+    def _attach(self) -> None:
         self.instance = Instance("oc-1", self._attachment(), _BUFFER_BYTES)
         self._tasks.append(asyncio.create_task(self._work(self.instance)))
         self.share.attach(self.instance)
+
+    def crash(self) -> None:
+        """Stop the share; it remembers only what was on disk before."""
+        disk = self.disk
+        self.stop()
+        self.disk, self.saved = disk, msgspec.json.decode(disk, type=SavedShare)
+
+    def _write_down(self, saved: SavedShare) -> None:
+        self.disk = msgspec.json.encode(saved)
 
     def stop(self) -> None:
         """Stop the share."""

@@ -64,6 +64,7 @@ class Site:
             self.machine,
             lambda session_id: session_id not in self.private,
             spared=self.doubt,
+            progressed=lambda: None,
         )
 
     def restart(self) -> None:

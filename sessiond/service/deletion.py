@@ -51,7 +51,10 @@ async def kept(
         error: the refusal of the store.
         came: what was to be written, each with its value.
     """
-    numbers = await keep(around, request, came)
+    try:
+        numbers = await keep(around, request, came)
+    except TooLarge:
+        return error
     if not numbers:
         return error
     return SessionDeleted(
@@ -67,6 +70,9 @@ async def keep(
     """Keep what came for a deleted session as conflicts, and return their numbers.
 
     The same request, by its key, is kept once.
+
+    Raises:
+        TooLarge: as much is kept already as may be.
     """
     kept = [
         await _keep(around, request, subject, value, place)

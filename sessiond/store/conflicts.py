@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from sessiond.errors import StoreDamaged
+from sessiond.errors import StoreDamaged, TooLarge
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
 from sessiond.store.scripts import DROP_CONFLICTS, KEEP_REFUSED
@@ -70,18 +70,21 @@ class ConflictStore:
     async def keep_refused(
         self, session_id: str, key: str, fields: Sequence[str | bytes]
     ) -> str | None:
-        """Keep what came for a deleted session, and return its number.
-
-        None if it is not deleted, or if 5,000 entries are kept already.
+        """Keep what came for a deleted session, and return its number; None if it is not deleted.
 
         Args:
             session_id: which.
             key: what makes a repeated request recognisable; empty for nothing.
             fields: names and values of the entry.
+
+        Raises:
+            TooLarge: as much is kept already as may be.
         """
         keys = [self._keys.metadata(session_id), self._keys.conflicts(session_id)]
         arguments = [_MOST_KEPT, key, *fields]
         reply = await answered(KEEP_REFUSED.run(self._redis.execute_command, keys, arguments))
+        if reply == 0:
+            raise TooLarge(f"{_MOST_KEPT} entries are kept of session {session_id!r} already")
         return None if reply is None else _number(reply)
 
     async def drop(self, session_id: str, numbers: Sequence[str], now_ms: int) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from sessiond.errors import NotFound, SessionDeleted, VersionMismatch
+from sessiond.errors import NotFound, SessionDeleted, TooLarge, VersionMismatch
 from sessiond.model import ConflictRecord, WrittenRecord
+from sessiond.service import deletion
 from sessiond.service.writing import Request
+from sessiond.store import conflicts as conflict_store
 from sessiond.store.committer import Committed
 from tests.service.support import create, load, said, text
 from tests.store.support import Services, StartServices
@@ -229,6 +231,30 @@ async def test_what_comes_again_for_a_deleted_session_is_kept_once(core: Service
                 "ses_1", [said("a", "m1"), said("b", "m2")], Request(key="once")
             )
     assert [each.id for each in await conflicts(core)] == ["m1", "m2"]
+
+
+async def test_no_more_is_kept_for_a_deleted_session_than_may_be(
+    core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conflict_store, "_MOST_KEPT", 2)
+    await core.sessions.delete("ses_1")
+    for number in range(4):
+        with pytest.raises(SessionDeleted) as refused:
+            await core.messages.append("ses_1", [said("late", f"m{number}")])
+        assert ("kept as conflict" in refused.value.hint) == (number < 2)
+    assert len(await conflicts(core)) == 2
+
+
+async def test_a_deletion_that_had_not_seen_more_than_can_be_kept_is_refused(
+    core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "_MOST_UNSEEN", 3)
+    base = (await core.messages.append("ses_1", [said("seen", "m0")])).position
+    await core.messages.append("ses_1", [said("x", f"m{number}") for number in range(1, 5)])
+    late = Request(base=base, client="ben")
+    with pytest.raises(TooLarge, match="more was written"):
+        await core.sessions.delete("ses_1", late)
+    await core.sessions.delete("ses_1", Request(client="ben"))
 
 
 async def test_what_a_deletion_had_not_seen_is_kept_as_it_was_last(core: Services) -> None:

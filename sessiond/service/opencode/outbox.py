@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
+from sessiond.errors import AlreadyExists, NotFound, SessionDeleted, TooLarge
 from sessiond.model import Context, NewSession
 from sessiond.opencode.database import STRETCH, Database
 from sessiond.opencode.mapping import (
@@ -186,8 +186,13 @@ class Outbox:
             records = late_records(session_id, await self._changes(events))
             for record in records:
                 came = [(record.subject, record.value)]
-                if not await self._target.sessions.keep(request, came):
-                    raise MarkMoved(f"session {session_id!r} is not deleted any more")
+                try:
+                    kept = await self._target.sessions.keep(request, came)
+                except TooLarge as error:
+                    await _log.awarning("opencode.not_kept", session_id=session_id, why=error.code)
+                else:
+                    if not kept:
+                        raise MarkMoved(f"session {session_id!r} is not deleted any more")
                 self._advance(progress, record.seq)
             self._advance(progress, events[-1].seq)
             if records:
@@ -389,17 +394,21 @@ class Outbox:
 
         Args:
             session_id: the session.
-            seen: up to where it was here: what others said later is kept as conflicts. The start
-                when nobody knows.
+            seen: up to where it was here: what others said later is kept as conflicts, unless it is
+                more than can be. The start when nobody knows.
 
         Raises:
             StoreUnavailable, Contended: it is not deleted yet.
         """
-        base = str(seen) if seen.offset else ""
+        sessions, request = self._target.sessions, Request(client=self._replica.name)
         async with self._locks[session_id]:
             with contextlib.suppress(NotFound, SessionDeleted):
-                request = Request(client=self._replica.name, base=base)
-                await self._target.sessions.delete(session_id, request)
+                try:
+                    base = str(seen) if seen.offset else ""
+                    await sessions.delete(session_id, structs.replace(request, base=base))
+                except TooLarge as error:
+                    await _log.awarning("opencode.not_kept", session_id=session_id, why=error.code)
+                    await sessions.delete(session_id, request)
             self._progress.pop(session_id, None)  # gone here, too: nothing of it comes too late
             self._progressed()
             self.forget(session_id)

@@ -4,7 +4,7 @@
 -- ARGV     1 how many entries there may be
 --          2 what makes a repeated request recognisable among the newest; "" for nothing
 --          3… field, value, … of the entry
--- returns  the entry's id: "<last offset of the session>-<count>"; nil when there are too many, or
+-- returns  the entry's id: "<last offset of the session>-<count>"; 0 when there are too many; nil
 --          when the session is not deleted: what came may be written after all
 
 local METADATA, CONFLICTS = KEYS[1], KEYS[2]
@@ -19,6 +19,6 @@ if ARGV[2] ~= '' then
     end
   end
 end
-if redis.call('XLEN', CONFLICTS) >= tonumber(ARGV[1]) then return nil end
+if redis.call('XLEN', CONFLICTS) >= tonumber(ARGV[1]) then return 0 end
 local version = redis.call('HGET', METADATA, 'version')
 return redis.call('XADD', CONFLICTS, version .. '-*', 'key', ARGV[2], unpack(ARGV, 3))

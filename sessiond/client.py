@@ -275,10 +275,11 @@ class DaemonClient:
         return (await self.call("GET", _conflict(session_id, number), ConflictRecord))[0]
 
     async def resolve(
-        self, session_id: str, number: str, choice: Choice, *, expected: str = ""
+        self, session_id: str, number: str, choice: Choice, *, expected: str = "", key: str = ""
     ) -> ConflictRecord:
         """Decide a conflict."""
-        path, headers = _conflict(session_id, number) + "/resolution", _headers(expected=expected)
+        path = _conflict(session_id, number) + "/resolution"
+        headers = _headers(key=key, expected=expected)
         found: ConflictRecord
         found, _ = await self.call("POST", path, ConflictRecord, body=choice, headers=headers)
         return found

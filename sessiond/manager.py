@@ -400,7 +400,7 @@ class Session:
         """
         choice = Choice(take=take or UNSET, value=value)
         resolve = partial(self._backend.resolve, self.id, number, choice, expected=expected)
-        resolved = await retried(resolve)
+        resolved = await retried(partial(resolve, key=_new_key()))
         await self._catch_up()
         return resolved
 

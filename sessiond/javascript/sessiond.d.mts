@@ -328,7 +328,11 @@ export class Session {
    * Decide a conflict: take a side, or put a value in its place; `merged` leaves what stands.
    * @param options.expected only if the document or record is still at this version
    */
-  resolve(number: string, choice: Choice, options?: { expected?: string }): Promise<ConflictRecord>;
+  resolve(
+    number: string,
+    choice: Choice,
+    options?: { key?: string; expected?: string },
+  ): Promise<ConflictRecord>;
   /** Load the session anew; unsaved changes are dropped. */
   refresh(): Promise<void>;
   /** Announce something passing, such as typing, to who listens now: at most once, not stored. */

@@ -361,12 +361,13 @@ export class Session {
   }
 
   /**
-   * @param {string} number @param {Choice} choice @param {{ expected?: string }} [options]
+   * @param {string} number @param {Choice} choice
+   * @param {{ key?: string, expected?: string }} [options]
    * @returns {Promise<ConflictRecord>}
    */
-  resolve(number, choice, { expected } = {}) {
+  resolve(number, choice, { key = randomUUID(), expected } = {}) {
     return this.#inOrder(async () => {
-      const options = { json: encode(choice), expected };
+      const options = { json: encode(choice), key, expected };
       const { value } = await this.#call("POST", at`/conflicts/${number}/resolution`, options);
       await this.#catchUp();
       return value;

@@ -192,3 +192,22 @@ describe("a problem", () => {
     assert.equal(error.code, "internal");
   });
 });
+  test("of a decision is met with the same key again", async (context) => {
+    const keys = [];
+    const { id } = await connect(context).create();
+    const loaded = await connect(context).load(id);
+    const manager = await stranger(context, (request, response) => {
+      if (request.method === "POST") keys.push(request.headers["idempotency-key"]);
+      const isRefused = request.method === "POST" && keys.length < 3;
+      response.writeHead(isRefused ? 503 : 200);
+      const { metadata, messages, context, preferences, position } = loaded;
+      const session = { metadata, conversation: { messages }, context, preferences, position };
+      const answer = { ...session, versions: {}, operations: [] };
+      response.end(JSON.stringify(isRefused ? unavailable : answer));
+    });
+    await (await manager.load(id)).resolve("5", { take: "ours" });
+    const [key] = keys;
+    assert.ok(key);
+    assert.deepEqual(keys, [key, key, key]);
+  });
+

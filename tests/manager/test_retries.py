@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from sessiond import Session, SessionManager
-from sessiond.errors import SessionDeleted
+from sessiond.errors import SessionDeleted, StoreUnavailable
 from tests.manager.programs import Connect, following, forgetting, log_of, slow, text_part
 from tests.opencode.waiting import until
 
@@ -92,6 +92,34 @@ async def test_what_was_changed_during_a_save_is_sent_by_the_next(
     await mine.save()
     await mine.save()
     assert (await connect().load(session.id)).preferences == {"theme": "changed meanwhile"}
+
+
+async def test_a_decision_is_sent_again_with_the_same_key(
+    connect: Connect, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    manager = connect()
+    resolve = manager._backend.resolve
+
+    async def noting(*given: Any, key: str = "", **more: Any) -> Any:
+        keys.append(key)
+        answer = await resolve(*given, key=key, **more)
+        if len(keys) == 1:
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(manager._backend, "resolve", noting)
+    other = await connect().load(session.id)
+    for one, theme in ((other, "theirs"), (session, "mine")):
+        one.preferences["theme"] = theme
+        conflicts = await one.save()
+    mine = await manager.load(session.id)
+    await mine.resolve(conflicts[0].number, "theirs")
+    assert mine.preferences["theme"] == "theirs"
+    await mine.resolve(conflicts[0].number, "ours")
+    first, again, another = keys
+    assert first
+    assert first == again != another
 
 
 async def test_what_others_wrote_during_a_save_is_not_lost_to_who_follows(

@@ -420,7 +420,8 @@ class Session:
         """Be at the session, for others to see, inside `async with`.
 
         Args:
-            active_files: what this program works on, as others would name it: 256 at most.
+            active_files: what this program works on, as others would name it: 256 at most, and
+                16 KiB of JSON.
             instance: the name under which others see it; one is made up otherwise.
         """
         name = instance or f"py-{secrets.token_hex(4)}"

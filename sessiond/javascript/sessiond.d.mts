@@ -230,7 +230,10 @@ export interface PresenceChange {
 }
 
 export interface NewPresence {
-  /** What this program works on, as others would name it: 256 at most, 1,024 characters each. */
+  /**
+   * What this program works on, as others would name it: 256 at most, 1,024 characters each, and
+   * 16 KiB of JSON in all.
+   */
   active_files?: string[];
   /** The name under which others see it, until it leaves; one is made up otherwise. */
   instance?: string;

@@ -135,7 +135,7 @@ export interface ConflictSide {
 
 /** A field that two changed at once, where a part of one is not in the merged value. */
 export interface ConflictRecord {
-  /** Of the conflict among those of its session. */
+  /** Of the conflict among those of its session; empty for one of `save` that is not in Redis. */
   number: string;
   session_id: string;
   document: "metadata" | "context" | "preferences" | "message" | "part";
@@ -319,7 +319,13 @@ export class Session {
   /**
    * Send `context` and `preferences` if they were changed here. What somebody else changed
    * meanwhile is merged with it by the daemon's rules, and is here afterwards; what the merge
-   * left out is returned.
+   * left out is returned (of very many perhaps not all: `conflicts` has them).
+   *
+   * With it is returned what was changed here while the save was under way and by others before
+   * it. What stands here is not saved yet; the next save puts it in the place of theirs. Such a
+   * conflict is told here only: it is not in Redis, its `number` is empty, its `state` is `open`.
+   * `ours` is what stands here, `theirs` what the others saved, `base` what was sent. To decide
+   * it, change the document and save again.
    * @param options.strict refuse instead, if somebody else changed the document
    * @throws VersionMismatch in strict mode. The change is still here: keep a copy, `refresh`,
    *   apply it to what is there, and save again.
@@ -394,8 +400,19 @@ export function defaultSocket(environ: Record<string, string | undefined>): stri
 /** Milliseconds to wait after `failures + 1` failures; `random` from 0 to 1 spreads clients. */
 export function backoff(failures: number, random: number): number;
 
-/** Returns a saved document with what was changed here since it was sent. */
-export function carriedOver(sent: any, here: any, saved: any): any;
+/** A value of which the one from here stands, and another one was saved. */
+export interface Contest {
+  path: string[];
+  base: any;
+  ours: any;
+  theirs: any;
+}
+
+/**
+ * Returns a saved document with what was changed here since it was sent, and adds to `contests`
+ * what others had changed, too.
+ */
+export function carriedOver(sent: any, here: any, saved: any, contests?: Contest[]): any;
 
 /** Splits a stream of server-sent events, given in chunks of any size, into events. */
 export class EventParser {

@@ -142,6 +142,59 @@ async function stranger(context, listener) {
   return connect(context, { socket: join(folder, "s") });
 }
 
+describe("an answer that is held back", () => {
+  /** Save something, and change the session when its answer is on the way. */
+  async function changedMeanwhile(context, { theirs, mine, meanwhile }) {
+    const { relay, manager, witness } = await unreliable(context);
+    const created = await witness.create({
+      context: { active_files: ["a", "b"] },
+      preferences: { theme: "dark", language: "en" },
+    });
+    const session = await manager.load(created.id);
+    theirs(created);
+    await created.save();
+    mine(session);
+    const release = relay.hold();
+    const saving = session.save();
+    await until(() => relay.isHolding);
+    meanwhile(session);
+    release();
+    return { session, witness, told: await saving };
+  }
+
+  test("does not bring back what somebody else took out of a list", async (context) => {
+    const { session, witness, told } = await changedMeanwhile(context, {
+      theirs: ({ context }) => context.active_files.splice(0, 1),
+      mine: ({ context }) => (context.working_directory = "/mine"),
+      meanwhile: ({ context }) => context.active_files.push("mine"),
+    });
+    assert.deepEqual(told, []);
+    assert.deepEqual(session.context.active_files, ["b", "mine"]);
+    await session.save();
+    await assertUpToDate(session, witness);
+    assert.deepEqual(session.context.active_files, ["b", "mine"]);
+  });
+
+  test("tells of what was changed here meanwhile, and by others before", async (context) => {
+    const { session, witness, told } = await changedMeanwhile(context, {
+      theirs: ({ preferences }) => (preferences.theme = "theirs"),
+      mine: ({ preferences }) => (preferences.language = "de"),
+      meanwhile: ({ preferences }) => (preferences.theme = "mine"),
+    });
+    const [{ number, state, document, path, base, ours, theirs, outcome }, ...none] = told;
+    assert.deepEqual(none, []);
+    assert.deepEqual([number, state, outcome], ["", "open", "ours"]);
+    assert.deepEqual([document, path], ["preferences", ["theme"]]);
+    assert.deepEqual([base, ours.value, theirs.value], ["dark", "mine", "theirs"]);
+    assert.equal(theirs.version, (await witness.load(session.id)).position);
+    assert.deepEqual(await session.conflicts(), []);
+    assert.deepEqual(session.preferences, { theme: "mine", language: "de" });
+    assert.deepEqual(await session.save(), []);
+    await assertUpToDate(session, witness);
+    assert.equal(session.preferences.theme, "mine");
+  });
+});
+
 describe("a problem", () => {
   /** A server that answers so many times with this problem, and the keys that it was sent. */
   async function refusing(context, problem, times) {
@@ -178,20 +231,6 @@ describe("a problem", () => {
     assert.deepEqual(keys, Array(5).fill(key));
   });
 
-  test("that is not retryable is thrown at once", async (context) => {
-    const { manager, keys } = await refusing(context, { ...unavailable, retryable: false }, 99);
-    await assert.rejects(manager.create(), { code: "store-unavailable" });
-    assert.equal(keys.length, 1);
-  });
-
-  test("that is none is an error all the same", async (context) => {
-    const html = (_, response) => response.writeHead(500).end("<html>");
-    const manager = await stranger(context, html);
-    const error = await manager.list().catch((error) => error);
-    assert.ok(error instanceof SessiondError);
-    assert.equal(error.code, "internal");
-  });
-});
   test("of a decision is met with the same key again", async (context) => {
     const keys = [];
     const { id } = await connect(context).create();
@@ -211,3 +250,17 @@ describe("a problem", () => {
     assert.deepEqual(keys, [key, key, key]);
   });
 
+  test("that is not retryable is thrown at once", async (context) => {
+    const { manager, keys } = await refusing(context, { ...unavailable, retryable: false }, 99);
+    await assert.rejects(manager.create(), { code: "store-unavailable" });
+    assert.equal(keys.length, 1);
+  });
+
+  test("that is none is an error all the same", async (context) => {
+    const html = (_, response) => response.writeHead(500).end("<html>");
+    const manager = await stranger(context, html);
+    const error = await manager.list().catch((error) => error);
+    assert.ok(error instanceof SessiondError);
+    assert.equal(error.code, "internal");
+  });
+});

@@ -141,7 +141,7 @@ class Backend(Protocol):
         """Return one conflict."""
 
     async def resolve(
-        self, session_id: str, number: str, choice: Choice, *, expected: str = ""
+        self, session_id: str, number: str, choice: Choice, *, expected: str = "", key: str = ""
     ) -> ConflictRecord:
         """Decide a conflict."""
 

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from sessiond.backend import RawEvent
 from sessiond.codec import json
-from sessiond.errors import BY_CODE, DaemonUnreachable, SessiondError
+from sessiond.errors import BY_CODE, DaemonUnreachable, InvalidInput, SessiondError
 from sessiond.model import (
     Choice,
     ConflictPage,
@@ -48,6 +48,7 @@ _PROBLEM = msgspec.json.Decoder(Problem)
 _RETRY_SECONDS = 0.2
 _LONGEST_RETRY_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
+_CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 
 
 class DaemonClient:
@@ -88,8 +89,9 @@ class DaemonClient:
         """Send one request and return its decoded answer and its version (ETag).
 
         Raises:
-            DaemonUnreachable: nobody answers there.
-            SessiondError: what the daemon answered.
+            DaemonUnreachable: nobody answers there, or the answer broke off.
+            InvalidInput: the address is none.
+            SessiondError: what the daemon answered, or that it cannot be understood.
         """
         answer, told = await self._exchange(
             method, path, kind, body=body, query=query, headers=headers
@@ -116,8 +118,8 @@ class DaemonClient:
                 method, self._base + path, data=data, params=query, headers=wanted
             ) as response:
                 content = await response.read()
-        except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._understood(error) from error
         if response.status >= 400:  # noqa: PLR2004 - where errors begin
             raise rebuilt(content, response.status)
         answer = msgspec.json.decode(content, type=kind) if content and kind else None
@@ -275,10 +277,11 @@ class DaemonClient:
         return (await self.call("GET", _conflict(session_id, number), ConflictRecord))[0]
 
     async def resolve(
-        self, session_id: str, number: str, choice: Choice, *, expected: str = ""
+        self, session_id: str, number: str, choice: Choice, *, expected: str = "", key: str = ""
     ) -> ConflictRecord:
         """Decide a conflict."""
-        path, headers = _conflict(session_id, number) + "/resolution", _headers(expected=expected)
+        path = _conflict(session_id, number) + "/resolution"
+        headers = _headers(key=key, expected=expected)
         found: ConflictRecord
         found, _ = await self.call("POST", path, ConflictRecord, body=choice, headers=headers)
         return found
@@ -372,12 +375,26 @@ class DaemonClient:
                         if event:
                             yield event
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+            raise self._understood(error) from error
 
     async def _write(
         self, method: str, path: str, body: Any, headers: Mapping[str, str]
     ) -> WrittenRecord:
         return (await self.call(method, path, WrittenRecord, body=body, headers=headers))[0]
+
+    def _understood(self, error: aiohttp.ClientError | TimeoutError) -> SessiondError:
+        """Return what an error of the HTTP library means to a caller."""
+        if isinstance(error, _CONNECTION_ERRORS):
+            return self._unreachable(error)
+        if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+            return InvalidInput(
+                f"{self._where!r} is no address of a daemon", hint="give http://127.0.0.1:PORT"
+            )
+        reason = getattr(error, "message", "") or str(error) or type(error).__name__
+        return SessiondError(
+            f"the answer of {self._where} cannot be understood: {reason}",
+            hint="is it a daemon of sessiond? A write may be done: look before writing it again",
+        )
 
     def _unreachable(self, error: BaseException) -> DaemonUnreachable:
         cause = getattr(error, "os_error", None) or error

@@ -192,14 +192,14 @@ class DirectBackend:
         return await self._core.conflicts.read(_session(session_id), checked("conflict", number))
 
     async def resolve(
-        self, session_id: str, number: str, choice: Choice, *, expected: str = ""
+        self, session_id: str, number: str, choice: Choice, *, expected: str = "", key: str = ""
     ) -> ConflictRecord:
         """Decide a conflict."""
         return await self._core.conflicts.resolve(
             _session(session_id),
             checked("conflict", number),
             _given(choice, _CHOICE),
-            _request(expected=expected),
+            _request(key, expected),
         )
 
     async def position(self, session_id: str) -> str:

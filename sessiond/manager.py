@@ -35,8 +35,10 @@ from sessiond.errors import InvalidInput
 from sessiond.model import (
     Choice,
     ConflictRecord,
+    ConflictSide,
     ConflictState,
     Context,
+    Document,
     Live,
     Message,
     Metadata,
@@ -55,6 +57,8 @@ from sessiond.paths import api_socket, host_name
 from sessiond.retrying import retried
 from sessiond.service.clock import moment, system_clock
 from sessiond.service.identity import new_id
+from sessiond.sync.documents import value_at
+from sessiond.sync.merge import Conflict
 from sessiond.sync.names import checked
 from sessiond.sync.parts import check_part, completed
 from sessiond.sync.view import SessionView
@@ -221,6 +225,7 @@ class Session:
     def __init__(self, backend: Backend, loaded: model.Session) -> None:
         self._backend = backend
         self._view = SessionView(loaded)
+        self._left: builtins.list[ConflictRecord] = []  # found by saves that failed further on
 
     @property
     def id(self) -> str:
@@ -360,23 +365,51 @@ class Session:
             strict: refuse instead, if somebody else changed the document.
 
         Returns:
-            What the merge left out of either side, if anything.
+            What the merge left out of either side, if anything; of very many perhaps not all:
+            `conflicts` has them.
+
+            With them, what was changed here while the save was under way and by others before it.
+            What stands here is not saved yet; the next save puts it in the place of theirs. Such a
+            conflict is told here only: it is not in Redis, its `number` is empty, its `state` is
+            `open`. `ours` is what was changed here, `theirs` what the others saved, `base` what
+            was sent. To decide it, change the document and save again.
 
         Raises:
             VersionMismatch: in strict mode. Nothing of the document was written and the change is
                 still here: `refresh`, look, and decide.
         """
-        left: builtins.list[ConflictRecord] = []
         for name, value, version in list(self._view.changed_documents()):
             change = partial(self._backend.change_document, self.id, name, value, replace=True)
             versions = {"expected" if strict else "base": version}
             saved = await retried(partial(change, key=_new_key(), **versions))
-            self._view.take_saved(saved, value)
-            left += [
-                await retried(partial(self._backend.conflict, self.id, number))
-                for number in saved.conflicts or ()
-            ]
+            contested = self._view.take_saved(saved, value)
+            self._left += [self._unsaved(saved, conflict) for conflict in contested]
+            for number in saved.conflicts or ():
+                record = await retried(partial(self._backend.conflict, self.id, number))
+                self._left.append(record)
+        left, self._left = self._left, []
         return left
+
+    def _unsaved(self, saved: Document, conflict: Conflict) -> ConflictRecord:
+        """Return the record of a field that was changed here while others' change came in."""
+        at = moment(system_clock())
+        here = msgspec.to_builtins(getattr(self, saved.name))
+        is_mixed = conflict.outcome == "merged"
+        theirs = ConflictSide(value=conflict.theirs, origin="", at=at, version=saved.version)
+        return ConflictRecord(
+            number="",
+            session_id=self.id,
+            document=saved.name,
+            path=list(conflict.path),
+            strategy=conflict.strategy,
+            outcome=conflict.outcome,
+            base=conflict.base,
+            ours=ConflictSide(value=conflict.ours, origin="", at=at),
+            theirs=theirs,
+            merged=value_at(here, conflict.path) if is_mixed else UNSET,
+            at=at,
+            state="open",
+        )
 
     async def conflicts(
         self, *, state: ConflictState | None = None
@@ -400,7 +433,7 @@ class Session:
         """
         choice = Choice(take=take or UNSET, value=value)
         resolve = partial(self._backend.resolve, self.id, number, choice, expected=expected)
-        resolved = await retried(resolve)
+        resolved = await retried(partial(resolve, key=_new_key()))
         await self._catch_up()
         return resolved
 
@@ -411,6 +444,7 @@ class Session:
             NotFound, SessionDeleted: it is gone.
         """
         self._view = SessionView(await retried(lambda: self._backend.load(self.id)))
+        self._left.clear()
 
     async def send_live(self, body: Any) -> None:
         """Announce something passing, such as typing, to whoever listens now; it is not stored."""
@@ -420,7 +454,8 @@ class Session:
         """Be at the session, for others to see, inside `async with`.
 
         Args:
-            active_files: what this program works on, as others would name it: 256 at most.
+            active_files: what this program works on, as others would name it: 256 at most, and
+                16 KiB of JSON.
             instance: the name under which others see it; one is made up otherwise.
         """
         name = instance or f"py-{secrets.token_hex(4)}"

@@ -135,7 +135,7 @@ export interface ConflictSide {
 
 /** A field that two changed at once, where a part of one is not in the merged value. */
 export interface ConflictRecord {
-  /** Of the conflict among those of its session. */
+  /** Of the conflict among those of its session; empty for one of `save` that is not in Redis. */
   number: string;
   session_id: string;
   document: "metadata" | "context" | "preferences" | "message" | "part";
@@ -230,7 +230,10 @@ export interface PresenceChange {
 }
 
 export interface NewPresence {
-  /** What this program works on, as others would name it: 256 at most, 1,024 characters each. */
+  /**
+   * What this program works on, as others would name it: 256 at most, 1,024 characters each, and
+   * 16 KiB of JSON in all.
+   */
   active_files?: string[];
   /** The name under which others see it, until it leaves; one is made up otherwise. */
   instance?: string;
@@ -316,7 +319,13 @@ export class Session {
   /**
    * Send `context` and `preferences` if they were changed here. What somebody else changed
    * meanwhile is merged with it by the daemon's rules, and is here afterwards; what the merge
-   * left out is returned.
+   * left out is returned (of very many perhaps not all: `conflicts` has them).
+   *
+   * With it is returned what was changed here while the save was under way and by others before
+   * it. What stands here is not saved yet; the next save puts it in the place of theirs. Such a
+   * conflict is told here only: it is not in Redis, its `number` is empty, its `state` is `open`.
+   * `ours` is what stands here, `theirs` what the others saved, `base` what was sent. To decide
+   * it, change the document and save again.
    * @param options.strict refuse instead, if somebody else changed the document
    * @throws VersionMismatch in strict mode. The change is still here: keep a copy, `refresh`,
    *   apply it to what is there, and save again.
@@ -328,7 +337,11 @@ export class Session {
    * Decide a conflict: take a side, or put a value in its place; `merged` leaves what stands.
    * @param options.expected only if the document or record is still at this version
    */
-  resolve(number: string, choice: Choice, options?: { expected?: string }): Promise<ConflictRecord>;
+  resolve(
+    number: string,
+    choice: Choice,
+    options?: { key?: string; expected?: string },
+  ): Promise<ConflictRecord>;
   /** Load the session anew; unsaved changes are dropped. */
   refresh(): Promise<void>;
   /** Announce something passing, such as typing, to who listens now: at most once, not stored. */
@@ -387,8 +400,19 @@ export function defaultSocket(environ: Record<string, string | undefined>): stri
 /** Milliseconds to wait after `failures + 1` failures; `random` from 0 to 1 spreads clients. */
 export function backoff(failures: number, random: number): number;
 
-/** Returns a saved document with what was changed here since it was sent. */
-export function carriedOver(sent: any, here: any, saved: any): any;
+/** A value of which the one from here stands, and another one was saved. */
+export interface Contest {
+  path: string[];
+  base: any;
+  ours: any;
+  theirs: any;
+}
+
+/**
+ * Returns a saved document with what was changed here since it was sent, and adds to `contests`
+ * what others had changed, too.
+ */
+export function carriedOver(sent: any, here: any, saved: any, contests?: Contest[]): any;
 
 /** Splits a stream of server-sent events, given in chunks of any size, into events. */
 export class EventParser {

@@ -10,9 +10,10 @@
  *
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
- * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Context, ErrorDetails,
- *   Event, ListOptions, LoadedSession, Message, Metadata, NewMessage, NewPresence, NewSession,
- *   Operation, Part, Preferences, SavedDocument, SessionPresence, WriteOptions } from "./sessiond.mjs"
+ * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Contest, Context,
+ *   ErrorDetails, Event, ListOptions, LoadedSession, Message, Metadata, NewMessage, NewPresence,
+ *   NewSession, Operation, Part, Preferences, SavedDocument, SessionPresence, WriteOptions }
+ *   from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
 
@@ -300,6 +301,8 @@ export class Session {
    *   sent?: { json: string, key: string } }>}
    */
   #documents = {};
+  /** What merges left out that no `save` has returned. @type {ConflictRecord[]} */
+  #left = [];
 
   /** @param {any} connection @param {LoadedSession} loaded */
   constructor(connection, loaded) {
@@ -348,9 +351,8 @@ export class Session {
   /** @param {{ strict?: boolean }} [options] @returns {Promise<ConflictRecord[]>} */
   save({ strict = false } = {}) {
     return this.#inOrder(async () => {
-      const left = [];
-      for (const name of SAVED) left.push(...(await this.#save(name, strict)));
-      return left;
+      for (const name of SAVED) await this.#save(name, strict);
+      return this.#left.splice(0);
     });
   }
 
@@ -361,12 +363,13 @@ export class Session {
   }
 
   /**
-   * @param {string} number @param {Choice} choice @param {{ expected?: string }} [options]
+   * @param {string} number @param {Choice} choice
+   * @param {{ key?: string, expected?: string }} [options]
    * @returns {Promise<ConflictRecord>}
    */
-  resolve(number, choice, { expected } = {}) {
+  resolve(number, choice, { key = randomUUID(), expected } = {}) {
     return this.#inOrder(async () => {
-      const options = { json: encode(choice), expected };
+      const options = { json: encode(choice), key, expected };
       const { value } = await this.#call("POST", at`/conflicts/${number}/resolution`, options);
       await this.#catchUp();
       return value;
@@ -375,6 +378,7 @@ export class Session {
 
   async refresh() {
     this.#adopt((await this.#call("GET", "")).value, SAVED);
+    this.#left = [];
     await this.#catchUp(); // a subscription may have been further already
   }
 
@@ -479,24 +483,43 @@ export class Session {
     });
   }
 
-  /** @param {SavedDocument} name @param {boolean} strict @returns {Promise<ConflictRecord[]>} */
+  /** @param {SavedDocument} name @param {boolean} strict */
   async #save(name, strict) {
     const document = this.#documents[name];
     const json = encode(this[name]);
     if (json === document.base) {
       if (document.contested) await this.#reload();
-      return [];
+      return;
     }
     if (document.sent?.json !== json) document.sent = { json, key: randomUUID() };
     const known = strict ? { expected: document.version } : { base: document.version };
     const options = { json, key: document.sent.key, ...known };
     const { value, version, conflicts } = await this.#call("PUT", `/${name}`, options);
     const isBehind = offsetOf(document.contested) > offsetOf(version);
+    const found = /** @type {Contest[]} */ ([]);
+    const merged = carriedOver(JSON.parse(json), this[name], value, found); // changed meanwhile?
     this.#documents[name] = { base: encode(value), version, contested: "" };
-    this[name] = carriedOver(JSON.parse(json), this[name], value); // it may be changed meanwhile
+    this[name] = merged;
+    this.#left.push(...found.map((contest) => this.#unsaved(name, version, contest)));
     await (isBehind ? this.#reload() : this.#catchUp());
-    const paths = conflicts.map((number) => at`/conflicts/${number}`);
-    return Promise.all(paths.map(async (path) => (await this.#call("GET", path)).value));
+    for (const number of conflicts) {
+      this.#left.push((await this.#call("GET", at`/conflicts/${number}`)).value);
+    }
+  }
+
+  /**
+   * Return the record of a field that was changed here while others' change of it came in.
+   * @param {SavedDocument} name @param {string} version @param {Contest} contest
+   * @returns {ConflictRecord}
+   */
+  #unsaved(name, version, { path, base, ours, theirs }) {
+    const now = { origin: "", at: new Date().toISOString() };
+    return {
+      ...{ number: "", session_id: this.id, document: name, id: "", path, base_version: "", base },
+      ...{ strategy: "last-writer-wins", outcome: "ours", state: "open", at: now.at },
+      ours: { value: ours, ...now },
+      theirs: { value: theirs, ...now, version },
+    };
   }
 
   /** Read the log on to its end. */
@@ -693,21 +716,65 @@ function patched(document, { set, unset }) {
 }
 
 /**
- * Return a saved document with what was changed here since it was sent: field by field; what was
- * added to a list stays in it. The daemon merges by its rules when this is saved, too.
- * @param {any} sent @param {any} here @param {any} saved @returns {any}
+ * Return a saved document with what was changed here since it was sent: field by field, and lists
+ * by `mergedList`. Where both made something else of a value, that from here stays, and both are
+ * added to `contests`: the next save puts it in the place of theirs.
+ * @param {any} sent @param {any} here @param {any} saved
+ * @param {Contest[]} [contests] @param {string[]} [path] @returns {any}
  */
-export function carriedOver(sent, here, saved) {
-  if (encode(here) === encode(sent)) return saved;
-  if (encode(saved) === encode(sent)) return here;
-  if ([sent, here, saved].every(Array.isArray)) {
-    const known = new Set([...sent, ...here].map(encode));
-    return [...here, ...saved.filter((/** @type {any} */ item) => !known.has(encode(item)))];
+export function carriedOver(sent, here, saved, contests = [], path = []) {
+  if (same(here, sent)) return saved;
+  if (same(saved, sent) || same(saved, here)) return here;
+  if ([here, saved].every(Array.isArray)) {
+    return mergedList(Array.isArray(sent) ? sent : [], here, saved);
   }
-  if (![sent, here, saved].every((value) => value?.constructor === Object)) return here;
-  const names = Object.keys({ ...saved, ...here });
-  const merged = names.map((name) => [name, carriedOver(sent[name], here[name], saved[name])]);
+  if (![here, saved].every(isObject)) {
+    const ours = here === undefined ? here : JSON.parse(encode(here)); // here, it may change
+    contests.push({ path, base: sent, ours, theirs: saved });
+    return here;
+  }
+  const before = isObject(sent) ? sent : {};
+  const merged = Object.keys({ ...saved, ...here }).map((name) => {
+    const values = /** @type {const} */ ([before[name], here[name], saved[name]]);
+    return [name, carriedOver(...values, contests, [...path, name])];
+  });
   return Object.fromEntries(merged.filter(([, value]) => value !== undefined));
+}
+
+/**
+ * Return a list without what either removed, with what either added. Of equal items there are as
+ * many as both changes together leave; what both added alike is there once.
+ * @param {any[]} sent @param {any[]} here @param {any[]} saved
+ */
+function mergedList(sent, here, saved) {
+  const [before, ours, theirs] = [sent, here, saved].map(counted);
+  /** @param {string} item */
+  const wanted = (item) => {
+    const [was, is, other] = [before, ours, theirs].map((counts) => counts.get(item) ?? 0);
+    return was ? is + other - was : Math.max(is, other);
+  };
+  const left = new Map([...ours.keys(), ...theirs.keys()].map((item) => [item, wanted(item)]));
+  return [...here, ...saved].filter((value) => {
+    const count = left.get(encode(value));
+    left.set(encode(value), count - 1);
+    return count > 0;
+  });
+}
+
+/** @param {any[]} list @returns {Map<string, number>} */
+function counted(list) {
+  const counts = new Map();
+  for (const item of list.map(encode)) counts.set(item, (counts.get(item) ?? 0) + 1);
+  return counts;
+}
+
+/** @param {any} value */
+const isObject = (value) => value?.constructor === Object;
+
+/** Compare as JSON; `undefined` is nothing but itself. @param {any} one @param {any} other */
+function same(one, other) {
+  const isThere = one !== undefined && other !== undefined;
+  return isThere ? encode(one) === encode(other) : one === other;
 }
 
 /** Return a message's parts; what one without says itself is its first. @param {Message} message */

@@ -14,6 +14,7 @@ from sessiond.store.sessions import SessionStore
 from sessiond.sync.presence import shared_files
 
 _SWEPT_AT_ONCE = 1000
+_LOOKED_AT_ONCE = 8
 
 
 class Presences:
@@ -47,7 +48,7 @@ class Presences:
 
         Raises:
             NotFound, SessionDeleted: there is no such session, or no more.
-            TooLarge: 256 others are there.
+            TooLarge: 256 others are there, or the names of the files are more than 16 KiB.
             StoreUnavailable: Redis does not answer.
         """
         about = About(self._machine, client, tuple(active_files))
@@ -71,15 +72,17 @@ class Presences:
         return await self._told(session_id, await self._store.look(session_id))
 
     async def everywhere(self, limit: int) -> list[SessionPresence]:
-        """Return the sessions where somebody is, `limit` at most."""
+        """Return the sessions where somebody is, `limit` at most; a few are asked for at once."""
         ids = await self._store.sessions(limit)
-        states = await asyncio.gather(*(self._look(session_id) for session_id in ids))
         found = []
-        for session_id, state in zip(ids, states, strict=True):
-            if state:
-                await self._tell(session_id, state)
-            if state and state.present:
-                found.append(self._answer(session_id, state.present))
+        for first in range(0, len(ids), _LOOKED_AT_ONCE):
+            some = ids[first : first + _LOOKED_AT_ONCE]
+            states = await asyncio.gather(*(self._look(session_id) for session_id in some))
+            for session_id, state in zip(some, states, strict=True):
+                if state:
+                    await self._tell(session_id, state)
+                if state and state.present:
+                    found.append(self._answer(session_id, state.present))
         return found
 
     async def sweep(self) -> None:

@@ -17,6 +17,9 @@ from sessiond.store.scripts import PRESENCE
 
 Verb = Literal["announce", "leave", "look"]
 
+_LARGEST_ENTRY = 16 * 1024
+"""Bytes of an entry's JSON: 256 of them, the most at a session, make an answer of a few MB."""
+
 _ENTRY = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15}) (\{.*\})", re.DOTALL)
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -59,10 +62,11 @@ class PresenceStore:
         """Enter an instance, or say again that it is there; None when there is no such session.
 
         Raises:
-            TooLarge: 256 others are there already.
+            TooLarge: what it says of itself is more than 16 KiB of JSON, or 256 others are there
+                already.
             StoreDamaged: a key of the session is none of ours.
         """
-        state = await self._ask("announce", session_id, instance, about)
+        state = await self._ask("announce", session_id, instance, _entry(about))
         if state:
             until_ms = max(who.until_ms for who in state.present)
             index = {session_id: until_ms}
@@ -96,14 +100,14 @@ class PresenceStore:
         await answered(self._redis.zremrangebyscore(self._keys.present, "-inf", until_ms))
 
     async def _ask(
-        self, verb: Verb, session_id: str, instance: str = "", about: About | None = None
+        self, verb: Verb, session_id: str, instance: str = "", entry: bytes = b""
     ) -> PresenceState | None:
         keys = self._keys
         reply = await answered(
             PRESENCE.run(
                 self._redis.execute_command,
                 [keys.presence(session_id), keys.metadata(session_id), keys.lease(session_id)],
-                [verb, instance, self.life_ms, _encode(about) if about else b""],
+                [verb, instance, self.life_ms, entry],
             )
         )
         if reply[0] == b"full":
@@ -117,6 +121,17 @@ class PresenceStore:
             return _state(*reply[1:])
         except UnicodeDecodeError as error:
             raise StoreDamaged(f"the lease of session {session_id!r} is damaged") from error
+
+
+def _entry(about: About) -> bytes:
+    entry = _encode(about)
+    if len(entry) > _LARGEST_ENTRY:
+        raise TooLarge(
+            f"the {len(about.active_files)} active files make {len(entry):,} bytes of JSON, "
+            f"{_LARGEST_ENTRY:,} is the most",
+            hint="name fewer files, or shorter: relative to the project's folder",
+        )
+    return entry
 
 
 def _state(workspace: bytes, turn: bytes, changes: list[Any], entries: list[Any]) -> PresenceState:

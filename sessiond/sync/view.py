@@ -22,7 +22,7 @@ from sessiond.model import (
     Reset,
     Session,
 )
-from sessiond.sync.merge import merge
+from sessiond.sync.merge import Conflict, merge
 from sessiond.sync.parts import edited, parts_of, with_parts
 from sessiond.sync.rules import Rules
 from sessiond.sync.sides import Side
@@ -77,18 +77,22 @@ class SessionView:
             if self._has_unsaved(name):
                 yield name, _copied(getattr(self, name)), self._versions[name]
 
-    def take_saved(self, document: Document, sent: Any) -> None:
+    def take_saved(self, document: Document, sent: Any) -> tuple[Conflict, ...]:
         """Take what became of a document that was sent: itself, merged with what others wrote.
 
-        What changed here since it was sent stays unsaved; what others wrote later comes in.
+        What changed here since it was sent stays unsaved; what others wrote comes in. Return the
+        fields that both changed, where a part of one is not here now. The next save is made on
+        the document's new version, and so knows of what others wrote: whoever saves is to be told
+        of these conflicts now, for no merge will find them any more.
         """
         name, value = document.name, msgspec.to_builtins(document.value)
         here = Side(msgspec.to_builtins(getattr(self, name)), at=1)
         merged = merge(sent, here, Side(value), _RULES.of(name))
-        self._set(name, merged.value)
+        self._set(name, _copied(merged.value))  # the conflicts share parts with it
         self._saved[name] = _copied(value)
         self._versions[name] = document.version
         self._follow(name)
+        return merged.conflicts
 
     def _take(self, operation: Operation) -> None:
         index = self._index(operation.id.partition("/")[0])
@@ -120,8 +124,9 @@ class SessionView:
     def _take_change(self, operation: Operation) -> None:
         """Take a change of a document.
 
-        One with unsaved changes stays as it is, at its version: saving it will tell of the
-        mismatch, instead of overwriting what somebody else wrote.
+        One with unsaved changes stays as it is, at the version that they were made on. A save says
+        which one that is: what somebody else wrote since is merged with it, or it is refused
+        (strict); it is never just overwritten.
         """
         name = operation.id
         known = self._logged[name]

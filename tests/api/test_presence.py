@@ -129,10 +129,31 @@ def test_what_is_no_announcement_is_refused_and_changes_nothing(
 def test_the_largest_announcement_is_taken_and_comes_back_as_it_was(
     client: Client, session: str
 ) -> None:
-    files = [f"{number:03}{'x' * 1021}" for number in range(256)]
-    assert announce(client, session, "ann", *files)["present"][0]["active_files"] == files
+    for files in (
+        [f"{number:03}{'x' * 1021}" for number in range(15)],
+        [f"{number:03}{'x' * 50}" for number in range(256)],
+    ):
+        assert announce(client, session, "ann", *files)["present"][0]["active_files"] == files
     odd = ["é\U0001f600", "a\nb", "\x00", "\x1b[2J", "a b", '"', "\\", "${WORKTREE}", "../.."]
     assert announce(client, session, "ann", *odd)["present"][0]["active_files"] == odd
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [f"{number:03}{'x' * 1021}" for number in range(16)],
+        [f"{number:03}{'x' * 1021}" for number in range(256)],
+        ["\x00" * 1024] * 3,
+    ],
+    ids=["16 long names", "256 long names", "names that are long as JSON"],
+)
+def test_an_announcement_of_more_than_16_kib_is_refused_and_changes_nothing(
+    client: Client, session: str, files: list[str]
+) -> None:
+    before = announce(client, session, "ann", "a.py")["present"]
+    body = {"active_files": files}
+    client.assert_refused("PUT", f"{session}/presence/ann", body, status=413)
+    assert client.get(f"{session}/presence")["present"] == before
 
 
 @pytest.mark.parametrize("name", ["a%2Fb", "-a", "a%20b", "%00", "a" * 65, "%C3%A9", "a:b", ".."])

@@ -71,6 +71,9 @@ test("what is refused leaves what was said before", async (context) => {
   await session.announce({ active_files: ["a.py"], instance: "ann" });
   const refused = { code: "invalid-input", status: 400 };
   await assert.rejects(session.announce({ active_files: [""] }), refused);
+  const large = Array.from({ length: 17 }, (_, number) => `${number}`.padEnd(1_024, "x"));
+  const tooLarge = { code: "too-large", status: 413 };
+  await assert.rejects(session.announce({ active_files: large }), tooLarge);
   const [{ active_files }] = (await session.presence()).present;
   assert.deepEqual(active_files, ["a.py"]);
   await session.leave();

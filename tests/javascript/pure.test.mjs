@@ -109,8 +109,37 @@ describe("carriedOver", () => {
     ["a field removed here", { a: 1, b: 1 }, { b: 1 }, { a: 1, b: 2 }, { b: 2 }],
     ["lists of both", { l: ["a", "b"] }, { l: ["b", "c"] }, { l: ["a", "b", "d"] }, { l: ["b", "c", "d"] }],
     ["one value here", { a: 1 }, { a: [2] }, { a: { b: 1 } }, { a: [2] }],
+    ["what others took out of a list out of it", ["a", "b"], ["a", "b", "mine"], ["b"], ["b", "mine"]],
+    ["what was taken out of a list here out of it", ["a", "b"], ["b"], ["a", "b", "c"], ["b", "c"]],
+    ["fields that both put below a new one", {}, { s: { a: [1] } }, { s: { a: [2], b: 2 } }, { s: { a: [1, 2], b: 2 } }],
+    ["what both added to a list once", ["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"]],
+    ["what others did again", ["ls"], ["ls", "cd"], ["ls", "ls"], ["ls", "cd", "ls"]],
+    ["a field with null removed here", { a: null }, {}, { a: null, b: 1 }, { b: 1 }],
   ];
   for (const [name, sent, here, saved, expected] of cases) {
     test(`keeps ${name}`, () => assert.deepEqual(carriedOver(sent, here, saved), expected));
   }
+
+  test("tells of what others changed, too, where the value from here stays", () => {
+    const sent = { a: 1, b: 1, c: 1, d: 1, s: { x: [0], y: 0 }, l: ["a"] };
+    const here = { a: 2, b: 2, c: 2, s: { x: "mine", y: 0 }, l: ["a", "b"] };
+    const saved = { a: 3, b: 2, d: 3, s: { x: "theirs", y: 1 }, l: [] };
+    const contests = [];
+    const merged = carriedOver(sent, here, saved, contests);
+    assert.deepEqual(merged, { a: 2, b: 2, c: 2, s: { x: "mine", y: 1 }, l: ["b"] });
+    const told = contests.sort((one, other) => (one.path.join() < other.path.join() ? -1 : 1));
+    assert.deepEqual(told, [
+      { path: ["a"], base: 1, ours: 2, theirs: 3 },
+      { path: ["c"], base: 1, ours: 2, theirs: undefined },
+      { path: ["d"], base: 1, ours: undefined, theirs: 3 },
+      { path: ["s", "x"], base: [0], ours: "mine", theirs: "theirs" },
+    ]);
+  });
+
+  test("tells of what stood here then, whatever it becomes", () => {
+    const contests = [];
+    const merged = carriedOver({ a: 1 }, { a: { list: ["mine"] } }, { a: 2 }, contests);
+    merged.a.list.push("later");
+    assert.deepEqual(contests[0].ours, { list: ["mine"] });
+  });
 });

@@ -142,6 +142,59 @@ async function stranger(context, listener) {
   return connect(context, { socket: join(folder, "s") });
 }
 
+describe("an answer that is held back", () => {
+  /** Save something, and change the session when its answer is on the way. */
+  async function changedMeanwhile(context, { theirs, mine, meanwhile }) {
+    const { relay, manager, witness } = await unreliable(context);
+    const created = await witness.create({
+      context: { active_files: ["a", "b"] },
+      preferences: { theme: "dark", language: "en" },
+    });
+    const session = await manager.load(created.id);
+    theirs(created);
+    await created.save();
+    mine(session);
+    const release = relay.hold();
+    const saving = session.save();
+    await until(() => relay.isHolding);
+    meanwhile(session);
+    release();
+    return { session, witness, told: await saving };
+  }
+
+  test("does not bring back what somebody else took out of a list", async (context) => {
+    const { session, witness, told } = await changedMeanwhile(context, {
+      theirs: ({ context }) => context.active_files.splice(0, 1),
+      mine: ({ context }) => (context.working_directory = "/mine"),
+      meanwhile: ({ context }) => context.active_files.push("mine"),
+    });
+    assert.deepEqual(told, []);
+    assert.deepEqual(session.context.active_files, ["b", "mine"]);
+    await session.save();
+    await assertUpToDate(session, witness);
+    assert.deepEqual(session.context.active_files, ["b", "mine"]);
+  });
+
+  test("tells of what was changed here meanwhile, and by others before", async (context) => {
+    const { session, witness, told } = await changedMeanwhile(context, {
+      theirs: ({ preferences }) => (preferences.theme = "theirs"),
+      mine: ({ preferences }) => (preferences.language = "de"),
+      meanwhile: ({ preferences }) => (preferences.theme = "mine"),
+    });
+    const [{ number, state, document, path, base, ours, theirs, outcome }, ...none] = told;
+    assert.deepEqual(none, []);
+    assert.deepEqual([number, state, outcome], ["", "open", "ours"]);
+    assert.deepEqual([document, path], ["preferences", ["theme"]]);
+    assert.deepEqual([base, ours.value, theirs.value], ["dark", "mine", "theirs"]);
+    assert.equal(theirs.version, (await witness.load(session.id)).position);
+    assert.deepEqual(await session.conflicts(), []);
+    assert.deepEqual(session.preferences, { theme: "mine", language: "de" });
+    assert.deepEqual(await session.save(), []);
+    await assertUpToDate(session, witness);
+    assert.equal(session.preferences.theme, "mine");
+  });
+});
+
 describe("a problem", () => {
   /** A server that answers so many times with this problem, and the keys that it was sent. */
   async function refusing(context, problem, times) {
@@ -176,6 +229,25 @@ describe("a problem", () => {
     const { status, code, detail, hint, retryable, key } = error;
     assert.deepEqual({ status, code, detail, hint, retryable }, unavailable);
     assert.deepEqual(keys, Array(5).fill(key));
+  });
+
+  test("of a decision is met with the same key again", async (context) => {
+    const keys = [];
+    const { id } = await connect(context).create();
+    const loaded = await connect(context).load(id);
+    const manager = await stranger(context, (request, response) => {
+      if (request.method === "POST") keys.push(request.headers["idempotency-key"]);
+      const isRefused = request.method === "POST" && keys.length < 3;
+      response.writeHead(isRefused ? 503 : 200);
+      const { metadata, messages, context, preferences, position } = loaded;
+      const session = { metadata, conversation: { messages }, context, preferences, position };
+      const answer = { ...session, versions: {}, operations: [] };
+      response.end(JSON.stringify(isRefused ? unavailable : answer));
+    });
+    await (await manager.load(id)).resolve("5", { take: "ours" });
+    const [key] = keys;
+    assert.ok(key);
+    assert.deepEqual(keys, [key, key, key]);
   });
 
   test("that is not retryable is thrown at once", async (context) => {

@@ -109,6 +109,10 @@ REFUSED: dict[str, tuple[type[SessiondError], Attempt]] = {
         InvalidInput,
         lambda _, s: be_at(s, active_files=[f"f{n}" for n in range(257)]),
     ),
+    "present with names of files that are too long together": (
+        TooLarge,
+        lambda _, s: be_at(s, active_files=[f"{n}{'x' * 1000}" for n in range(17)]),
+    ),
     "present with half a character": (
         InvalidInput,
         lambda _, s: be_at(s, active_files=["\ud800"]),

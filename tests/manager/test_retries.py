@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from sessiond import Session, SessionManager
-from sessiond.errors import SessionDeleted
+from sessiond.errors import InvalidInput, SessionDeleted, StoreUnavailable
 from tests.manager.programs import Connect, following, forgetting, log_of, slow, text_part
 from tests.opencode.waiting import until
 
@@ -92,6 +92,76 @@ async def test_what_was_changed_during_a_save_is_sent_by_the_next(
     await mine.save()
     await mine.save()
     assert (await connect().load(session.id)).preferences == {"theme": "changed meanwhile"}
+
+
+async def test_what_was_changed_during_a_save_and_by_others_before_it_is_told(
+    connect: Connect, session: Session
+) -> None:
+    async def meanwhile() -> None:
+        mine.preferences["theme"] = "mine"
+
+    mine = await slow(connect(), "change_document", meanwhile).load(session.id)
+    other = await connect().load(session.id)
+    other.preferences["theme"] = "theirs"
+    await other.save()
+    mine.preferences["language"] = "en"
+    (told,) = await mine.save()
+    assert (told.number, told.state, told.outcome) == ("", "open", "ours")
+    assert (told.session_id, told.document, told.path) == (session.id, "preferences", ["theme"])
+    assert (told.base, told.ours.value, told.theirs.value) == ("dark", "mine", "theirs")
+    assert told.theirs.version == (await log_of(session))[-1].position
+    assert await session.conflicts() == [], "it is not in Redis"
+    assert (await connect().load(session.id)).preferences["theme"] == "theirs"
+    assert await mine.save() == []
+    assert (await connect().load(session.id)).preferences == {"theme": "mine", "language": "en"}
+
+
+async def test_what_a_save_found_before_it_failed_is_told_by_the_next(
+    connect: Connect, session: Session
+) -> None:
+    async def meanwhile() -> None:
+        mine.context.working_directory = "mine"
+
+    mine = await slow(connect(), "change_document", meanwhile).load(session.id)
+    other = await connect().load(session.id)
+    other.context.working_directory = "theirs"
+    await other.save()
+    mine.context.active_files.append("a")
+    mine.preferences["_reserved"] = "refused"
+    with pytest.raises(InvalidInput):
+        await mine.save()
+    del mine.preferences["_reserved"]
+    (told,) = await mine.save()
+    assert (told.number, told.path) == ("", ["working_directory"])
+    assert await mine.save() == []
+
+
+async def test_a_decision_is_sent_again_with_the_same_key(
+    connect: Connect, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    manager = connect()
+    resolve = manager._backend.resolve
+
+    async def noting(*given: Any, key: str = "", **more: Any) -> Any:
+        keys.append(key)
+        answer = await resolve(*given, key=key, **more)
+        if len(keys) == 1:
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(manager._backend, "resolve", noting)
+    other = await connect().load(session.id)
+    for one, theme in ((other, "theirs"), (session, "mine")):
+        one.preferences["theme"] = theme
+        conflicts = await one.save()
+    mine = await manager.load(session.id)
+    await mine.resolve(conflicts[0].number, "theirs")
+    assert mine.preferences["theme"] == "theirs"
+    await mine.resolve(conflicts[0].number, "ours")
+    first, again, another = keys
+    assert first
+    assert first == again != another
 
 
 async def test_what_others_wrote_during_a_save_is_not_lost_to_who_follows(

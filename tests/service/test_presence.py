@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from sessiond.errors import NotFound, SessionDeleted, StoreUnavailable
-from sessiond.model import SessionPresence
+from sessiond.model import Presence, SessionPresence
 from sessiond.service.feed import Event
 from sessiond.service.presence import Presences
 from sessiond.store.leases import LeaseStore
-from sessiond.store.presence import PresenceStore
+from sessiond.store.presence import PresenceState, PresenceStore
 from tests.service.support import body, create, live_from_now, watching_workspace
 from tests.store.support import Services
 from tests.store.travel import later
@@ -160,6 +161,37 @@ async def test_sessions_where_somebody_is_are_found_and_no_others(
     found = await here.everywhere(10)
     assert [each.session_id for each in found] == ["ses_2"]
     assert found[0] == await here.present("ses_2")
+
+
+async def test_of_many_sessions_a_few_are_asked_for_at_once(
+    core: Services, here: Presences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    names = [f"ses_{number}" for number in range(20)]
+
+    async def look(session_id: str) -> PresenceState:
+        asked.append(asked[-1] + 1 if asked else 1)
+        await asyncio.sleep(0)
+        asked.append(asked[-1] - 1)
+        who = Presence(
+            instance=session_id,
+            machine="m",
+            client="",
+            active_files=[],
+            since_ms=0,
+            seen_ms=0,
+            until_ms=0,
+            has_turn=False,
+        )
+        return PresenceState("default", [who], [])
+
+    async def sessions(limit: int) -> list[str]:
+        return names[:limit]
+
+    monkeypatch.setattr(here._store, "look", look)
+    monkeypatch.setattr(here._store, "sessions", sessions)
+    assert [each.session_id for each in await here.everywhere(20)] == names
+    assert 1 < max(asked) <= 8
 
 
 async def test_sessions_that_are_not_there_have_nobody(core: Services, here: Presences) -> None:

@@ -223,6 +223,21 @@ async def test_no_more_than_256_are_at_a_session(core: Services, presence: Prese
     assert names(await presence.announce("s", "bob", BOB)) == ["bob"]
 
 
+async def test_what_an_instance_says_of_itself_is_16_kib_at_most(presence: PresenceStore) -> None:
+    frame = len('{"machine":"laptop","client":"","active_files":[""]}')
+    largest = About("laptop", "", ("x" * (16 * 1024 - frame),))
+    assert names(await presence.announce("s", "ann", largest)) == ["ann"]
+    larger = About("laptop", "", (*largest.active_files, "y"))
+    with pytest.raises(TooLarge, match="fewer files"):
+        await presence.announce("s", "bob", larger)
+    with pytest.raises(TooLarge):
+        await presence.announce("s", "ann", larger)
+    state = await presence.look("s")
+    assert names(state) == ["ann"]
+    assert state
+    assert state.present[0].active_files == list(largest.active_files)
+
+
 async def test_sessions_where_somebody_is_are_found(
     core: Services, presence: PresenceStore
 ) -> None:

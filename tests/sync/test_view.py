@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from sessiond import model
 from sessiond.model import (
@@ -384,6 +385,38 @@ def test_what_a_save_was_merged_with_comes_in_beside_what_was_changed_meanwhile(
     assert view.preferences == both
     assert unsaved(view) == {"preferences": both}
     assert [version for _, _, version in view.changed_documents()] == ["e:5"]
+
+
+def test_what_was_changed_here_and_by_others_while_it_was_saved_is_told() -> None:
+    view = fresh(preferences={"theme": "dark", "language": "en", "editor": {"tabs": 2}})
+    view.preferences["language"] = "de"
+    ((_, sent, _),) = view.changed_documents()
+    view.preferences["theme"] = "mine"
+    view.preferences["editor"] = ["mine"]
+    answer = {"theme": "theirs", "language": "de"}
+    told = view.take_saved(Document(name="preferences", value=answer, version="e:5"), sent)
+    assert [(each.path, each.outcome) for each in told] == [
+        (("editor",), "ours"),
+        (("theme",), "ours"),
+    ]
+    editor, theme = told
+    assert (theme.base, theme.ours, theme.theirs) == ("dark", "mine", "theirs")
+    assert (editor.base, editor.ours, editor.theirs) == ({"tabs": 2}, ["mine"], UNSET)
+    here = {"theme": "mine", "language": "de", "editor": ["mine"]}
+    assert unsaved(view) == {"preferences": here}
+    view.preferences["editor"].append("later")
+    assert editor.ours == ["mine"], "what stood here then"
+
+
+def test_a_save_that_nobody_got_between_tells_of_nothing() -> None:
+    view = fresh(preferences={"theme": "dark", "language": "en"})
+    view.context.active_files.append("sent")
+    ((_, sent, _),) = view.changed_documents()
+    view.context.active_files.append("mine")
+    view.context.state["deep"] = ["same"]
+    answer = sent | {"active_files": ["sent", "theirs"], "state": {"deep": ["same"]}}
+    assert view.take_saved(Document(name="context", value=answer, version="e:5"), sent) == ()
+    assert view.context.active_files == ["sent", "theirs", "mine"], "what they closed is closed"
 
 
 def test_what_was_saved_is_not_unsaved_any_more() -> None:

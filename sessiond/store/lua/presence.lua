@@ -6,7 +6,7 @@
 -- ARGV     1 "announce", "leave" or "look"
 --          2 instance (announce, leave)
 --          3 how long an announcement counts that is not repeated, in ms (announce)
---          4 json: what the instance says of itself (announce)
+--          4 json: what the instance says of itself (announce); the caller keeps it to 16 KiB
 -- returns  verdict: "ok"; "gone", there is no such session or no more; "full", too many are there;
 --          with "ok" also: workspace, who runs the turn ("" for nobody),
 --          list of what changed: three values each, "came", "changed", "left" or "lost", the

@@ -192,7 +192,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
             "Decide a conflict: take a side, or put a value",
             ConflictRecord,
             Choice,
-            headers=("If-Match", "Sessiond-Client"),
+            headers=("If-Match", *WRITE),
         ),
         Route(
             "GET",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import secrets
 import sys
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -127,7 +128,7 @@ def _resolve(options: argparse.Namespace, session_id: str, number: str) -> None:
     choice = _choice(options.take)
 
     async def resolve(client: DaemonClient) -> ConflictRecord:
-        return await client.resolve(session_id, number, choice)
+        return await client.resolve(session_id, number, choice, key=secrets.token_hex(16))
 
     record = with_client(options, resolve)
     if options.json:

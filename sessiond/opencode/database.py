@@ -196,6 +196,17 @@ class Database:
         with self._reading() as connection:
             return int(connection.execute(query, (session_id,)).fetchone()[0])
 
+    def title_before(self, session_id: str, before: int) -> str | None:
+        """Return the title that a session had at a place of its log; None if no event says."""
+        query = (
+            "SELECT json_extract(data, '$.info.title') FROM event "  # noqa: S608 - a constant
+            f"WHERE aggregate_id = ? AND type IN {_SESSION_EVENTS} AND seq < ? "
+            "ORDER BY seq DESC LIMIT 1"
+        )
+        with self._reading() as connection:
+            row = connection.execute(query, (session_id, before)).fetchone()
+            return row[0] if row and isinstance(row[0], str) else None
+
     def reverted_since(self, session_id: str, before: int) -> int | None:
         """Return since when the revert was in force that was so at a place of a session's log.
 

@@ -20,6 +20,7 @@ from sessiond.model import (
 from sessiond.service.deletion import Unseen, keep, kept_unseen, unseen_after
 from sessiond.service.identity import derived_id, new_id
 from sessiond.service.merging import Subject, own_origin
+from sessiond.service.renames import keep_other_title
 from sessiond.service.shapes import document_value, encode_creation, metadata_of
 from sessiond.service.writing import (
     PLAIN,
@@ -203,6 +204,13 @@ class Sessions:
             The numbers of the conflicts.
         """
         return await keep(self._around, request, came)
+
+    async def keep_other_title(
+        self, session_id: str, *, base: str, title: str, request: Request
+    ) -> None:
+        """Keep as a conflict the title that a rename is about to replace unseen; see `renames`."""
+        around = self._around
+        await keep_other_title(around, session_id, base=base, title=title, request=request)
 
     async def position(self, session_id: str) -> Position:
         """Return where the session's log ends."""

@@ -450,6 +450,39 @@ async def test_a_deletion_here_keeps_what_others_had_said_unseen(
     assert kept["message", "n1"].theirs.origin.startswith("oc-there@")
 
 
+async def test_two_who_rename_a_session_at_once_keep_the_title_that_is_replaced(
+    core: Services, site: Site, there: Site, broken: Broken
+) -> None:
+    for each in (site, there):
+        each.opencode.create(SESSION, title="first")
+        await each.outbox.flush(SESSION)
+    there.opencode.update(SESSION, title="theirs")
+    await there.outbox.flush(SESSION)
+    site.opencode.update(SESSION, title="ours")
+    broken.left = 1  # the conflict is written, and the title is not
+    with pytest.raises(StoreUnavailable):
+        await site.outbox.flush(SESSION)
+    broken.mend()
+    await site.outbox.flush(SESSION)
+    (conflict,) = await core.conflicts.of_session(SESSION)
+    assert (conflict.document, conflict.path, conflict.outcome) == ("metadata", ["title"], "ours")
+    assert (conflict.base, conflict.ours.value, conflict.theirs.value) == (
+        *("first", "ours", "theirs"),
+    )
+    assert conflict.ours.origin.startswith("oc-here@")
+    assert conflict.theirs.origin.startswith("oc-there@")
+    assert (await core.store.snapshot(SESSION)).metadata["title"] == "ours"
+
+
+async def test_who_knows_a_title_may_change_it(core: Services, site: Site) -> None:
+    site.opencode.create(SESSION, title="first")
+    await site.outbox.flush(SESSION)
+    for title in ("second", "second", "third"):
+        site.opencode.update(SESSION, title=title)
+        await site.outbox.flush(SESSION)
+    assert await core.conflicts.of_session(SESSION) == []
+
+
 async def test_deleting_what_was_never_shared_is_nothing(core: Services, site: Site) -> None:
     await site.outbox.deleted("ses_none")
     with pytest.raises(NotFound):

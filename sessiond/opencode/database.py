@@ -207,6 +207,21 @@ class Database:
             row = connection.execute(query, (session_id, before)).fetchone()
             return row[0] if row and isinstance(row[0], str) else None
 
+    def part_before(self, session_id: str, name: str, before: int) -> tuple[str, Any] | None:
+        """Return the event that last wrote a part before a place, and the part; None for none.
+
+        `name` is `<message>/<part>`, the place a sequence.
+        """
+        query = (
+            "SELECT id, json_extract(data, '$.part') FROM event WHERE aggregate_id = ? AND seq < ? "
+            "AND type = 'message.part.updated.1' AND json_extract(data, '$.part.id') = ? "
+            "ORDER BY seq DESC LIMIT 1"
+        )
+        with self._reading() as connection:
+            values = (session_id, before, name.rpartition("/")[2])
+            row = connection.execute(query, values).fetchone()
+            return (row[0], _object(row[1])) if row else None
+
     def reverted_since(self, session_id: str, before: int) -> int | None:
         """Return since when the revert was in force that was so at a place of a session's log.
 

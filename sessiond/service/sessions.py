@@ -20,7 +20,7 @@ from sessiond.model import (
 from sessiond.service.deletion import Unseen, keep, kept_unseen, unseen_after
 from sessiond.service.identity import derived_id, new_id
 from sessiond.service.merging import Subject, own_origin
-from sessiond.service.renames import keep_other_title
+from sessiond.service.overwriting import Rewriting, keep_other_part, keep_other_title
 from sessiond.service.shapes import document_value, encode_creation, metadata_of
 from sessiond.service.writing import (
     PLAIN,
@@ -206,11 +206,14 @@ class Sessions:
         return await keep(self._around, request, came)
 
     async def keep_other_title(
-        self, session_id: str, *, base: str, title: str, request: Request
+        self, session_id: str, base: str, title: str, request: Request
     ) -> None:
-        """Keep as a conflict the title that a rename is about to replace unseen; see `renames`."""
-        around = self._around
-        await keep_other_title(around, session_id, base=base, title=title, request=request)
+        """Keep as a conflict the title that a rename is about to replace; see `overwriting`."""
+        await keep_other_title(self._around, session_id, base, title, request)
+
+    async def keep_other_part(self, rewriting: Rewriting) -> None:
+        """Keep as a conflict the part that is about to be written anew; see `overwriting`."""
+        await keep_other_part(self._around, rewriting)
 
     async def position(self, session_id: str) -> Position:
         """Return where the session's log ends."""

@@ -34,6 +34,7 @@ from sessiond.opencode.reverts import outlives_revert
 from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
 from sessiond.service.opencode.late import late_records
+from sessiond.service.opencode.others import Others
 from sessiond.service.opencode.reading import Read
 from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
 from sessiond.service.sessions import Sessions
@@ -113,6 +114,7 @@ class Outbox:
         self._written: dict[str, int] = {}
         self._recorders: dict[str, Recorder] = {}
         self._expected: dict[tuple[str, bytes], None] = {}
+        self._others = Others(read, target.sessions, replica.name)
 
     def forget(self, session_id: str) -> None:
         """Drop what is remembered of a session: Redis, or opencode, has another history of it."""
@@ -338,32 +340,8 @@ class Outbox:
 
     async def _write_events(self, session_id: str, events: list[StoredEvent]) -> None:
         changes = await self._meant(session_id, await self._changes(events))
-        await self._keep_other_titles(session_id, changes)
+        await self._others.keep(session_id, changes, self._machine())
         await (await self._recorder(session_id)).write(changes)
-
-    async def _keep_other_titles(self, session_id: str, changes: list[SourcedChange]) -> None:
-        """Keep the title that somebody else gave a session which was renamed here meanwhile."""
-        titles = {
-            sourced.seq: str((sourced.change.body or {}).get("title", ""))[:TITLE]
-            for sourced in changes
-            if sourced.change.kind == "session.put" and sourced.seq is not None
-        }
-
-        def found(database: Database) -> list[tuple[int, str, str]]:
-            known = ((seq, database.title_before(session_id, seq)) for seq in titles)
-            return [
-                (seq, before, titles[seq])
-                for seq, before in known
-                if before is not None and before[:TITLE] != titles[seq]
-            ]
-
-        renames: list[tuple[int, str, str]] = await self._read(found) if titles else []
-        for seq, before, title in renames:
-            name = self._replica.name
-            request = Request(key=f"rename-{name}-{seq}", client=name)
-            await self._target.sessions.keep_other_title(
-                session_id, base=before, title=title, request=request
-            )
 
     async def _changes(self, events: list[StoredEvent]) -> list[SourcedChange]:
         """Return what events change, without those that came from elsewhere or are unknown."""

@@ -474,6 +474,29 @@ async def test_two_who_rename_a_session_at_once_keep_the_title_that_is_replaced(
     assert (await core.store.snapshot(SESSION)).metadata["title"] == "ours"
 
 
+async def test_two_who_edit_a_part_at_once_keep_the_one_that_is_replaced(
+    core: Services, site: Site, there: Site
+) -> None:
+    for each in (site, there):
+        each.opencode.create(SESSION)
+    for each in (site, there):
+        each.opencode.message(SESSION, "m1")
+        each.opencode.part(SESSION, "m1", "p1", "first")
+        await each.outbox.flush(SESSION)
+    there.opencode.part(SESSION, "m1", "p1", "theirs")
+    await there.outbox.flush(SESSION)
+    site.opencode.part(SESSION, "m1", "p1", "ours")
+    await site.outbox.flush(SESSION)
+    (conflict,) = await core.conflicts.of_session(SESSION)
+    assert (conflict.document, conflict.id, conflict.path) == ("part", "m1/p1", [])
+    sides = (conflict.base, conflict.ours.value, conflict.theirs.value)
+    assert [side["text"] for side in sides] == ["first", "ours", "theirs"]
+    await site.catch_up()
+    site.opencode.part(SESSION, "m1", "p1", "ours again")
+    await site.outbox.flush(SESSION)
+    assert len(await core.conflicts.of_session(SESSION)) == 1, "what is known is replaced"
+
+
 async def test_who_knows_a_title_may_change_it(core: Services, site: Site) -> None:
     site.opencode.create(SESSION, title="first")
     await site.outbox.flush(SESSION)

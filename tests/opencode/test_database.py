@@ -360,16 +360,18 @@ def test_a_state_is_of_one_moment_while_somebody_writes(
     writer.start()
     try:
         sizes = set()
-        for _ in range(200):
+        for _ in range(20_000):
             state = database.state("ses_1")
             assert state is not None
             assert len(state.messages) - 1 == (state.seq) // 2
             assert len(state.parts) == (state.seq - 1) // 2
             sizes.add(state.seq)
+            if len(sizes) == 50:  # on a busy machine the writer has to wait for its turn
+                break
     finally:
         stop.set()
         writer.join()
-    assert len(sizes) > 1
+    assert len(sizes) == 50
 
 
 def test_reading_changes_no_file_of_opencode(opencode: SimulatedOpencode, path: Path) -> None:

@@ -83,8 +83,9 @@ class Outbox:
         target: where it goes.
         machine: what is peculiar to this machine now.
         shared: tells whether a session is to be shared.
-        spared: told that opencode removed records of a session which stay for everybody, before
-            anything is written that lies behind the removal: they have to come back here.
+        unlike: told that opencode removed records of a session which stay for everybody, or wrote
+            one which is removed for everybody, before anything is written that lies behind that:
+            this database has to become like the log again.
         progress: how far each session's log is known to have been written; kept over restarts.
     """
 
@@ -96,7 +97,7 @@ class Outbox:
         machine: Callable[[], Machine],
         shared: Callable[[str], bool],
         *,
-        spared: Callable[[str], None],
+        unlike: Callable[[str], None],
         progress: dict[str, Progress] | None = None,
     ) -> None:
         self._replica = replica
@@ -104,7 +105,7 @@ class Outbox:
         self._target = target
         self._machine = machine
         self._shared = shared
-        self._spared = spared
+        self._unlike = unlike
         self._progress = {} if progress is None else progress
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._written: dict[str, int] = {}
@@ -356,7 +357,7 @@ class Outbox:
         spared: set[int] = await self._read(found)
         if spared:
             await _log.ainfo("opencode.revert_spared", session_id=session_id, count=len(spared))
-            self._spared(session_id)
+            self._unlike(session_id)
         return [sourced for sourced in changes if sourced.seq not in spared]
 
     async def _recorder(self, session_id: str) -> Recorder:
@@ -364,7 +365,12 @@ class Outbox:
         if recorder is None:
             target = self._target
             recorder = self._recorders[session_id] = await Recorder.open(
-                session_id, self._replica.name, target.store, target.opencode, target.clock
+                session_id,
+                self._replica.name,
+                target.store,
+                target.opencode,
+                target.clock,
+                superseded=lambda: self._unlike(session_id),
             )
         return recorder
 

@@ -21,6 +21,7 @@ def main() -> int:
         faults=tuple(asked.faults),
         actions=tuple(asked.actions),
         keep=asked.keep,
+        clock=asked.clock,
     )
     outcome = asyncio.run(soak(opencode_binary(), plan))
     _print(outcome)
@@ -35,6 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults", nargs="*", default=[], help="only these; `none` for none")
     parser.add_argument("--actions", nargs="*", default=[], help="only these")
     parser.add_argument("--keep", type=Path, help="where to keep all databases and logs")
+    parser.add_argument("--clock", action="store_true", help="set the clock of one machine, too")
     return parser.parse_args()
 
 

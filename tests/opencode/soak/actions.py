@@ -118,7 +118,11 @@ async def delete(scene: Scene, machine: Machine, session: str) -> None:
     if len(scene.living()) > _FEWEST_SESSIONS:
         scene.ledger.deleted.add(session)
         scene.tell("delete", machine.name, session)
-        await machine.opencode.request("DELETE", f"/session/{session}")
+        try:
+            await machine.opencode.request("DELETE", f"/session/{session}")
+        except OpencodeRefused:  # it has not come to this machine
+            scene.ledger.deleted.discard(session)
+            raise
 
 
 async def attempt(scene: Scene, action: Action, machine: Machine, session: str) -> str:

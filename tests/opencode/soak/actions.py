@@ -93,8 +93,7 @@ async def remove(scene: Scene, machine: Machine, session: str) -> None:
         return
     chosen = scene.chance.choice(messages[-8:])
     name = chosen["info"]["id"]
-    parent = chosen["info"].get("parentID")
-    scene.ledger.excuse(session, [chosen, *(m for m in messages if m["info"]["id"] == parent)])
+    scene.ledger.excuse(session, [chosen], messages)
     await machine.opencode.request("DELETE", f"/session/{session}/message/{name}")
     scene.ledger.take_out(session, [name])
     scene.tell("remove", machine.name, session, name, repr(text_of(chosen)))
@@ -186,11 +185,11 @@ async def _revert(scene: Scene, machine: Machine, session: str) -> list[str]:
     gone = _since(chosen, before)
     try:
         await machine.opencode.request("POST", f"/session/{session}/revert", {"messageID": chosen})
-        scene.ledger.excuse(session, gone)
+        scene.ledger.excuse(session, gone, before)
         after = await machine.opencode.messages(session)
-        scene.ledger.excuse(session, _since(chosen, after))
+        scene.ledger.excuse(session, _since(chosen, after), after)
     except UNANSWERED:
-        scene.ledger.excuse(session, gone)
+        scene.ledger.excuse(session, gone, before)
         raise
     names = [message["info"]["id"] for message in gone]
     scene.tell("revert", machine.name, session, chosen, names)

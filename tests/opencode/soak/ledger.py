@@ -73,9 +73,17 @@ class Ledger:
     removed: dict[str, set[str]] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
 
-    def excuse(self, session: str, messages: Iterable[Message]) -> None:
-        """Take note that messages may be gone, and with them what their prompts are owed."""
-        self.excused |= {(session, token) for message in messages for token in tokens(message)}
+    def excuse(self, session: str, messages: Iterable[Message], among: Iterable[Message]) -> None:
+        """Take note that messages may be gone, and with them what their prompts are owed.
+
+        Args:
+            session: where they are.
+            messages: questions, and answers to others.
+            among: all there are.
+        """
+        names = {m["info"].get("parentID", m["info"]["id"]) for m in messages}
+        asked = [message for message in among if message["info"]["id"] in names]
+        self.excused |= {(session, token) for message in asked for token in tokens(message)}
 
     def take_out(self, session: str, messages: Iterable[str]) -> None:
         """Take note that messages are gone for everybody."""

@@ -135,7 +135,7 @@ class Backend(Protocol):
     async def conflicts(
         self, session_id: str | None = None, *, state: ConflictState | None = None
     ) -> list[ConflictRecord]:
-        """Return the conflicts of a session, or of all."""
+        """Return the conflicts of a session, or of all: the newest 10,000."""
 
     async def conflict(self, session_id: str, number: str) -> ConflictRecord:
         """Return one conflict."""

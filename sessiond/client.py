@@ -46,6 +46,7 @@ Query = Mapping[str, str | int]
 
 _PROBLEM = msgspec.json.Decoder(Problem)
 _RETRY_SECONDS = 0.2
+_MOST_CONFLICTS = 10_000
 _LONGEST_RETRY_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
 _CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
@@ -266,9 +267,9 @@ class DaemonClient:
     async def conflicts(
         self, session_id: str | None = None, *, state: ConflictState | None = None
     ) -> list[ConflictRecord]:
-        """Return the conflicts of a session, or of all."""
+        """Return the conflicts of a session, or of all: the newest 10,000."""
         path = "/v1/conflicts" if session_id is None else _session(session_id) + "/conflicts"
-        query = {"state": state} if state else None
+        query: Query = {"limit": _MOST_CONFLICTS, **({"state": state} if state else {})}
         page: ConflictPage = (await self.call("GET", path, ConflictPage, query=query))[0]
         return page.conflicts
 

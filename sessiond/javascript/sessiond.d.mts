@@ -331,7 +331,7 @@ export class Session {
    *   apply it to what is there, and save again.
    */
   save(options?: { strict?: boolean }): Promise<ConflictRecord[]>;
-  /** What merges left out in this session: all, or those of a state. */
+  /** What merges left out in this session: all (the newest 10,000), or those of a state. */
   conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
   /**
    * Decide a conflict: take a side, or put a value in its place; `merged` leaves what stands.
@@ -378,7 +378,7 @@ export class SessionManager {
   create(session?: NewSession, options?: { key?: string }): Promise<Session>;
   load(id: string): Promise<Session>;
   list(options?: ListOptions): Promise<SessionPage>;
-  /** The conflicts of all sessions: all, or those of a state. */
+  /** The conflicts of all sessions: all (10,000 at most), or those of a state. */
   conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
   /**
    * Delete a session; its id is never used again.

@@ -29,6 +29,7 @@ const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 30_000;
 const SILENCE_MS = 60_000; // a daemon sends a heartbeat every 15 s, unless configured otherwise
 const PAGE = 500;
+const MOST_CONFLICTS = 10_000;
 const RENEWALS_PER_LIFE = 3;
 const RENEWAL_RETRY_MS = 500;
 /** @type {SavedDocument[]} */
@@ -358,7 +359,7 @@ export class Session {
 
   /** @param {{ state?: ConflictState }} [options] @returns {Promise<ConflictRecord[]>} */
   async conflicts({ state } = {}) {
-    const query = state ? at`?state=${state}` : "";
+    const query = conflictsQuery(state);
     return (await this.#call("GET", `/conflicts${query}`)).value.conflicts;
   }
 
@@ -662,7 +663,7 @@ export class SessionManager {
 
   /** @param {{ state?: ConflictState }} [options] @returns {Promise<ConflictRecord[]>} */
   async conflicts({ state } = {}) {
-    const query = state ? at`?state=${state}` : "";
+    const query = conflictsQuery(state);
     return (await this.#connection.call("GET", `/v1/conflicts${query}`)).value.conflicts;
   }
 
@@ -675,6 +676,9 @@ export class SessionManager {
 function at(raw, ...values) {
   return String.raw({ raw }, ...values.map((value) => encodeURIComponent(String(value))));
 }
+
+/** @param {ConflictState} [state] */
+const conflictsQuery = (state) => `?limit=${MOST_CONFLICTS}${state ? at`&state=${state}` : ""}`;
 
 /** @param {string} address */
 function tcpTarget(address) {

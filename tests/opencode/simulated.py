@@ -176,8 +176,11 @@ class SimulatedOpencode:
                 continue
             kind = "session.updated" if exists else "session.created"
             kind = kind if is_put else event.type
-            data = {"time": NOW} if kind == "message.part.updated" else {}
+            data: dict[str, Any] = {"time": NOW} if kind == "message.part.updated" else {}
             data |= event.properties | {"sessionID": session_id}
+            if exists and is_put:  # a revert is this machine's own
+                kept = (self.database.info(session_id) or {}).get("revert")
+                data["info"] = data["info"] | {"revert": kept}
             if not exists and not is_put:
                 refused.append(event.id)
                 continue

@@ -213,6 +213,25 @@ async def test_a_session_that_exists_is_updated_and_one_that_does_not_is_created
     assert (await opencode.session(elsewhere.id))["title"] == "from elsewhere"
 
 
+async def test_a_revert_stays_as_it_is_here_whatever_comes_in(
+    opencode: Opencode, sidecar: StandIn, elsewhere: Elsewhere
+) -> None:
+    """What the sidecar knew when it sent a record may be over when it goes in."""
+    question, answer, *rest = elsewhere.turn("a question", "an answer")
+    await sidecar.apply(elsewhere.id, [elsewhere.created(), question, answer, *rest])
+    place = {"messageID": question.properties["info"]["id"]}
+    await opencode.request("POST", f"/session/{elsewhere.id}/revert", place)
+    await sidecar.apply(elsewhere.id, [elsewhere.titled("while it is reverted")])
+    found = await opencode.session(elsewhere.id)
+    assert found["title"] == "while it is reverted"
+    assert found["revert"]["messageID"] == place["messageID"]
+    await opencode.request("POST", f"/session/{elsewhere.id}/unrevert")
+    stale = elsewhere.titled("after it")
+    stale.properties["info"] = stale.properties["info"] | {"revert": found["revert"]}
+    await sidecar.apply(elsewhere.id, [stale])
+    assert "revert" not in await opencode.session(elsewhere.id)
+
+
 async def test_an_event_that_opencode_refuses_does_not_hold_up_the_others(
     opencode: Opencode, sidecar: StandIn, elsewhere: Elsewhere
 ) -> None:

@@ -396,10 +396,11 @@ class History {
     const rows = (/** @type {string} */ query, /** @type {string} */ value) =>
       database.query(query).values(value).flat();
     const [seq = -1] = rows("select seq from event_sequence where aggregate_id = ?", session);
-    const exists = rows("select 1 from session where id = ?", session).length > 0;
+    const [kept] = database.query("select revert from session where id = ?").values(session);
     const ids = JSON.stringify(events.map(({ id }) => id));
     const known = rows("select id from event where id in (select value from json_each(?))", ids);
-    return { seq: Number(seq), exists, known: new Set(known) };
+    const revert = kept?.[0] ? JSON.parse(/** @type {string} */ (kept[0])) : undefined;
+    return { seq: Number(seq), exists: Boolean(kept), revert, known: new Set(known) };
   }
 
   /** @param {object[]} events */
@@ -411,10 +412,14 @@ class History {
 
 /**
  * Return the entries that append events to a session's log, and note which cannot be appended.
- * @param {string} session @param {Event[]} events @param {{ seq: number, exists: boolean }} state
+ *
+ * A revert is this machine's own: a record from elsewhere would clear it, or bring back one that
+ * was taken back meanwhile. It stays as it is at the place where the record goes in.
+ * @param {string} session @param {Event[]} events
+ * @param {{ seq: number, exists: boolean, revert?: object }} state
  * @param {Map<string, string>} refused
  */
-function entriesFor(session, events, { seq, exists }, refused) {
+function entriesFor(session, events, { seq, exists, revert }, refused) {
   const entries = [];
   for (const { id, type, properties } of events) {
     const isPut = type === "session.created" || type === "session.updated";
@@ -424,6 +429,7 @@ function entriesFor(session, events, { seq, exists }, refused) {
       continue;
     }
     const name = isPut ? (exists ? "session.updated" : "session.created") : type;
+    if (isPut) properties.info = { ...properties.info, revert };
     const time = type === "message.part.updated" && { time: Date.now() }; // unless it has one
     const data = { ...time, ...properties, sessionID: session };
     entries.push({ id, aggregateID: session, seq: (seq += 1), type: `${name}.1`, data });

@@ -164,7 +164,7 @@ class Inbound:
         self._catalogue.distrust_positions()
 
     def doubt(self, session_id: str) -> None:
-        """Have a session compared that lacks something here which the log has.
+        """Have a session compared that is not here as the log has it.
 
         That is on disk when this returns: a sidecar that is started later does it, if this one
         ends before.
@@ -258,9 +258,6 @@ class Inbound:
             events = [event for event in events if event.type == "session.deleted"]
             if not events:
                 return True
-        for event in events:
-            if "info" in event.properties and event.type.startswith("session."):
-                event.properties["info"] |= await self._kept_here(session_id)
         if self._processes.echo:
             self._outbox.expect(event for event in events if event.type == "message.part.updated")
         answer = await self._processes.apply(session_id, events, announce=announce)
@@ -285,11 +282,6 @@ class Inbound:
             self._told_of[session_id] = revert
             title = info.get("title", session_id)
             self._processes.toast(f"Others go on in {title!r}, where you went back: that stays")
-
-    async def _kept_here(self, session_id: str) -> dict[str, Any]:
-        """Return what of a session's record stays as it is here: opencode would clear it."""
-        info = await self._read(lambda database: database.info(session_id)) or {}
-        return {"revert": info["revert"]} if "revert" in info else {}
 
     async def last_event(self, session_id: str, record_id: str) -> str | None:
         """Return the id of the event by which opencode last wrote a record."""

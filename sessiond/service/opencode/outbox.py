@@ -83,8 +83,9 @@ class Outbox:
         target: where it goes.
         machine: what is peculiar to this machine now.
         shared: tells whether a session is to be shared.
-        spared: told that opencode removed records of a session which stay for everybody, before
-            anything is written that lies behind the removal: they have to come back here.
+        unlike: told that opencode removed records of a session which stay for everybody, or wrote
+            one which is removed for everybody, before anything is written that lies behind that:
+            this database has to become like the log again.
         progress: how far each session's log is known to have been written, or kept where it came
             too late; kept over restarts.
         progressed: told that the progress changed, and is to be saved soon.
@@ -98,7 +99,7 @@ class Outbox:
         machine: Callable[[], Machine],
         shared: Callable[[str], bool],
         *,
-        spared: Callable[[str], None],
+        unlike: Callable[[str], None],
         progressed: Callable[[], None],
         progress: dict[str, Progress] | None = None,
     ) -> None:
@@ -107,7 +108,7 @@ class Outbox:
         self._target = target
         self._machine = machine
         self._shared = shared
-        self._spared = spared
+        self._unlike = unlike
         self._progressed = progressed
         self._progress = {} if progress is None else progress
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -375,7 +376,7 @@ class Outbox:
         spared: set[int] = await self._read(found)
         if spared:
             await _log.ainfo("opencode.revert_spared", session_id=session_id, count=len(spared))
-            self._spared(session_id)
+            self._unlike(session_id)
         return [sourced for sourced in changes if sourced.seq not in spared]
 
     async def _recorder(self, session_id: str) -> Recorder:
@@ -383,7 +384,12 @@ class Outbox:
         if recorder is None:
             target = self._target
             recorder = self._recorders[session_id] = await Recorder.open(
-                session_id, self._replica.name, target.store, target.opencode, target.clock
+                session_id,
+                self._replica.name,
+                target.store,
+                target.opencode,
+                target.clock,
+                superseded=lambda: self._unlike(session_id),
             )
         return recorder
 

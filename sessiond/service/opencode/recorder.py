@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import structlog
@@ -51,6 +51,8 @@ class Recorder:
         known: the messages that the session ever had.
         marked: how far the replica's source is written, None for not at all.
         clock: milliseconds since 1970.
+        superseded: told of what the source wrote into a record that was removed, before anything
+            is written that lies behind it: the source may have brought the record back.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Recorder:
         known: set[str],
         marked: int | None,
         clock: Clock,
+        superseded: Callable[[], None],
     ) -> None:
         self._session_id = session_id
         self._replica = replica
@@ -69,6 +72,7 @@ class Recorder:
         self._known = known
         self._marked = marked
         self._clock = clock
+        self._superseded = superseded
         self._title: str | None = None
 
     @classmethod
@@ -79,6 +83,8 @@ class Recorder:
         store: SessionStore,
         opencode: OpencodeStore,
         clock: Clock,
+        *,
+        superseded: Callable[[], None],
     ) -> Recorder:
         """Return one that goes on where the last one stopped.
 
@@ -87,7 +93,15 @@ class Recorder:
         """
         known = await opencode.message_ids(session_id)
         marked = await opencode.written_up_to(session_id, replica)
-        return cls(session_id, replica, store, known=known, marked=marked, clock=clock)
+        return cls(
+            session_id,
+            replica,
+            store,
+            known=known,
+            marked=marked,
+            clock=clock,
+            superseded=superseded,
+        )
 
     @property
     def marked(self) -> int | None:
@@ -139,6 +153,8 @@ class Recorder:
                     op=drafts[0].op,
                     id=drafts[0].id,
                 )
+                if seq is not None and drafts[0].op in _TOGETHER:
+                    self._superseded()
         else:
             self._marked = self._marked if seq is None else seq
 

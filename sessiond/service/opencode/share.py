@@ -74,7 +74,7 @@ class Share:
             services.target,
             self._machine_now,
             self.catalogue.is_shared,
-            spared=self._spared,
+            unlike=self._unlike,
             progressed=self.catalogue.note_progress,
             progress=saved.written,
         )
@@ -214,7 +214,7 @@ class Share:
         self._machine.clock_ahead_ms = self._services.clock_ahead_ms()
         return self._machine
 
-    def _spared(self, session_id: str) -> None:
+    def _unlike(self, session_id: str) -> None:
         self._inbound.doubt(session_id)
 
     async def _catch_up(self, session_id: str) -> None:

@@ -18,6 +18,7 @@ from sessiond.service.opencode.instance import Instance
 from sessiond.store.leases import LeaseState
 
 _AFTERMATH_SECONDS = 0.1
+_ATTEMPTS = 5
 _SILENCE_SECONDS = 15.0
 _CATCH_UP_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
@@ -156,12 +157,24 @@ class Turns:
             await _log.awarning("opencode.turn_began_behind", session_id=session_id)
 
     async def _give_back(self, name: str, session_id: str) -> None:
-        """Give a lease back, when what opencode still logs after a turn is written too."""
+        """Give a lease back, when what opencode still logs after a turn is written too.
+
+        While that cannot be written, it is tried again, but not for ever: a lease that is not given
+        back is renewed, and nobody else could begin a turn.
+        """
         await asyncio.sleep(_AFTERMATH_SECONDS)
+        for _ in range(_ATTEMPTS):
+            if name in self._here.get(session_id, ()):
+                return  # the next turn began already
+            try:
+                await self._flush(session_id)
+            except SessiondError:
+                await asyncio.sleep(_RECLAIM_SECONDS)
+            else:
+                break
         if name in self._here.get(session_id, ()):
-            return  # the next turn began already
-        with contextlib.suppress(SessiondError):  # the tail goes on with it, the lease ends itself
-            await self._flush(session_id)
+            return
+        with contextlib.suppress(SessiondError):  # not renewed any more, it ends by itself
             if await self._leases.release(session_id, name):
                 await self._given_back(session_id)
 

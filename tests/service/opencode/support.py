@@ -63,7 +63,7 @@ class Site:
             Target(core.sessions, core.store, store, core.clock),
             self.machine,
             lambda session_id: session_id not in self.private,
-            spared=self.doubt,
+            unlike=self.doubt,
             progressed=lambda: None,
         )
 

@@ -1,0 +1,1 @@
+"""Work at random on machines that share sessions, for long, and a judgement of what came of it."""

@@ -281,6 +281,8 @@ class Lane:
     async def _bring_all(self, entries: list[Entry]) -> None:
         events: list[OpencodeEvent] = []
         for entry in entries:
+            if entry.op == "session.delete":
+                self._covered.clear()  # told again afterwards, it would bring the session back
             if self._may_lie_below(entry):  # what lies above it must be there to be seen
                 await self._bring(events)
                 events = []

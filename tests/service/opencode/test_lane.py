@@ -326,6 +326,25 @@ async def test_a_deleted_session_goes_here_too(site: Site, there: Site) -> None:
     assert deleted.properties["info"]["id"] == SESSION
 
 
+async def test_a_deletion_during_a_turn_is_the_last_that_comes_of_a_session(
+    site: Site, there: Site
+) -> None:
+    await both(site, there)
+    site.busy = True
+    there.opencode.update(SESSION, title="theirs")
+    await there.outbox.flush(SESSION)
+    site.opencode.update(SESSION, title="ours")
+    await site.outbox.flush(SESSION)
+    await site.lane.ask("catch-up")  # theirs is held back, ours is to be told once more
+    await there.outbox.deleted(SESSION)
+    entry = (await site.core.entries(SESSION))[-1]
+    site.lane.hear(operation_event(SESSION, entry))
+    await settled(site)
+    site.busy = False
+    await site.lane.ask("release")
+    assert site.opencode.database.state(SESSION) is None
+
+
 # Both sides at once
 
 

@@ -185,13 +185,16 @@ async def _revert(scene: Scene, machine: Machine, session: str) -> list[str]:
     chosen = scene.chance.choice(asked)["info"]["id"]
     gone = _since(chosen, before)
     try:
-        await machine.opencode.request("POST", f"/session/{session}/revert", {"messageID": chosen})
+        path = f"/session/{session}/revert"
+        made = await machine.opencode.request("POST", path, {"messageID": chosen})
         scene.ledger.excuse(gone)
         after = await machine.opencode.messages(session)
         scene.ledger.excuse(_since(chosen, after))
     except UNANSWERED:
         scene.ledger.excuse(gone)
         raise
+    if "revert" not in made:  # opencode ignores one to a message whose parts have not come
+        return []
     names = [message["info"]["id"] for message in gone]
     scene.tell("revert", machine.name, session, chosen, names)
     return names

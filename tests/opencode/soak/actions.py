@@ -93,7 +93,7 @@ async def remove(scene: Scene, machine: Machine, session: str) -> None:
         return
     chosen = scene.chance.choice(messages[-8:])
     name = chosen["info"]["id"]
-    scene.ledger.excuse(session, [chosen], messages)
+    scene.ledger.excuse([chosen])
     await machine.opencode.request("DELETE", f"/session/{session}/message/{name}")
     scene.ledger.take_out(session, [name])
     scene.tell("remove", machine.name, session, name, repr(text_of(chosen)))
@@ -164,6 +164,7 @@ async def _prompt(scene: Scene, machine: Machine, session: str) -> Prompt:
     try:
         answer = await machine.opencode.prompt(session, text, seconds=_ANSWER_SECONDS)
         asked.error = str(answer["info"].get("error", ""))
+        asked.message = str(answer["info"].get("parentID", ""))
         asked.is_answered = not asked.error
     except OpencodeRefused as refused:
         asked.error = str(refused)
@@ -184,13 +185,16 @@ async def _revert(scene: Scene, machine: Machine, session: str) -> list[str]:
     chosen = scene.chance.choice(asked)["info"]["id"]
     gone = _since(chosen, before)
     try:
-        await machine.opencode.request("POST", f"/session/{session}/revert", {"messageID": chosen})
-        scene.ledger.excuse(session, gone, before)
+        path = f"/session/{session}/revert"
+        made = await machine.opencode.request("POST", path, {"messageID": chosen})
+        scene.ledger.excuse(gone)
         after = await machine.opencode.messages(session)
-        scene.ledger.excuse(session, _since(chosen, after), after)
+        scene.ledger.excuse(_since(chosen, after))
     except UNANSWERED:
-        scene.ledger.excuse(session, gone, before)
+        scene.ledger.excuse(gone)
         raise
+    if "revert" not in made:  # opencode ignores one to a message whose parts have not come
+        return []
     names = [message["info"]["id"] for message in gone]
     scene.tell("revert", machine.name, session, chosen, names)
     return names

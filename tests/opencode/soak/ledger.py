@@ -19,7 +19,8 @@ Message = dict[str, Any]
 class Prompt:
     """A prompt that was sent. Times are seconds of `time.monotonic()`.
 
-    It is unknown when its session had not come to the machine yet.
+    It is unknown when its session had not come to the machine yet. `message` is the user's
+    message, once it is answered.
     """
 
     token: str
@@ -30,6 +31,7 @@ class Prompt:
     ended: float = math.inf
     is_answered: bool = False
     is_unknown: bool = False
+    message: str = ""
     error: str = ""
 
     @property
@@ -61,7 +63,7 @@ class Fault:
 class Ledger:
     """The prompts, the faults, and what was taken out again.
 
-    `excused` are prompts, by session and token, of which a message was removed or reverted by
+    `excused` are the users' messages of turns of which a message was removed or reverted by
     somebody; `removed` the messages of which opencode confirmed that they are gone for good.
     """
 
@@ -69,21 +71,13 @@ class Ledger:
     faults: list[Fault] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     deleted: set[str] = field(default_factory=set)
-    excused: set[tuple[str, str]] = field(default_factory=set)
+    excused: set[str] = field(default_factory=set)
     removed: dict[str, set[str]] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
 
-    def excuse(self, session: str, messages: Iterable[Message], among: Iterable[Message]) -> None:
-        """Take note that messages may be gone, and with them what their prompts are owed.
-
-        Args:
-            session: where they are.
-            messages: questions, and answers to others.
-            among: all there are.
-        """
-        names = {m["info"].get("parentID", m["info"]["id"]) for m in messages}
-        asked = [message for message in among if message["info"]["id"] in names]
-        self.excused |= {(session, token) for message in asked for token in tokens(message)}
+    def excuse(self, messages: Iterable[Message]) -> None:
+        """Take note that questions and answers may be gone, and with them what is owed."""
+        self.excused |= {m["info"].get("parentID", m["info"]["id"]) for m in messages}
 
     def take_out(self, session: str, messages: Iterable[str]) -> None:
         """Take note that messages are gone for everybody."""
@@ -159,9 +153,7 @@ def owed(ledger: Ledger, session: str) -> list[Prompt]:
     return [
         prompt
         for prompt in ledger.prompts.values()
-        if prompt.session == session
-        and prompt.is_answered
-        and (session, prompt.token) not in ledger.excused
+        if prompt.session == session and prompt.is_answered and prompt.message not in ledger.excused
     ]
 
 

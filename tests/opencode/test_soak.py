@@ -9,6 +9,7 @@ import pytest
 from tests.opencode.soak.soak import Plan, soak
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)  # it judges more patiently than it works
 async def test_three_machines_at_work_agree_and_lose_nothing(binary: Path) -> None:
     outcome = await soak(binary, Plan(seed=1, seconds=25.0))

@@ -180,7 +180,8 @@ class SimulatedOpencode:
             data |= event.properties | {"sessionID": session_id}
             if exists and is_put:  # a revert is this machine's own
                 kept = (self.database.info(session_id) or {}).get("revert")
-                data["info"] = data["info"] | {"revert": kept}
+                given = {name: v for name, v in data["info"].items() if name != "revert"}
+                data["info"] = given | ({"revert": kept} if kept else {})
             if not exists and not is_put:
                 refused.append(event.id)
                 continue

@@ -499,11 +499,15 @@ def test_the_simulation_takes_replays_as_opencode_does(opencode: SimulatedOpenco
     assert opencode.replay("ses_1", [orphan]) == ["evt_sd1x3"]
     gone = event("evt_sd1x4", "message.removed", messageID="none")
     assert opencode.replay("ses_1", [gone]) == []
-    bare = opencode.info("ses_1", revert={"messageID": "m"})
-    opencode.replay("ses_1", [event("evt_sd1x5", "session.updated", info=bare)])
-    row = opencode.connection.execute("SELECT permission, revert FROM session").fetchone()
-    assert row == (json.dumps([1]), json.dumps({"messageID": "m"}))  # absent keys stay
-    opencode.replay("ses_1", [event("evt_sd1x6", "session.updated", info=opencode.info("ses_1"))])
-    assert opencode.connection.execute("SELECT revert FROM session").fetchone() == (None,)
+    query = "SELECT permission, revert FROM session"
+    theirs = opencode.info("ses_1", revert={"messageID": "theirs"})
+    opencode.replay("ses_1", [event("evt_sd1x5", "session.updated", info=theirs)])
+    row = opencode.connection.execute(query).fetchone()
+    assert row == (json.dumps([1]), None)  # absent keys stay, a revert is this machine's own
+    opencode.revert("ses_1", "mine")
+    opencode.replay("ses_1", [event("evt_sd1x6", "session.updated", info=theirs)])
+    opencode.replay("ses_1", [event("evt_sd1x7", "session.updated", info=opencode.info("ses_1"))])
+    row = opencode.connection.execute(query).fetchone()
+    assert row == (json.dumps([1]), json.dumps({"messageID": "mine"}))
     with pytest.raises(sqlite3.IntegrityError):
         opencode.create("ses_1")

@@ -282,7 +282,7 @@ class Documents:
             raise _Unsure
         log, session_id = self._around.store.log, change.subject.session_id
         position = parse_position(base)
-        history = await history_since(log, session_id, change.name, position, known.value)
+        history = await history_since(log, session_id, change.name, position, known)
         ours = [step.writing for step in steps if step.writing]
         return History(history.base, [*history.since, *ours])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -30,16 +29,18 @@ async def history_since(
     session_id: str,
     name: DocumentName,
     base: Position,
-    current: Mapping[str, Any],
+    current: Recent,
 ) -> History:
     """Find out what a document was at a version, from what it is now.
 
     The fields that were written since are looked for in what was written before, newest first.
+    Where the log does not lead back to the version, the history has no base, and what wrote each
+    field of the document last.
     """
     since: list[Writing] = []
     async for page in log.pages(session_id, base):
         if page.reset:
-            return History(None, since)
+            return History(None, await _last_writings(log, session_id, name, current))
         since += [found for entry in page.entries if (found := writing_of(entry, name))]
     wanted = touched_fields(since)
     earlier: dict[str, Any] = {}
@@ -52,11 +53,27 @@ async def history_since(
         if earlier.keys() == wanted:
             break
     if earlier.keys() != wanted and reached != 1:
-        return History(None, since)
+        return History(None, await _last_writings(log, session_id, name, current))
     earlier = (
         dict.fromkeys(wanted, UNSET) | earlier
     )  # what the creation does not name was not there
-    return History(document_before(current, since, earlier), since)
+    return History(document_before(current.value, since, earlier), since)
+
+
+async def _last_writings(
+    log: LogReader, session_id: str, name: DocumentName, current: Recent
+) -> list[Writing]:
+    """Return the operations that last wrote the fields of a document, oldest first."""
+    missing, found = set(current.value), list[Writing]()
+    async for entries in log.back_from(session_id, parse_position(current.version).offset):
+        for entry in entries:
+            writing = writing_of(entry, name)
+            if writing and missing & writing.fields.keys():
+                missing -= writing.fields.keys()
+                found.append(writing)
+        if not missing:
+            break
+    return found[::-1]
 
 
 class Remembered:

@@ -168,6 +168,23 @@ async def test_without_a_known_base_what_differs_goes_to_the_last_writer(core: S
     assert (conflict.theirs.value, conflict.ours.value) == (["a"], ["b"])
 
 
+async def test_without_a_known_base_the_log_still_tells_who_wrote_the_other_side(
+    core: Services,
+) -> None:
+    elsewhere, start = "0123456789abcd:2", core.clock.ms
+    core.clock.ms = start + 3000
+    theirs = await change(core, {"working_directory": "/theirs"}, client="late")
+    await change(core, {"active_files": ["a"]}, client="other")
+    core.clock.ms = start + 2000
+    changed = await change(core, {"working_directory": "/ours"}, elsewhere, client="early")
+    assert changed.value.working_directory == "/theirs", "who wrote last is not who came last"
+    (conflict,) = await conflicts(core)
+    assert conflict.outcome == "theirs"
+    assert conflict.theirs.origin.startswith("late@")
+    assert conflict.theirs.version == theirs.version.partition(":")[2]
+    assert conflict.theirs.at.timestamp() * 1000 == start + 3000
+
+
 async def test_a_replaced_document_removes_only_what_it_knew(core: Services) -> None:
     base = (await change(core, {"a": 1, "b": 2}, name="preferences")).version
     await change(core, {"c": 3}, base, name="preferences")

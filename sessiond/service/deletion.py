@@ -21,7 +21,7 @@ from sessiond.service.merging import (
     own_side,
     whole,
 )
-from sessiond.service.writing import Request, Surroundings, now
+from sessiond.service.writing import Request, Surroundings, asked_at, now
 from sessiond.store.committer import FieldChange
 from sessiond.sync.defaults import MergedDocument
 from sessiond.sync.entry import Entry
@@ -143,7 +143,7 @@ def _take(unseen: Unseen, entry: Entry) -> None:
 async def _keep(
     around: Surroundings, request: Request, subject: Subject, value: Any, place: int
 ) -> str | None:
-    at, at_ms = now(around), around.clock()
+    at, at_ms = now(around), asked_at(around, request)
     contest = whole(
         UNSET,
         own_side(around, request, value, at_ms),
@@ -153,7 +153,7 @@ async def _keep(
     )
     (record,) = conflict_records(Outcomes(subject, "", UNSET, (contest,)), at)
     fields = conflict_entry(record, at).items()
-    await around.conflicts.note(subject.session_id, at_ms)
+    await around.conflicts.note(subject.session_id, around.clock())
     words = [word for field in fields for word in field]
     key = f"{request.key}:{place}" if request.key else ""
     return await around.conflicts.keep_refused(subject.session_id, key, words)

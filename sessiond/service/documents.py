@@ -39,6 +39,7 @@ from sessiond.service.writing import (
     PLAIN,
     Request,
     Surroundings,
+    asked_at,
     attempt,
     check_expected,
     idempotency_key,
@@ -163,7 +164,7 @@ class Documents:
             raise InvalidInput("a document is a JSON object")
         around, subject = self._around, Subject(session_id, name)
         key = idempotency_key(request, json.encode([name, replace, patch]))
-        change = _Change(subject, name, patch, replace, request, key, around.clock())
+        change = _Change(subject, name, patch, replace, request, key, asked_at(around, request))
         waiting = _Waiting(change, asyncio.get_running_loop().create_future())
         try:
             if name == "metadata" or request.expected:

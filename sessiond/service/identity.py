@@ -25,6 +25,11 @@ def derived_id(prefix: str, *origins: str) -> str:
     return f"{prefix}_{_text(digest)}"
 
 
+def new_session_id(key: str, now_ms: int, entropy: Entropy) -> str:
+    """Return the id of a session whose creator named none: with a key, always the same."""
+    return derived_id("ses", key) if key else new_id("ses", now_ms, entropy)
+
+
 def content_digest(content: bytes) -> str:
     """Return what tells two contents apart that came under the same idempotency key."""
     return blake2b(content, digest_size=8).hexdigest()

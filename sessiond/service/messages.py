@@ -29,6 +29,7 @@ from sessiond.service.writing import (
     PLAIN,
     Request,
     Surroundings,
+    asked_at,
     commit,
     now,
 )
@@ -126,7 +127,7 @@ class Messages:
 
     def _complete(self, session_id: str, new: NewMessage, request: Request, index: int) -> Message:
         """Return the message with what its writer left out."""
-        ms = self._around.clock()
+        ms = asked_at(self._around, request)
         if new.id:
             message_id: str = new.id
         elif request.key:

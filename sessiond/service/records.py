@@ -33,6 +33,7 @@ from sessiond.service.writing import (
     PLAIN,
     Request,
     Surroundings,
+    asked_at,
     attempt,
     check_expected,
     commit,
@@ -152,7 +153,7 @@ class Records:
         make: Make,
     ) -> WrittenRecord:
         """Write a record anew: what a change makes of it, whatever it was made on."""
-        around, at_ms = self._around, self._around.clock()
+        around, at_ms = self._around, asked_at(self._around, request)
 
         async def once() -> WrittenRecord:
             if before := await self._written(subject, key):
@@ -183,7 +184,7 @@ class Records:
         key = idempotency_key(request, b"%b %b {}" % (op.encode(), subject.id.encode()))
         if not request.base:
             return await self._write(op, subject, b"{}", request, key)
-        around, at_ms = self._around, self._around.clock()
+        around, at_ms = self._around, asked_at(self._around, request)
 
         async def once() -> WrittenRecord:
             if before := await self._written(subject, key):

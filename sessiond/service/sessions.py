@@ -17,8 +17,9 @@ from sessiond.model import (
     SessionPage,
     SessionSummary,
 )
+from sessiond.service.clock import timestamp
 from sessiond.service.deletion import Unseen, keep, kept_unseen, unseen_after
-from sessiond.service.identity import derived_id, new_id
+from sessiond.service.identity import new_session_id
 from sessiond.service.merging import Subject, own_origin
 from sessiond.service.overwriting import Rewriting, keep_other_part, keep_other_title
 from sessiond.service.shapes import document_value, encode_creation, metadata_of
@@ -26,6 +27,7 @@ from sessiond.service.writing import (
     PLAIN,
     Request,
     Surroundings,
+    asked_at,
     attempt,
     commit,
     idempotency_key,
@@ -87,10 +89,11 @@ class Sessions:
             AlreadyExists: the id is taken by another session.
             SessionDeleted: the id belonged to a session that was deleted.
         """
-        session_id = new.session_id or self._new_session_id(request)
+        around = self._around
+        session_id = new.session_id or new_session_id(request.key, around.clock(), around.entropy)
         workspace = new.workspace or self._workspace
         new = msgspec.structs.replace(new, session_id=session_id, workspace=workspace)
-        at = now(self._around)
+        at = timestamp(asked_at(self._around, request))
         draft = Draft(
             "session.create",
             session_id,
@@ -243,11 +246,6 @@ class Sessions:
         origin = own_origin(self._around, request)
         live = Live(session_id=session_id, origin=origin, body=body)
         await store.publish(session_id, workspace, json.encode({"live": live}))
-
-    def _new_session_id(self, request: Request) -> str:
-        if request.key:
-            return derived_id("ses", request.key)
-        return new_id("ses", self._around.clock(), self._around.entropy)
 
     async def _check_same_creation(self, session_id: str, draft: Draft) -> None:
         (first,) = await self._around.store.log.entries_at(session_id, [1])

@@ -35,12 +35,15 @@ class Request(Struct, frozen=True):
         expected: the only version that the change may be applied to; empty for whatever is current.
         base: the version that the change was made on: what others wrote since is merged with it.
         client: who asks, when the daemon writes for somebody else.
+        at_ms: when it was asked for, in ms since 1970; 0 for just now. A write that had to wait
+            keeps its time.
     """
 
     key: str = ""
     expected: str = ""
     base: str = ""
     client: str = ""
+    at_ms: int = 0
 
 
 PLAIN = Request()
@@ -80,6 +83,11 @@ async def commit(around: Surroundings, session_id: str, group: list[Draft]) -> C
 def now(around: Surroundings) -> str:
     """Return the time as the log writes it."""
     return timestamp(around.clock())
+
+
+def asked_at(around: Surroundings, request: Request) -> int:
+    """Return when a write was asked for, in ms since 1970."""
+    return request.at_ms or around.clock()
 
 
 def idempotency_key(request: Request, content: bytes) -> IdempotencyKey | None:

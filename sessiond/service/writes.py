@@ -1,0 +1,122 @@
+"""Writes as values: what somebody asked the daemon to change, before anything came of it.
+
+A write is journaled as it stands here, performed when Redis answers, and performed once more when
+Redis lost it. So it must be the same write whenever it is performed: `completed` gives it the
+names and the key by which the services recognise it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct, structs
+
+from sessiond.model import Choice, DocumentName, NewMessage, NewSession, Part
+from sessiond.service.identity import Entropy, new_id
+from sessiond.service.writing import PLAIN, Request
+
+_KEY_BYTES = 12
+
+
+class _Write(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
+    """What all writes have: which session they belong to, and what the caller said beside."""
+
+    session_id: str
+    request: Request = PLAIN
+
+
+class Create(_Write, tag="session.create", frozen=True, kw_only=True):
+    """A new session."""
+
+    new: NewSession
+
+
+class Delete(_Write, tag="session.delete", frozen=True, kw_only=True):
+    """The end of a session."""
+
+
+class Append(_Write, tag="message.append", frozen=True, kw_only=True):
+    """New messages, all or none."""
+
+    messages: list[NewMessage]
+
+
+class Edit(_Write, tag="message.edit", frozen=True, kw_only=True):
+    """A merge patch for a message."""
+
+    message_id: str
+    patch: Any
+
+
+class Remove(_Write, tag="message.remove", frozen=True, kw_only=True):
+    """The removal of a message."""
+
+    message_id: str
+
+
+class PutPart(_Write, tag="part.put", frozen=True, kw_only=True):
+    """A part of a message, new or anew."""
+
+    message_id: str
+    part_id: str
+    part: Part
+
+
+class RemovePart(_Write, tag="part.remove", frozen=True, kw_only=True):
+    """The removal of a part."""
+
+    message_id: str
+    part_id: str
+
+
+class ChangeDocument(_Write, tag="document.change", frozen=True, kw_only=True):
+    """A merge patch for a document, or all of it anew (`replace`)."""
+
+    name: DocumentName
+    patch: Any
+    replace: bool = False
+
+
+class Resolve(_Write, tag="conflict.resolve", frozen=True, kw_only=True):
+    """What somebody decided about a conflict."""
+
+    number: str
+    choice: Choice
+
+
+Write: TypeAlias = (
+    Create | Delete | Append | Edit | Remove | PutPart | RemovePart | ChangeDocument | Resolve
+)
+
+_WRITE: msgspec.json.Decoder[Write] = msgspec.json.Decoder(Write)
+encode = msgspec.json.Encoder().encode
+
+
+def decode(data: bytes) -> Write:
+    """Return a write as it was encoded.
+
+    Raises:
+        MsgspecError: it was not.
+    """
+    return _WRITE.decode(data)
+
+
+def completed(write: Write, now_ms: int, entropy: Entropy) -> Write:
+    """Return a write with its time, and with what makes it recognisable when it is repeated."""
+    request = structs.replace(write.request, at_ms=now_ms)
+    match write:
+        case Create():  # its id is its key
+            return structs.replace(write, request=request)
+        case Append() if not request.key:
+            messages = [_named(message, now_ms, entropy) for message in write.messages]
+            return structs.replace(write, request=request, messages=messages)
+        case _ if not request.key:
+            request = structs.replace(request, key=f"w-{entropy(_KEY_BYTES).hex()}")
+    return structs.replace(write, request=request)
+
+
+def _named(message: NewMessage, now_ms: int, entropy: Entropy) -> NewMessage:
+    if message.id is not UNSET:
+        return message
+    return structs.replace(message, id=new_id("msg", now_ms, entropy))

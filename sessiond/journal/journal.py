@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -65,10 +66,16 @@ class Journal:
         return journal
 
     async def append(self, session_id: str, group: Sequence[bytes], *, key: str = "") -> Span:
-        """Write operations that belong together, whole or not at all.
+        """Write operations, and return when they are durable: see `begin`."""
+        return await self.begin(session_id, group, key=key)
 
-        Returns when they are durable. A caller that is cancelled stops waiting; what it handed
-        over is still written.
+    def begin(
+        self, session_id: str, group: Sequence[bytes], *, key: str = ""
+    ) -> asyncio.Future[Span]:
+        """Begin to write operations that belong together, whole or not at all.
+
+        Returns what is done when they are durable. A caller who stops waiting for it changes
+        nothing: what was handed over is still written.
 
         Args:
             session_id: whose they are.
@@ -78,8 +85,9 @@ class Journal:
                 compared: a key that stands for one content must name it.
 
         Raises:
-            JournalFull: as much waits for Redis as may.
             InvalidInput: the group is empty, or a name is no text.
+            JournalUnavailable: too much waits for the disk already. The future raises it as well,
+                and JournalFull: as much waits for Redis as may.
         """
         draft = _draft(session_id, group, key)
         size = len(draft.body)
@@ -88,19 +96,22 @@ class Journal:
                 f"{self._waiting_bytes} bytes already wait for the journal's disk",
                 hint="the disk is slower than the writers; try again in a moment",
             )
+        outcome = self._thread.append(draft)
         self._waiting_bytes += size
-        try:
-            return await self._thread.append(draft)
-        finally:
-            self._waiting_bytes -= size
+        outcome.add_done_callback(lambda _: self._written(size))
+        return outcome
 
     def confirm(self, span: Span, position: Position) -> None:
-        """Note that Redis has a group, its last operation at this position.
+        """Note that Redis has a group, its last operation at this position; the last word counts.
 
         Written with one of the next appends. After a crash before that the entry is pending once
         more, and sent again, which is safe. A group that is not in the journal is passed over.
         """
         self._thread.confirm(Confirmation(span, position))
+
+    def discard(self, span: Span) -> None:
+        """Drop a group that was refused, and whose writer knows; written as `confirm` is."""
+        self._thread.confirm(Confirmation(span, None))
 
     async def seen(self, incarnation: str, sequence: int) -> bool:
         """Tell the highest sequence that Redis knows of the present incarnation; 0 for none.
@@ -125,25 +136,21 @@ class Journal:
         async for page in self._pages(Ledger.pending_after, 0):
             yield page
 
-    async def after(
-        self, session_id: str, incarnation: str, sequence: int
-    ) -> AsyncIterator[list[Entry]]:
-        """Give a session's entries from behind a sequence on, confirmed or not, in pages.
+    async def sessions(self) -> list[str]:
+        """Return the sessions that have entries, pending or kept."""
+        return await self._thread.ask(lambda ledger: ledger.index.sessions())
 
-        For what Redis lost: `sequence` is the last that it still knows of the incarnation.
+    async def of_session(self, session_id: str) -> AsyncIterator[list[Entry]]:
+        """Give a session's entries, confirmed or not, in the order they were written, in pages.
+
+        For what Redis lost: their positions tell which these are.
         """
-        start = await self._thread.ask(lambda ledger: ledger.index.number_at(incarnation, sequence))
 
         def next_page(ledger: Ledger, number: int) -> Page:
             return ledger.entries_after(session_id, number)
 
-        if start is not None:
-            async for page in self._pages(next_page, start):
-                kept = [entry for entry in page if entry.span.incarnation == incarnation]
-                if kept:
-                    yield kept
-                if len(kept) < len(page):
-                    return
+        async for page in self._pages(next_page, 0):
+            yield page
 
     async def incarnations(self) -> list[str]:
         """Return the names under which this journal wrote, the present one last."""
@@ -175,6 +182,9 @@ class Journal:
             await self._thread.close()
         finally:
             self._release()
+
+    def _written(self, size: int) -> None:
+        self._waiting_bytes -= size
 
     async def _start(self) -> None:
         descriptor = try_lock(self._folder / LOCK)

@@ -68,12 +68,12 @@ class JournalThread:
         self._thread.start()
         await self._opened
 
-    async def append(self, draft: Draft) -> Span:
-        """Return a group's sequences when it is durable."""
+    def append(self, draft: Draft) -> asyncio.Future[Span]:
+        """Return what gives a group's sequences when it is durable."""
         self._check_open()
         job = _Append(draft, self._loop.create_future())
         self._jobs.put(job)
-        return await job.outcome
+        return job.outcome
 
     def confirm(self, confirmation: Confirmation) -> None:
         """Have it written with one of the next transactions."""

@@ -22,9 +22,9 @@ from sessiond.journal.record import (
 from sessiond.sync.position import Position
 
 _DROPPED_AT_ONCE = 512
-_CONFIRMABLE = (
-    "SELECT number, length(operations) FROM entries WHERE number IN "
-    "(SELECT value FROM json_each(?)) AND number NOT IN (SELECT number FROM confirmed)"
+_DECIDED = (
+    "SELECT e.number, session_id, key, length(operations), c.number IS NOT NULL FROM entries e "
+    "LEFT JOIN confirmed c USING (number) WHERE number IN (SELECT value FROM json_each(?))"
 )
 _OLDEST_KEPT = (  # in one row: see `connection.insert`
     "SELECT json_group_array(json_array(number, session_id, key, bytes, at_ms)) FROM "
@@ -47,10 +47,10 @@ class Draft(Struct, frozen=True):
 
 
 class Confirmation(Struct, frozen=True):
-    """Redis has a group: its last operation is at this position."""
+    """What Redis said of a group: its last operation is at this position; None: refused."""
 
     span: Span
-    position: Position
+    position: Position | None
 
 
 class Transaction:
@@ -82,21 +82,30 @@ class Transaction:
         self._kept_bytes = index.kept_bytes
 
     def confirm(self, confirmations: list[Confirmation]) -> None:
-        """Write down what Redis has; twice is once, and what is not there is passed over."""
-        positions = {self._index.number_of(done.span): done.position for done in confirmations}
-        positions.pop(None, None)
-        if not positions:
+        """Write down what Redis has, and drop what it refused; the last word about a group counts.
+
+        What is not there is passed over.
+        """
+        said = {self._index.number_of(done.span): done.position for done in confirmations}
+        said.pop(None, None)
+        if not said:
             return
-        wanted = msgspec.json.encode(list(positions)).decode()
-        found = self._connection.execute(_CONFIRMABLE, (wanted,)).fetchall()
-        rows = [
-            sealed("confirmed", number, str(positions[number]), self._now) for number, _ in found
-        ]
+        wanted = msgspec.json.encode(list(said)).decode()
+        found = self._connection.execute(_DECIDED, (wanted,)).fetchall()
+        self._delete("confirmed", [number for number, *_, was_confirmed in found if was_confirmed])
+        self._delete("entries", [number for number, *_ in found if said[number] is None])
+        rows = []
+        for number, session_id, key, body_bytes, was_confirmed in found:
+            if not was_confirmed:
+                self._confirmed.append(body_bytes)
+                self._pending_bytes -= size_of(body_bytes)
+                self._kept_bytes += size_of(body_bytes)
+            position = said[number]
+            if position is None:
+                self._drop(number, session_id, key, body_bytes)
+            else:
+                rows.append(sealed("confirmed", number, str(position), self._now))
         insert(self._connection, "confirmed", rows)
-        for _, body_bytes in found:
-            self._confirmed.append(body_bytes)
-            self._pending_bytes -= size_of(body_bytes)
-            self._kept_bytes += size_of(body_bytes)
 
     def drop(self) -> None:
         """Drop the oldest of what Redis has, as far as there is too much of it, or it is too old.
@@ -107,17 +116,14 @@ class Transaction:
             return
         oldest = self._connection.execute(_OLDEST_KEPT, (_DROPPED_AT_ONCE,)).fetchone()[0]
         too_old = self._now - self._options.kept_seconds * 1000
+        dropped = []
         for number, session_id, key, body_bytes, at_ms in _KEPT.decode(oldest):
             if self._kept_bytes <= self._options.kept_bytes and at_ms >= too_old:
                 break
-            self._dropped.append((number, session_id, key, body_bytes))
-            self._kept_bytes -= size_of(body_bytes)
-        dropped = msgspec.json.encode([number for number, *_ in self._dropped]).decode()
-        for table in ("confirmed", "entries") if self._dropped else ():
-            self._connection.execute(
-                f"DELETE FROM {table} WHERE number IN (SELECT value FROM json_each(?))",  # noqa: S608
-                (dropped,),
-            )
+            self._drop(number, session_id, key, body_bytes)
+            dropped.append(number)
+        for table in ("confirmed", "entries"):
+            self._delete(table, dropped)
 
     def place(self, drafts: list[Draft]) -> list[Outcome]:
         """Give groups their sequences and write them; a key that is known gets what it had."""
@@ -149,6 +155,17 @@ class Transaction:
             size = len(draft.body)
             self._index.add(number, draft.session_id, draft.key, draft.count, size)
         return sum(size_of(len(draft.body)) for _, draft in self._added)
+
+    def _drop(self, number: int, session_id: str, key: str, body_bytes: int) -> None:
+        self._dropped.append((number, session_id, key, body_bytes))
+        self._kept_bytes -= size_of(body_bytes)
+
+    def _delete(self, table: str, numbers: list[int]) -> None:
+        if numbers:
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE number IN (SELECT value FROM json_each(?))",  # noqa: S608
+                (msgspec.json.encode(numbers).decode(),),
+            )
 
     def _place(self, draft: Draft) -> Outcome:
         name = (draft.session_id, draft.key)

@@ -23,9 +23,8 @@ async def pending_of(journal: Journal) -> list[Entry]:
     return [entry async for page in journal.pending() for entry in page]
 
 
-async def after(journal: Journal, session_id: str, incarnation: str, sequence: int) -> list[Entry]:
-    pages = journal.after(session_id, incarnation, sequence)
-    return [entry async for page in pages for entry in page]
+async def of_session(journal: Journal, session_id: str) -> list[Entry]:
+    return [entry async for page in journal.of_session(session_id) for entry in page]
 
 
 def as_killed(journal: Path, target: Path) -> Path:

@@ -17,7 +17,7 @@ from sessiond.journal.connection import connect
 from sessiond.journal.opening import CURRENT
 from sessiond.journal.watermark import FILE as WATERMARK
 from tests.journal.disk import RecordingDisk
-from tests.journal.support import after, as_killed, at, entries_of, pending_of
+from tests.journal.support import as_killed, at, entries_of, of_session, pending_of
 
 
 async def test_sequences_are_contiguous_over_all_sessions(tmp_path: Path) -> None:
@@ -97,15 +97,50 @@ async def test_confirmed_entries_are_not_pending_but_kept_for_a_rollback(tmp_pat
     journal.confirm(Span("nobody", 1, 1), at(1))
     journal.confirm(Span(spans[0].incarnation, 77, 1), at(1))
     assert [entry.span for entry in await pending_of(journal)] == spans[4:]
-    left = await after(journal, "ses_0", spans[0].incarnation, 1)
-    assert [(entry.span, entry.position) for entry in left] == [(spans[2], at(3)), (spans[4], None)]
+    kept = [(entry.span, entry.position) for entry in await of_session(journal, "ses_0")]
+    assert kept == [(spans[0], at(1)), (spans[2], at(3)), (spans[4], None)]
+    assert sorted(await journal.sessions()) == ["ses_0", "ses_1"]
     status = await journal.status()
     assert (status.pending, status.kept, status.last_sequence) == (2, 4, 6)
     await journal.close()
     journal = await Journal.open(tmp_path / "j")
     reopened = await journal.status()
     assert reopened == status
-    assert await after(journal, "ses_0", "nobody", 0) == []
+    assert await of_session(journal, "ses_9") == []
+    await journal.close()
+
+
+async def test_a_group_that_came_back_elsewhere_has_its_new_position(tmp_path: Path) -> None:
+    """After a rollback of Redis it was written again."""
+    journal = await Journal.open(tmp_path / "j")
+    span = await journal.append("ses_1", [b"x"])
+    for offset in (5, 9):
+        journal.confirm(span, at(offset))
+        (entry,) = await entries_of(journal)
+        assert entry.position == at(offset)
+        status = await journal.status()
+        assert (status.pending, status.kept) == (0, 1)
+    assert (await journal.verify()).faults == []
+    await journal.close()
+
+
+@pytest.mark.parametrize("was_confirmed", [False, True])
+async def test_what_was_refused_is_dropped(tmp_path: Path, was_confirmed: bool) -> None:
+    journal = await Journal.open(tmp_path / "j")
+    other = await journal.append("ses_1", [b"other"])
+    span = await journal.append("ses_1", [b"refused"], key="k")
+    if was_confirmed:
+        journal.confirm(span, at(1))
+        await journal.status()
+    journal.discard(span)
+    journal.discard(span)
+    assert [entry.span for entry in await entries_of(journal)] == [other]
+    status = await journal.status()
+    assert (status.pending, status.kept, status.kept_bytes) == (1, 0, 0)
+    assert await journal.append("ses_1", [b"again"], key="k") != span
+    await journal.close()
+    journal = await Journal.open(tmp_path / "j")
+    assert [entry.operations for entry in await entries_of(journal)] == [[b"other"], [b"again"]]
     await journal.close()
 
 
@@ -117,7 +152,7 @@ async def test_pages_are_bounded_and_together_everything(tmp_path: Path) -> None
     assert [entry.span for page in pages for entry in page] == spans
     assert max(len(page) for page in pages) <= 256
     assert max(sum(len(entry.operations[0]) for entry in page) for page in pages) <= 5 << 20
-    assert await after(journal, "ses_1", spans[0].incarnation, 0) == await entries_of(journal)
+    assert await of_session(journal, "ses_1") == await entries_of(journal)
     await journal.close()
 
 
@@ -161,8 +196,7 @@ async def test_an_older_copy_writes_under_a_new_identity(tmp_path: Path) -> None
     assert new.first == 1
     assert [entry.span for entry in await pending_of(journal)] == [old, new]
     assert await journal.incarnations() == [old.incarnation, new.incarnation]
-    assert [entry.span for entry in await after(journal, "ses_1", old.incarnation, 0)] == [old]
-    assert [entry.span for entry in await after(journal, "ses_1", new.incarnation, 0)] == [new]
+    assert [entry.span for entry in await of_session(journal, "ses_1")] == [old, new]
     await journal.close()
 
 

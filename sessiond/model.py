@@ -242,7 +242,9 @@ class ConflictRecord(Struct, kw_only=True):
         id: the message, or `<message>/<part>`; empty for documents.
         path: where in it: names of fields, and ids of objects in lists; empty for the whole.
         strategy: the rule that decided; `removal` and `deletion` are those of removed records and
-            deleted sessions, `several` tells of many fields in one conflict about the whole.
+            deleted sessions, `several` tells of many fields in one conflict about the whole,
+            `refusal` of a write that was acknowledged as journaled and could not be done.
+        reason: why it could not.
         outcome: whose value stands.
         base_version: what both began with; empty when it was not known any more.
         base: the value then; absent where there was none, like in the sides.
@@ -265,6 +267,7 @@ class ConflictRecord(Struct, kw_only=True):
     theirs: ConflictSide
     merged: Any = UNSET
     at: Timestamp
+    reason: str | UnsetType = UNSET
     state: ConflictState = "settled"
     resolution: Resolution | UnsetType = UNSET
 

@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "service.clock": (),
     "opencode": ("opencode", "sync", "codec", "model", "errors"),
     "journal": ("journal", "folders", "sync", "codec", "model", "errors"),
-    "service": ("service", "store", "opencode", "sync", "codec", "model", "errors"),
+    "service": ("service", "store", "journal", "opencode", "sync", "codec", "model", "errors"),
     "api": ("api", "service", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),

@@ -157,6 +157,8 @@ def _view(record: ConflictRecord) -> Iterator[str]:
     state = paint(record.state, _STATES[record.state])
     yield f"conflict {record.number} of session {record.session_id}: {one_line(subject_of(record))}"
     yield f"{state} by {record.strategy}: {_stands(record)}"
+    if record.reason:
+        yield f"refused: {one_line(record.reason)}"
     base = f"base, version {record.base_version}" if record.base_version else "base, not known"
     for name, side in (("theirs", record.theirs), ("ours", record.ours)):
         yield ""

@@ -82,10 +82,6 @@ class Index:
                 return entry_number(identity.number, sequence)
         return None
 
-    def sessions(self) -> list[str]:
-        """Return the sessions that have entries."""
-        return list(self._numbers)
-
     def after(self, session_id: str, number: int, most: int) -> list[int]:
         """Return the numbers of a session's next entries."""
         numbers = self._numbers.get(session_id, array("q"))

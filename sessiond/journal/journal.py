@@ -136,9 +136,9 @@ class Journal:
         async for page in self._pages(Ledger.pending_after, 0):
             yield page
 
-    async def sessions(self) -> list[str]:
-        """Return the sessions that have entries, pending or kept."""
-        return await self._thread.ask(lambda ledger: ledger.index.sessions())
+    async def newest_confirmed(self) -> dict[str, Position]:
+        """Return where Redis has the newest entry of each session that has confirmed ones."""
+        return await self._thread.ask(Ledger.newest_confirmed)
 
     async def of_session(self, session_id: str) -> AsyncIterator[list[Entry]]:
         """Give a session's entries, confirmed or not, in the order they were written, in pages.

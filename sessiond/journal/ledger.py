@@ -22,6 +22,7 @@ from sessiond.journal.record import Entry, Row, entry_of, unsealed
 from sessiond.journal.reports import Status, Verdict
 from sessiond.journal.transaction import Confirmation, Draft, Outcome, Transaction
 from sessiond.journal.watermark import Mark, Watermark
+from sessiond.sync.position import Position, parse_position
 
 _PAGE_ENTRIES = 256
 _PAGE_BYTES = 4 * MIB
@@ -36,6 +37,10 @@ _JOINED = (
 _ENTRY_COLUMNS = 7
 _PENDING = "c.number IS NULL AND e.number > ? ORDER BY e.number LIMIT ?"
 _THESE = "e.number IN (SELECT value FROM json_each(?)) ORDER BY e.number"
+_NEWEST = (  # SQLite takes the other columns from the row that has the maximum
+    "SELECT session_id, position, max(CAST(substr(position, instr(position, ':') + 1) AS INTEGER)) "
+    "FROM confirmed JOIN entries USING (number) GROUP BY session_id"
+)
 _ALL = "e.number > ? ORDER BY e.number LIMIT ?"
 
 Page = tuple[list[Entry], int]
@@ -120,6 +125,13 @@ class Ledger:
         self._settle_confirmed()
         numbers = self.index.after(session_id, number, _PAGE_ENTRIES)
         return self._page(_THESE, (msgspec.json.encode(numbers).decode(),), number)
+
+    def newest_confirmed(self) -> dict[str, Position]:
+        """Return the highest position of each session."""
+        self._settle_confirmed()
+        with _translated():
+            rows = self.connection.execute(_NEWEST).fetchall()
+        return {session_id: parse_position(position) for session_id, position, _ in rows}
 
     def all_after(self, number: int) -> Page:
         """Return a page of all entries."""

@@ -30,6 +30,13 @@ def new_session_id(key: str, now_ms: int, entropy: Entropy) -> str:
     return derived_id("ses", key) if key else new_id("ses", now_ms, entropy)
 
 
+def new_message_id(session_id: str, key: str, place: int, *, now_ms: int, entropy: Entropy) -> str:
+    """Return the id of a message whose writer named none; `place`: in its group."""
+    if key:
+        return derived_id("msg", session_id, key, str(place))
+    return new_id("msg", now_ms, entropy)
+
+
 def content_digest(content: bytes) -> str:
     """Return what tells two contents apart that came under the same idempotency key."""
     return blake2b(content, digest_size=8).hexdigest()

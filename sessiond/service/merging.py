@@ -24,9 +24,9 @@ from sessiond.sync.strategies import MANUAL
 NOT_IN_THE_LOG = 2**53
 """The offset of a change that is not in the log yet, from here on: after all that are."""
 
-REMOVAL, DELETION, SEVERAL = "removal", "deletion", "several"
-"""The rules by which a removed record stays removed, and a deleted session deleted; and the name of
-those of many fields, where one conflict tells of all."""
+REMOVAL, DELETION, SEVERAL, REFUSAL = "removal", "deletion", "several", "refusal"
+"""The rules by which a removed record stays removed, and a deleted session deleted; the name of
+those of many fields, where one conflict tells of all; and of what was acknowledged and refused."""
 
 _MOST_CONTESTS = 64
 _MOST_BYTES = 256 * 1024
@@ -41,12 +41,16 @@ class Subject(Struct, frozen=True):
 
 
 class Outcomes(Struct, frozen=True):
-    """What a merge made of a subject, and what it left out. `base` is the version it began at."""
+    """What a merge made of a subject, and what it left out.
+
+    `base` is the version it began at, `reason` why something was refused.
+    """
 
     subject: Subject
     base: str
     value: Any
     contests: tuple[Contest, ...] = ()
+    reason: str = ""
 
 
 def own_origin(around: Surroundings, request: Request) -> str:
@@ -191,6 +195,7 @@ def conflict_records(outcomes: Outcomes, at: str) -> Iterator[ConflictRecord]:
             theirs=_side(contest.theirs, conflict.theirs),
             merged=value_at(outcomes.value, conflict.path) if is_mixed else UNSET,
             at=moment_of(at),
+            reason=outcomes.reason or UNSET,
             state="open" if conflict.is_open else "settled",
         )
 

@@ -22,7 +22,7 @@ from sessiond.model import (
 )
 from sessiond.service.clock import moment
 from sessiond.service.deletion import kept
-from sessiond.service.identity import derived_id, new_id
+from sessiond.service.identity import new_message_id
 from sessiond.service.merging import Subject
 from sessiond.service.standing import message_entry
 from sessiond.service.writing import (
@@ -128,12 +128,9 @@ class Messages:
     def _complete(self, session_id: str, new: NewMessage, request: Request, index: int) -> Message:
         """Return the message with what its writer left out."""
         ms = asked_at(self._around, request)
-        if new.id:
-            message_id: str = new.id
-        elif request.key:
-            message_id = derived_id("msg", session_id, request.key, str(index))
-        else:
-            message_id = new_id("msg", ms, self._around.entropy)
+        message_id = new.id or new_message_id(
+            session_id, request.key, index, now_ms=ms, entropy=self._around.entropy
+        )
         return completed(new, message_id, moment(ms))
 
     async def _appended_before(

@@ -61,9 +61,10 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """A session that was created, now or before; `json` is a `model.Session`."""
+    """A session that was created, now or before: where, and as it is now (a `model.Session`)."""
 
     session_id: str
+    position: Position
     json: bytes
     duplicate: bool
 
@@ -105,11 +106,10 @@ class Sessions:
         await self._around.store.announce_creation(session_id, workspace, self._around.clock())
         try:
             committed = await commit(self._around, session_id, [draft])
-            duplicate = committed.duplicate
+            position, duplicate = committed.positions[0], committed.duplicate
         except AlreadyExists:
             await self._around.store.withdraw_from_others(session_id, workspace)
-            await self._check_same_creation(session_id, draft)
-            duplicate = True
+            position, duplicate = await self._same_creation(session_id, draft), True
         except StoreDamaged as error:
             raise StoreDamaged(
                 f"session {session_id!r}: {error.detail}", hint=error.hint
@@ -117,7 +117,7 @@ class Sessions:
         except SessionDeleted:
             await self._around.store.withdraw(session_id, workspace)
             raise
-        return Created(session_id, await self.load(session_id), duplicate=duplicate)
+        return Created(session_id, position, await self.load(session_id), duplicate=duplicate)
 
     async def load(self, session_id: str) -> bytes:
         """Return a whole session at one position, as `model.Session` in JSON.
@@ -247,13 +247,14 @@ class Sessions:
         live = Live(session_id=session_id, origin=origin, body=body)
         await store.publish(session_id, workspace, json.encode({"live": live}))
 
-    async def _check_same_creation(self, session_id: str, draft: Draft) -> None:
+    async def _same_creation(self, session_id: str, draft: Draft) -> Position:
         (first,) = await self._around.store.log.entries_at(session_id, [1])
         if first is None or first.json != draft.json:
             raise AlreadyExists(
                 f"session {session_id!r} exists already, with other content",
                 hint="load it, or choose another id",
             )
+        return first.position
 
     async def _conversation_at(self, session_id: str, snapshot: Snapshot) -> list[bytes] | None:
         """Return the messages at a snapshot's position; None when the log is another by now."""

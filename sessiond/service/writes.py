@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Struct, structs
+from msgspec import Struct, structs
 
 from sessiond.model import Choice, DocumentName, NewMessage, NewSession, Part
-from sessiond.service.identity import Entropy, new_id
+from sessiond.service.identity import Entropy, content_digest, new_message_id
 from sessiond.service.writing import PLAIN, Request
 
 _KEY_BYTES = 12
@@ -93,6 +93,17 @@ _WRITE: msgspec.json.Decoder[Write] = msgspec.json.Decoder(Write)
 encode = msgspec.json.Encoder().encode
 
 
+def op_of(write: Write) -> str:
+    """Return the name of the operation that a write asks for."""
+    return str(write.__struct_config__.tag)
+
+
+def digest(write: Write) -> str:
+    """Return what tells two writes apart that came under the same idempotency key."""
+    request = structs.replace(write.request, at_ms=0)
+    return content_digest(encode(structs.replace(write, request=request)))
+
+
 def decode(data: bytes) -> Write:
     """Return a write as it was encoded.
 
@@ -108,15 +119,19 @@ def completed(write: Write, now_ms: int, entropy: Entropy) -> Write:
     match write:
         case Create():  # its id is its key
             return structs.replace(write, request=request)
-        case Append() if not request.key:
-            messages = [_named(message, now_ms, entropy) for message in write.messages]
+        case Append():
+            messages = [
+                message
+                if message.id
+                else structs.replace(
+                    message,
+                    id=new_message_id(
+                        write.session_id, request.key, place, now_ms=now_ms, entropy=entropy
+                    ),
+                )
+                for place, message in enumerate(write.messages)
+            ]
             return structs.replace(write, request=request, messages=messages)
         case _ if not request.key:
             request = structs.replace(request, key=f"w-{entropy(_KEY_BYTES).hex()}")
     return structs.replace(write, request=request)
-
-
-def _named(message: NewMessage, now_ms: int, entropy: Entropy) -> NewMessage:
-    if message.id is not UNSET:
-        return message
-    return structs.replace(message, id=new_id("msg", now_ms, entropy))

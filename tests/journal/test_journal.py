@@ -99,7 +99,7 @@ async def test_confirmed_entries_are_not_pending_but_kept_for_a_rollback(tmp_pat
     assert [entry.span for entry in await pending_of(journal)] == spans[4:]
     kept = [(entry.span, entry.position) for entry in await of_session(journal, "ses_0")]
     assert kept == [(spans[0], at(1)), (spans[2], at(3)), (spans[4], None)]
-    assert sorted(await journal.sessions()) == ["ses_0", "ses_1"]
+    assert await journal.newest_confirmed() == {"ses_0": at(3), "ses_1": at(4)}
     status = await journal.status()
     assert (status.pending, status.kept, status.last_sequence) == (2, 4, 6)
     await journal.close()

@@ -1,0 +1,434 @@
+"""The outbox: every write is journaled before it is acknowledged, and performed until it is done.
+
+A write of a session that has none waiting is performed at once, while the disk takes it in: who
+asked waits for both. When Redis does not answer in time, the write waits in its session's lane,
+and those that come later wait behind it; the answer says `journaled` then. A lane is worked off
+in order, as soon as Redis is there again. A write that is refused there, after its writer was
+told that it will be done, becomes a conflict.
+
+What Redis confirmed stays in the journal for a while: where Redis turns out to have lost it, it
+is performed once more. Performing twice is once: see `writes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+import structlog
+from msgspec import Struct, field, structs
+
+from sessiond.errors import JournalFull, JournalUnavailable, SessiondError
+from sessiond.journal import Entry, Journal, Span
+from sessiond.journal.reports import Status as JournalStatus
+from sessiond.service import writes
+from sessiond.service.clock import Clock
+from sessiond.service.identity import Entropy
+from sessiond.service.performing import Performed
+from sessiond.service.writes import Append, Create, Write, op_of
+from sessiond.sync.position import Position
+
+_TOGETHER = 128
+_HELD_SECONDS = (1.0, 30.0)
+_CHECKED_AT_ONCE = 16
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Reachability(Protocol):
+    """Whether Redis answers."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it did not answer when it was last asked."""
+
+    def note_failure(self) -> None:
+        """It did not answer."""
+
+    async def wait_until_back(self) -> None:
+        """Return when it answers."""
+
+
+class Surroundings(Struct, frozen=True):
+    """What an outbox stands on.
+
+    Args:
+        journal: where writes are durable.
+        perform: performs a write on Redis.
+        keep_refused: keeps a write as a conflict that was acknowledged, and is refused now;
+            raises NotFound where its session is missing.
+        is_there: tells whether a session's log has this position.
+        redis: whether it answers.
+        clock: milliseconds since 1970.
+        entropy: returns that many random bytes.
+        sleep: how to pause.
+    """
+
+    journal: Journal
+    perform: Callable[[Write], Awaitable[Performed]]
+    keep_refused: Callable[[Write, SessiondError], Awaitable[None]]
+    is_there: Callable[[str, Position], Awaitable[bool]]
+    redis: Reachability
+    clock: Clock
+    entropy: Entropy
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+
+
+class OutboxStatus(Struct, kw_only=True):
+    """What waits to be written to Redis, and the journal behind it.
+
+    `waiting` writes, in `sessions`; `held`: session → why its writes cannot go on now.
+    """
+
+    waiting: int
+    sessions: int
+    held: dict[str, str]
+    journal: JournalStatus
+
+
+class _Waiting(Struct, eq=False):
+    """A journaled write in its lane; `outcome` where somebody still waits for it."""
+
+    write: Write
+    span: Span
+    outcome: asyncio.Future[Performed] | None = None
+
+
+class _Lane(Struct, eq=False):
+    """The writes of one session that wait, the first of them being performed."""
+
+    session_id: str
+    writes: deque[_Waiting] = field(default_factory=deque)
+    worker: asyncio.Task[None] | None = None
+    held: str = ""
+
+
+class Outbox:
+    """Takes writes in, and sees to it that they are done.
+
+    Args:
+        around: what it stands on.
+        wait_seconds: how long an answer waits for Redis, where the caller does not say.
+    """
+
+    def __init__(self, around: Surroundings, *, wait_seconds: float) -> None:
+        self._around = around
+        self._wait_seconds = wait_seconds
+        self._lanes: dict[str, _Lane] = {}
+        self._disk_fails = False
+
+    async def start(self) -> None:
+        """Take up what an earlier life of this process left undone."""
+        async for page in self._around.journal.pending():
+            for entry in page:
+                self._queue(_Waiting(_write_of(entry), entry.span))
+
+    async def close(self) -> None:
+        """Stop; what waits stays in the journal."""
+        workers = [lane.worker for lane in self._lanes.values() if lane.worker]
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        await self._around.journal.close()
+
+    async def submit(self, write: Write, wait_seconds: float | None = None) -> Performed | None:
+        """Journal a write and perform it.
+
+        A caller that is cancelled stops waiting; what it handed over is still done.
+
+        Args:
+            write: what is to be done.
+            wait_seconds: how long to wait for Redis; None for the usual time.
+
+        Returns:
+            What came of it; None when it is journaled, and will be done.
+
+        Raises:
+            JournalFull, JournalUnavailable: it is not durable. Where Redis was fast it may have
+                been done: trying again with the same key is safe.
+            SessiondError: the write is refused, and nothing of it is left.
+        """
+        journal, key = self._around.journal, write.request.key
+        write = writes.completed(write, self._around.clock(), self._around.entropy)
+        straight = not self._must_wait(write.session_id) and wait_seconds != 0
+        retry_key = f"{key} {writes.digest(write)}" if key else ""
+        begun = journal.begin(write.session_id, [writes.encode(write)], key=retry_key)
+        if not straight or self._disk_fails:
+            span = await self._durable(begun)
+            if not straight or self._must_wait(write.session_id):
+                return await self._wait(write, span, wait_seconds)
+        return await self._perform_at_once(write, begun, wait_seconds)
+
+    def waiting(self, session_id: str) -> list[Write]:
+        """Return the writes of a session that are journaled and not done, in order."""
+        lane = self._lanes.get(session_id)
+        return [waiting.write for waiting in lane.writes] if lane else []
+
+    def waiting_creations(self) -> list[Create]:
+        """Return the sessions that are yet to be created."""
+        lanes = self._lanes.values()
+        found = (waiting.write for lane in lanes for waiting in lane.writes)
+        return [write for write in found if isinstance(write, Create)]
+
+    async def status(self) -> OutboxStatus:
+        """Return what waits."""
+        lanes = self._lanes.values()
+        return OutboxStatus(
+            waiting=sum(len(lane.writes) for lane in lanes),
+            sessions=len(self._lanes),
+            held={lane.session_id: lane.held for lane in lanes if lane.held},
+            journal=await self._around.journal.status(),
+        )
+
+    async def recheck(self) -> int:
+        """Look whether Redis still has what it confirmed, and have done again what it has not.
+
+        To be called when Redis may be another one, or an older one, than it was.
+
+        Returns:
+            How many writes are done again.
+        """
+        newest = await self._around.journal.newest_confirmed()
+        limit = asyncio.Semaphore(_CHECKED_AT_ONCE)
+
+        async def check(session_id: str, position: Position) -> int:
+            async with limit:
+                if await self._around.is_there(session_id, position):
+                    return 0
+                return await self._requeue_lost(session_id)
+
+        async with asyncio.TaskGroup() as group:
+            checks = [group.create_task(check(*session)) for session in newest.items()]
+        lost = sum(check.result() for check in checks)
+        if lost:
+            _log.warning("outbox.redis_lost_writes", writes=lost)
+        return lost
+
+    # Straight to Redis
+
+    def _must_wait(self, session_id: str) -> bool:
+        return self._around.redis.is_away or session_id in self._lanes
+
+    async def _perform_at_once(
+        self, write: Write, begun: asyncio.Future[Span], wait_seconds: float | None
+    ) -> Performed | None:
+        patience = self._wait_seconds if wait_seconds is None else wait_seconds
+        try:
+            performed = await self._try(write, patience)
+            span = await self._durable(begun)
+        except asyncio.CancelledError:
+            begun.add_done_callback(lambda done: self._queue_abandoned(write, done))
+            raise
+        if performed is None:
+            self._queue(_Waiting(write, span))
+            return None
+        if isinstance(performed, SessiondError):
+            self._around.journal.discard(span)
+            raise performed
+        self._around.journal.confirm(span, performed.position)
+        return performed
+
+    async def _try(self, write: Write, seconds: float) -> Performed | SessiondError | None:
+        """Perform a write; returns what came of it or why it is refused, None if not in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._around.perform(write)
+        except TimeoutError:
+            return None
+        except SessiondError as error:
+            if not error.temporary:
+                return error
+            self._around.redis.note_failure()
+            return None
+
+    def _queue_abandoned(self, write: Write, begun: asyncio.Future[Span]) -> None:
+        if not begun.cancelled() and begun.exception() is None:
+            self._queue(_Waiting(write, begun.result()))
+
+    async def _durable(self, begun: asyncio.Future[Span]) -> Span:
+        """Return a write's sequences when the disk has it.
+
+        While the disk fails, nothing goes to Redis that was not journaled first.
+        """
+        try:
+            span = begun.result() if begun.done() else await asyncio.shield(begun)
+        except (JournalFull, JournalUnavailable):
+            self._disk_fails = True
+            raise
+        self._disk_fails = False
+        return span
+
+    # Through the lane
+
+    async def _wait(self, write: Write, span: Span, wait_seconds: float | None) -> Performed | None:
+        """Queue a write, and wait a while for what comes of it."""
+        waiting = _Waiting(write, span)
+        patience = wait_seconds
+        if patience is None:
+            patience = 0 if self._around.redis.is_away else self._wait_seconds
+        if patience:
+            waiting.outcome = asyncio.get_running_loop().create_future()
+        self._queue(waiting)
+        if waiting.outcome is None:
+            return None
+        try:
+            async with asyncio.timeout(patience):
+                return await waiting.outcome
+        except TimeoutError:
+            return None
+        finally:
+            waiting.outcome = None
+
+    def _queue(self, waiting: _Waiting) -> None:
+        lane = self._lanes.get(waiting.write.session_id)
+        if lane is None:
+            lane = self._lanes[waiting.write.session_id] = _Lane(waiting.write.session_id)
+            lane.worker = asyncio.create_task(self._work(lane))
+        if all(other.span != waiting.span for other in lane.writes) or waiting.outcome:
+            lane.writes.append(waiting)
+
+    async def _work(self, lane: _Lane) -> None:
+        pause = _HELD_SECONDS[0]
+        while lane.writes:
+            if self._around.redis.is_away:
+                await self._around.redis.wait_until_back()
+            done = await self._perform_next(lane)
+            if done:
+                lane.held, pause = "", _HELD_SECONDS[0]
+            elif lane.held:
+                await self._around.sleep(pause)
+                pause = min(2 * pause, _HELD_SECONDS[1])
+        del self._lanes[lane.session_id]
+
+    async def _perform_next(self, lane: _Lane) -> int:
+        """Perform the first writes of a lane, appends many at once; returns how many are done."""
+        batch = _next_batch(lane.writes)
+        outcomes = await asyncio.gather(
+            *(self._around.perform(waiting.write) for waiting in batch), return_exceptions=True
+        )
+        done = 0
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                if not await self._is_decided(lane, waiting, outcome):
+                    break
+            else:
+                self._around.journal.confirm(waiting.span, outcome.position)
+                if waiting.outcome and not waiting.outcome.done():
+                    waiting.outcome.set_result(outcome)
+            lane.writes.remove(waiting)
+            done += 1
+        return done
+
+    async def _is_decided(self, lane: _Lane, waiting: _Waiting, error: BaseException) -> bool:
+        """Tell whether an error is the last word about a write; then see to what is left of it."""
+        if not isinstance(error, SessiondError):
+            if not isinstance(error, Exception):
+                raise error
+            lane.held = f"{type(error).__name__}: {error}"
+            _log.error("outbox.write_failed", session_id=lane.session_id, exc_info=error)
+            return False
+        if error.temporary:
+            self._around.redis.note_failure()
+            return False
+        if waiting.outcome and not waiting.outcome.done():
+            waiting.outcome.set_exception(error)  # whoever wrote it hears of it
+        elif not await self._is_kept(lane, waiting.write, error):
+            return False
+        self._around.journal.discard(waiting.span)
+        return True
+
+    async def _is_kept(self, lane: _Lane, write: Write, error: SessiondError) -> bool:
+        """Keep what is refused as a conflict; tell whether that was possible.
+
+        It is not where the session is missing: another machine may have it yet to write.
+        """
+        try:
+            await self._around.keep_refused(write, error)
+        except SessiondError as obstacle:
+            if obstacle.temporary:
+                self._around.redis.note_failure()
+            else:
+                lane.held = f"{obstacle.code}: {obstacle.detail}"
+            return False
+        _log.warning(
+            "outbox.write_refused", session_id=lane.session_id, op=op_of(write), code=error.code
+        )
+        return True
+
+    # What Redis lost
+
+    async def _requeue_lost(self, session_id: str) -> int:
+        lost = [
+            _Waiting(_again(_write_of(entry)), entry.span)
+            async for entry in self._lost_entries(session_id)
+        ]
+        lane = self._lanes.get(session_id)
+        waiting = {waiting.span for waiting in lane.writes} if lane else set()
+        lost = [write for write in lost if write.span not in waiting]
+        if lane:  # what is under way stays first: it is idempotent wherever it stands
+            first = lane.writes.popleft()
+            lane.writes.extendleft(reversed(lost))
+            lane.writes.appendleft(first)
+        else:
+            for write in lost:
+                self._queue(write)
+        return len(lost)
+
+    async def _lost_entries(self, session_id: str) -> AsyncIterator[Entry]:
+        """Yield a session's confirmed entries from the first on that is not in the log any more."""
+        confirmed: list[Entry] = []
+        async for page in self._around.journal.of_session(session_id):
+            confirmed += [entry for entry in page if entry.position]
+        there = await self._last_there(session_id, confirmed)
+        for entry in confirmed:
+            if entry.position and entry.position.offset > there:
+                yield entry
+
+    async def _last_there(self, session_id: str, entries: list[Entry]) -> int:
+        """Return the highest offset that the log still has as it was confirmed; 0 for none.
+
+        A log that has a position has all before it, so the search may halve what is left.
+        """
+        positions = sorted(
+            (entry.position for entry in entries if entry.position), key=lambda at: at.offset
+        )
+        low, high = 0, len(positions)
+        while low < high:
+            middle = (low + high) // 2
+            if await self._around.is_there(session_id, positions[middle]):
+                low = middle + 1
+            else:
+                high = middle
+        return positions[low - 1].offset if low else 0
+
+
+def _write_of(entry: Entry) -> Write:
+    (encoded,) = entry.operations
+    return writes.decode(encoded)
+
+
+def _again(write: Write) -> Write:
+    """Return a write that was done, as it is to be done again: what it was based on may be gone.
+
+    A change that was to be made of one version only is merged with what is there now.
+    """
+    request = write.request
+    if not request.expected:
+        return write
+    return structs.replace(
+        write, request=structs.replace(request, base=request.expected, expected="")
+    )
+
+
+def _next_batch(queue: deque[_Waiting]) -> list[_Waiting]:
+    """Return the first write, or the appends that the queue begins with."""
+    batch: list[_Waiting] = []
+    for waiting in queue:
+        if len(batch) == _TOGETHER or (batch and not isinstance(waiting.write, Append)):
+            break
+        batch.append(waiting)
+        if not isinstance(waiting.write, Append):
+            break
+    return batch

@@ -1,0 +1,115 @@
+"""Writes that were acknowledged and are refused when they are performed: kept as conflicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, structs
+
+from sessiond.errors import SessionDeleted, SessiondError
+from sessiond.service.deletion import keep
+from sessiond.service.merging import (
+    REFUSAL,
+    Outcomes,
+    Subject,
+    commit_with_conflicts,
+    conflict_drafts,
+    own_side,
+    whole,
+)
+from sessiond.service.shapes import decoded_document
+from sessiond.service.standing import standing_of
+from sessiond.service.writes import (
+    Append,
+    ChangeDocument,
+    Create,
+    Delete,
+    Edit,
+    PutPart,
+    Remove,
+    RemovePart,
+    Resolve,
+    Write,
+)
+from sessiond.service.writing import Surroundings, asked_at, now
+from sessiond.store.committer import Draft, IdempotencyKey, KeyUsed
+from sessiond.sync.documents import merge_patch
+from sessiond.sync.sides import Side
+
+
+class Refusals:
+    """Keeps what is refused.
+
+    Args:
+        around: the stores, time and randomness.
+    """
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+
+    async def keep(self, write: Write, error: SessiondError) -> None:
+        """Keep a refused write in its session's conflicts, with the reason; once.
+
+        Raises:
+            NotFound: there is no such session.
+            StoreUnavailable, StoreDamaged.
+        """
+        try:
+            group = [
+                draft
+                for place, (subject, value) in enumerate(_asked_for(write))
+                for draft in await self._drafts(write, subject, value, place, error)
+            ]
+            await commit_with_conflicts(self._around, write.session_id, group)
+        except KeyUsed:
+            return  # it was kept before
+        except SessionDeleted:
+            await keep(self._around, write.request, _asked_for(write))
+
+    async def _drafts(
+        self, write: Write, subject: Subject, value: Any, place: int, error: SessiondError
+    ) -> list[Draft]:
+        around, request = self._around, write.request
+        theirs = await self._standing(subject)
+        if isinstance(write, ChangeDocument | Edit) and isinstance(theirs.value, dict):
+            value = merge_patch(theirs.value, value)
+        ours = own_side(around, request, value, asked_at(around, request))
+        contest = whole(UNSET, ours, theirs, REFUSAL, "theirs")
+        outcomes = Outcomes(subject, request.base, UNSET, (contest,), reason=str(error))
+        drafts = conflict_drafts(outcomes, at=now(around), client=request.client)
+        key = IdempotencyKey(f"key:{request.key}:refused:{place}", "") if request.key else None
+        return [structs.replace(draft, key=key) for draft in drafts]
+
+    async def _standing(self, subject: Subject) -> Side:
+        """Return what stands where a write was to go."""
+        if subject.document in ("message", "part"):
+            return (await standing_of(self._around, subject)).side
+        snapshot = await self._around.store.snapshot(subject.session_id)
+        return Side(decoded_document(snapshot, subject.document))
+
+
+def _asked_for(write: Write) -> Iterator[tuple[Subject, Any]]:
+    """Yield what a write was to change, and the value it brought."""
+    session_id = write.session_id
+    match write:
+        case Append():
+            for message in write.messages:
+                yield Subject(session_id, "message", str(message.id)), msgspec.to_builtins(message)
+        case Edit():
+            yield Subject(session_id, "message", write.message_id), write.patch
+        case Remove():
+            yield Subject(session_id, "message", write.message_id), UNSET
+        case PutPart():
+            yield Subject(session_id, "part", f"{write.message_id}/{write.part_id}"), write.part
+        case RemovePart():
+            yield Subject(session_id, "part", f"{write.message_id}/{write.part_id}"), UNSET
+        case ChangeDocument():
+            yield Subject(session_id, write.name), write.patch
+        case Create():
+            yield Subject(session_id, "metadata"), msgspec.to_builtins(write.new)
+        case Resolve():
+            yield Subject(session_id, "metadata"), {write.number: msgspec.to_builtins(write.choice)}
+        case Delete():
+            yield Subject(session_id, "metadata"), {"status": "deleted"}

@@ -79,11 +79,10 @@ class Performer:
 
     async def _result(self, write: Write) -> Result:
         session_id, request = write.session_id, write.request
+        pending: Awaitable[Result]
         match write:
             case Append():
-                pending: Awaitable[Result] = self._messages.append(
-                    session_id, write.messages, request
-                )
+                pending = self._messages.append(session_id, write.messages, request)
             case ChangeDocument():
                 pending = self._documents.change(
                     session_id, write.name, write.patch, request, replace=write.replace

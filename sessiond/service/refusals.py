@@ -84,10 +84,12 @@ class Refusals:
 
     async def _standing(self, subject: Subject) -> Side:
         """Return what stands where a write was to go."""
-        if subject.document in ("message", "part"):
-            return (await standing_of(self._around, subject)).side
-        snapshot = await self._around.store.snapshot(subject.session_id)
-        return Side(decoded_document(snapshot, subject.document))
+        match subject.document:
+            case "message" | "part":
+                return (await standing_of(self._around, subject)).side
+            case name:
+                snapshot = await self._around.store.snapshot(subject.session_id)
+                return Side(decoded_document(snapshot, name))
 
 
 def _asked_for(write: Write) -> Iterator[tuple[Subject, Any]]:
@@ -107,9 +109,5 @@ def _asked_for(write: Write) -> Iterator[tuple[Subject, Any]]:
             yield Subject(session_id, "part", f"{write.message_id}/{write.part_id}"), UNSET
         case ChangeDocument():
             yield Subject(session_id, write.name), write.patch
-        case Create():
-            yield Subject(session_id, "metadata"), msgspec.to_builtins(write.new)
-        case Resolve():
-            yield Subject(session_id, "metadata"), {write.number: msgspec.to_builtins(write.choice)}
-        case Delete():
-            yield Subject(session_id, "metadata"), {"status": "deleted"}
+        case Create() | Resolve() | Delete():
+            yield Subject(session_id, "metadata"), msgspec.to_builtins(write)

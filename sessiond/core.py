@@ -18,8 +18,10 @@ from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
+from sessiond.service.performing import Performer
 from sessiond.service.presence import Presences
 from sessiond.service.records import Records
+from sessiond.service.refusals import Refusals
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
 from sessiond.store.bus import Bus
@@ -97,7 +99,7 @@ class Core:
             self.store,
             machine=instance,
         )
-        around = Surroundings(
+        self.around = around = Surroundings(
             self.store,
             ConflictStore(self.redis, self.keys),
             rules=merge_rules(sync.merge),
@@ -108,9 +110,26 @@ class Core:
         self.records = Records(around)
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
         self.documents = Documents(around)
+        self.refusals = Refusals(around)
+        self.performer = Performer(
+            self.store.log,
+            sessions=self.sessions,
+            messages=self.messages,
+            records=self.records,
+            documents=self.documents,
+            conflicts=self.conflicts,
+        )
         self.feeds = Feeds(
             self.store, self.bus, self.keys, buffer_bytes=sync.subscriber_buffer_bytes
         )
+
+    async def redis_answers(self) -> None:
+        """Return when Redis has answered.
+
+        Raises:
+            SessiondError: it does not, or refuses this user.
+        """
+        await answered(self.redis.ping())
 
     async def facts(self) -> ServerFacts:
         """Ask the server what it is.

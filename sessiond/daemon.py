@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import structs
+
 from sessiond import __version__, config, sockets
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
@@ -20,8 +22,10 @@ from sessiond.api.schema import openapi
 from sessiond.api.server import ApiServer, application
 from sessiond.api.sse import EventStreams
 from sessiond.api.system import System
+from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
 from sessiond.core import Core, ServerFacts, check_server
+from sessiond.durable import DurableWrites
 from sessiond.errors import ConfigurationError, SessiondError
 from sessiond.logs import Logs
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
@@ -59,6 +63,7 @@ class Daemon:
         self._began = time.monotonic()
         self._embedded: EmbeddedServer | None = None
         self._core: Core | None = None
+        self._durable: DurableWrites | None = None
         self._opencodes: Opencodes | None = None
         self._facts = ServerFacts("", "", limited=False)
         self._server: ApiServer | None = None
@@ -99,7 +104,9 @@ class Daemon:
         listening = self._bind()
         self._bound = True
         self._opencodes = self._open_opencodes(self._core)
-        self._server = self._api(self._core, self._opencodes, listening)
+        self._durable = durable = await self._open_durable(self._core)
+        self._server = self._api(self._core, durable, self._opencodes, listening)
+        await durable.start()
         await self._server.start(listening)
         self._opencodes.start()
         await self._beat_once()
@@ -123,6 +130,8 @@ class Daemon:
             await self._server.stop(_GRACE_SECONDS)
         if self._opencodes:
             await self._opencodes.close()
+        if self._durable:
+            await self._durable.close()
         if self._core:
             with contextlib.suppress(SessiondError):
                 await self._core.store.leave(self._instance)
@@ -164,6 +173,7 @@ class Daemon:
             subscribers=core.feeds.subscribers,
             lag=core.feeds.lag,
             bus_connected=core.bus.connected,
+            outbox=await self._running_durable.outbox.status(),
             instances=[
                 InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
                 for name, seen in sorted(instances.items())
@@ -204,6 +214,12 @@ class Daemon:
             raise RuntimeError("the daemon was not started")
         return self._core
 
+    @property
+    def _running_durable(self) -> DurableWrites:
+        if self._durable is None:
+            raise RuntimeError("the daemon was not started")
+        return self._durable
+
     def _bind(self) -> list[socket.socket]:
         bound = [sockets.bind_unix(self.socket_path)]
         api = self.configuration.api
@@ -226,7 +242,13 @@ class Daemon:
             writer=core.store.writer,
         )
 
-    def _api(self, core: Core, opencodes: Opencodes, listening: list[socket.socket]) -> ApiServer:
+    def _api(
+        self,
+        core: Core,
+        durable: DurableWrites,
+        opencodes: Opencodes,
+        listening: list[socket.socket],
+    ) -> ApiServer:
         api = self.configuration.api
         guard = Guard(
             token=sockets.token(self._token_file) if api.host else "",
@@ -237,7 +259,6 @@ class Daemon:
         services = Services(
             core.sessions,
             core.messages,
-            core.records,
             core.documents,
             core.conflicts,
             core.feeds,
@@ -246,9 +267,17 @@ class Daemon:
         )
         system = System(self)
         plugin = OpencodeHandlers(opencodes, self._streams)
-        table = [*routes(Handlers(services), system), *opencode_routes(plugin)]
+        writing = WriteHandlers(durable.outbox)
+        table = [*routes(Handlers(services), writing, system), *opencode_routes(plugin)]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
+
+    async def _open_durable(self, core: Core) -> DurableWrites:
+        folder = journal_folder(self.configuration, self._environ)
+        durable = await DurableWrites.open(core, folder, self.configuration.journal)
+        for recovery in durable.journal.recoveries:
+            self._log.error("journal.recovered", **structs.asdict(recovery))
+        return durable
 
     async def _start_embedded(self) -> str:
         options = embedded_options(self.configuration, self._environ)
@@ -335,6 +364,12 @@ def embedded_options(configuration: Configuration, environ: Mapping[str, str]) -
         appendfsync=embedded.appendfsync,
         binary=find_binary(embedded.binary, environ, last_used=last_used),
     )
+
+
+def journal_folder(configuration: Configuration, environ: Mapping[str, str]) -> Path:
+    """Return where the journal lies."""
+    named = configuration.journal.directory
+    return Path(named).expanduser() if named else data_folder(environ) / "journal"
 
 
 def _notify(state: str) -> None:

@@ -26,6 +26,9 @@ DocumentName = Literal["metadata", "context", "preferences"]
 DOCUMENTS: tuple[DocumentName, ...] = ("metadata", "context", "preferences")
 ConflictState = Literal["open", "settled", "resolved"]
 Take = Literal["ours", "theirs", "base", "merged"]
+Durability = Literal["journaled"]
+JOURNALED: Durability = "journaled"
+"""Said of what is on this machine's disk and not in Redis yet; its place is not known: empty."""
 
 Part = dict[str, Any]
 """A piece of a message (text, tool call, reasoning, file …): `id`, `type` and whatever else the
@@ -121,6 +124,7 @@ class Session(Struct, kw_only=True):
     preferences: Preferences
     position: str
     versions: dict[DocumentName, str]
+    durability: Durability | UnsetType = UNSET
 
 
 class SessionSummary(Struct, kw_only=True):
@@ -166,6 +170,7 @@ class WrittenRecord(Struct, kw_only=True):
     id: str
     version: str
     conflicts: list[str] | UnsetType = UNSET
+    durability: Durability | UnsetType = UNSET
 
 
 class Written(Struct, kw_only=True):
@@ -174,6 +179,7 @@ class Written(Struct, kw_only=True):
     records: list[WrittenRecord]
     position: str
     duplicate: bool = False
+    durability: Durability | UnsetType = UNSET
 
 
 class MessagePage(Struct, kw_only=True):
@@ -201,6 +207,7 @@ class Document(Struct, kw_only=True):
     value: Any
     version: str
     conflicts: list[str] | UnsetType = UNSET
+    durability: Durability | UnsetType = UNSET
 
 
 class ConflictSide(Struct, kw_only=True):
@@ -383,6 +390,7 @@ class PositionReply(Struct, kw_only=True):
 
     session_id: str
     position: str
+    durability: Durability | UnsetType = UNSET
 
 
 class Problem(Struct, kw_only=True):

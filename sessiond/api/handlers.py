@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from sessiond.api import requests as read
+from sessiond.api.answers import answer
 from sessiond.api.sse import EventStreams
-from sessiond.codec import json
-from sessiond.errors import InvalidInput
 from sessiond.model import (
-    Choice,
     ConflictPage,
-    NewMessage,
-    NewMessages,
     NewPresence,
-    NewSession,
-    Part,
     PositionReply,
     PresentSessions,
-    WrittenRecord,
 )
 from sessiond.service.conflicts import MOST, Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
 from sessiond.service.presence import Presences
-from sessiond.service.records import Records
 from sessiond.service.sessions import Filter, Sessions
 from sessiond.sync.position import START, parse_position
 
-_NEW_SESSION = msgspec.json.Decoder(NewSession)
-_NEW_MESSAGE = msgspec.json.Decoder(NewMessage)
-_NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
-_CHOICE = msgspec.json.Decoder(Choice)
 _PRESENCE = msgspec.json.Decoder(NewPresence)
-_PART = msgspec.json.Decoder(Part)
 _MOST_PER_PAGE = 10_000
 _CONFLICTS_PER_PAGE = 1_000
-
-CONFLICTS = "Sessiond-Conflicts"
-"""The header of an answer that names the conflicts which a merge left behind."""
 
 
 class Services(Struct, frozen=True):
@@ -52,25 +33,11 @@ class Services(Struct, frozen=True):
 
     sessions: Sessions
     messages: Messages
-    records: Records
     documents: Documents
     conflicts: Conflicts
     feeds: Feeds
     presences: Presences
     streams: EventStreams
-
-
-def answer(
-    body: Any, *, status: int = 200, version: str = "", headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """Return a JSON answer; `body` is a Struct, or JSON already. `version` becomes the ETag."""
-    data = body if isinstance(body, bytes) else json.encode(body)
-    response = web.Response(body=data, status=status, content_type="application/json")
-    if version:
-        response.headers["ETag"] = f'"{version}"'
-    if headers:
-        response.headers.update(headers)
-    return response
 
 
 class Handlers:
@@ -79,22 +46,11 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._sessions = services.sessions
         self._messages = services.messages
-        self._records = services.records
         self._documents = services.documents
         self._conflicts = services.conflicts
         self._feeds = services.feeds
         self._presences = services.presences
         self._streams = services.streams
-
-    async def create_session(self, request: web.Request) -> web.Response:
-        """POST /v1/sessions."""
-        new = await read.body(request, _NEW_SESSION)
-        created = await self._sessions.create(new, read.write_request(request))
-        return answer(
-            created.json,
-            status=200 if created.duplicate else 201,
-            headers={"Location": f"/v1/sessions/{created.session_id}"},
-        )
 
     async def list_sessions(self, request: web.Request) -> web.Response:
         """GET /v1/sessions."""
@@ -107,12 +63,6 @@ class Handlers:
     async def load_session(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}."""
         return answer(await self._sessions.load(read.session_id(request)))
-
-    async def delete_session(self, request: web.Request) -> web.Response:
-        """DELETE /v1/sessions/{session_id}."""
-        session_id = read.session_id(request)
-        position = await self._sessions.delete(session_id, read.write_request(request))
-        return answer(PositionReply(session_id=session_id, position=str(position)))
 
     async def position(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/position."""
@@ -128,13 +78,6 @@ class Handlers:
         session_id = read.session_id(request)
         return answer(await self._sessions.operations(session_id, after, limit))
 
-    async def append_messages(self, request: web.Request) -> web.Response:
-        """POST /v1/sessions/{session_id}/messages."""
-        session_id = read.session_id(request)
-        given = _decode_messages(await read.raw_body(request))
-        written = await self._messages.append(session_id, given, read.write_request(request))
-        return answer(written, status=200 if written.duplicate else 201)
-
     async def page_messages(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/messages."""
         after = read.number(request, "after", 0, 0, 10**15 - 1)
@@ -146,47 +89,11 @@ class Handlers:
         found = await self._messages.read(read.session_id(request), read.message_id(request))
         return answer(found.message, version=found.version)
 
-    async def edit_message(self, request: web.Request) -> web.Response:
-        """PATCH /v1/sessions/{session_id}/messages/{message_id}."""
-        patch = await read.any_body(request)
-        where = read.session_id(request), read.message_id(request)
-        return _record(await self._records.edit(*where, patch, read.write_request(request)))
-
-    async def remove_message(self, request: web.Request) -> web.Response:
-        """DELETE /v1/sessions/{session_id}/messages/{message_id}."""
-        where = read.session_id(request), read.message_id(request)
-        return _record(await self._records.remove(*where, read.write_request(request)))
-
-    async def put_part(self, request: web.Request) -> web.Response:
-        """PUT /v1/sessions/{session_id}/messages/{message_id}/parts/{part_id}."""
-        part = await read.body(request, _PART)
-        where = read.session_id(request), read.message_id(request), read.part_id(request)
-        return _record(await self._records.put_part(*where, part, read.write_request(request)))
-
-    async def remove_part(self, request: web.Request) -> web.Response:
-        """DELETE /v1/sessions/{session_id}/messages/{message_id}/parts/{part_id}."""
-        where = read.session_id(request), read.message_id(request), read.part_id(request)
-        return _record(await self._records.remove_part(*where, read.write_request(request)))
-
     async def read_document(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/{document}."""
         name = read.document_name(request)
         document = await self._documents.read(read.session_id(request), name)
         return answer(document.value, version=document.version)
-
-    async def change_document(self, request: web.Request) -> web.Response:
-        """PATCH and PUT /v1/sessions/{session_id}/{document}."""
-        name = read.document_name(request)
-        patch = await read.any_body(request)
-        document = await self._documents.change(
-            read.session_id(request),
-            name,
-            patch,
-            read.write_request(request),
-            replace=request.method == "PUT",
-        )
-        headers = {CONFLICTS: ", ".join(document.conflicts)} if document.conflicts else None
-        return answer(document.value, version=document.version, headers=headers)
 
     async def list_conflicts(self, request: web.Request) -> web.Response:
         """GET /v1/conflicts."""
@@ -205,12 +112,6 @@ class Handlers:
         """GET /v1/sessions/{session_id}/conflicts/{number}."""
         where = read.session_id(request), read.conflict_number(request)
         return answer(await self._conflicts.read(*where))
-
-    async def resolve_conflict(self, request: web.Request) -> web.Response:
-        """POST /v1/sessions/{session_id}/conflicts/{number}/resolution."""
-        choice = await read.body(request, _CHOICE)
-        where = read.session_id(request), read.conflict_number(request)
-        return answer(await self._conflicts.resolve(*where, choice, read.write_request(request)))
 
     async def send_live(self, request: web.Request) -> web.Response:
         """POST /v1/sessions/{session_id}/live."""
@@ -256,23 +157,3 @@ class Handlers:
         last_id = request.headers.get("Last-Event-ID", "")
         async with self._feeds.workspace(read.workspace(request), last_id) as events:
             return await self._streams.send(request, events)
-
-
-def _decode_messages(data: bytes) -> list[NewMessage]:
-    """Return the messages of a body: one message, or `{"messages": […]}` for an atomic group.
-
-    Raises:
-        InvalidInput: it is neither.
-    """
-    if data.startswith(b'{"messages"'):
-        return json.decode(data, _NEW_MESSAGES).messages
-    try:
-        return [json.decode(data, _NEW_MESSAGE)]
-    except InvalidInput:
-        if b'"messages"' not in data:
-            raise
-        return json.decode(data, _NEW_MESSAGES).messages
-
-
-def _record(written: WrittenRecord) -> web.Response:
-    return answer(written, version=written.version)

@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from sessiond.api import requests as read
-from sessiond.api.handlers import answer
+from sessiond.api.answers import answer
 from sessiond.api.routes import EVENT_STREAM, Route
 from sessiond.api.sse import EventStreams
 from sessiond.opencode.protocol import (

@@ -18,6 +18,7 @@ from sessiond.sync.names import checked, checked_version
 Body = TypeVar("Body")
 
 _BODY_SECONDS = 3.0
+_LONGEST_WAIT_SECONDS = 60
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _ANY = msgspec.json.Decoder()
 
@@ -83,6 +84,22 @@ def write_request(request: web.Request) -> Request:
         base=base,
         client=client(request),
     )
+
+
+def patience(request: web.Request) -> float | None:
+    """Return how many seconds the caller wants to wait for Redis: Prefer (RFC 7240).
+
+    `wait=N` says so, `respond-async` alone means not at all; None when nothing is said.
+    """
+    seconds = None
+    for text in request.headers.getall("Prefer", ()):
+        for preference in text.split(","):
+            name, _, value = preference.strip().partition("=")
+            if name.lower() == "wait" and _NUMBER.fullmatch(value):
+                return float(min(int(value), _LONGEST_WAIT_SECONDS))
+            if name.lower() == "respond-async":
+                seconds = 0.0
+    return seconds
 
 
 def conflict_number(request: web.Request) -> str:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from sessiond.api.handlers import Handlers
 from sessiond.api.system import System
+from sessiond.api.writing import WriteHandlers
 from sessiond.model import (
     Choice,
     ConflictPage,
@@ -35,7 +36,7 @@ from sessiond.service.status import Health, KeyContent, Status
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-WRITE = ("Idempotency-Key", "Sessiond-Client")
+WRITE = ("Idempotency-Key", "Prefer", "Sessiond-Client")
 CHANGE = ("If-Match", "Sessiond-Base", *WRITE)
 EVENT_STREAM = "text/event-stream"
 
@@ -59,7 +60,7 @@ class Route(Struct, frozen=True):
     unready: Any = None
 
 
-def routes(handlers: Handlers, system: System) -> list[Route]:
+def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[Route]:
     """Return all routes, the busiest first: aiohttp tries them in this order."""
     session = "/v1/sessions/{session_id}"
     message = session + "/messages/{message_id}"
@@ -71,7 +72,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "POST",
             session + "/messages",
-            handlers.append_messages,
+            writing.append_messages,
             "Append a message, or an atomic group of messages",
             Written,
             (NewMessage, NewMessages),
@@ -143,7 +144,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "PATCH",
             message,
-            handlers.edit_message,
+            writing.edit_message,
             "Edit a message with a JSON Merge Patch",
             WrittenRecord,
             dict[str, Any],
@@ -152,7 +153,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "DELETE",
             message,
-            handlers.remove_message,
+            writing.remove_message,
             "Remove a message from the conversation",
             WrittenRecord,
             headers=CHANGE,
@@ -160,18 +161,18 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "PUT",
             part,
-            handlers.put_part,
+            writing.put_part,
             "Write a part of a message",
             WrittenRecord,
             Part,
             headers=CHANGE,
         ),
-        Route("DELETE", part, handlers.remove_part, "Remove a part", WrittenRecord, headers=CHANGE),
+        Route("DELETE", part, writing.remove_part, "Remove a part", WrittenRecord, headers=CHANGE),
         Route("GET", session, handlers.load_session, "Load a whole session", Session),
         Route(
             "DELETE",
             session,
-            handlers.delete_session,
+            writing.delete_session,
             "Delete a session; a tombstone stays",
             PositionReply,
             headers=CHANGE,
@@ -188,7 +189,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "POST",
             conflict + "/resolution",
-            handlers.resolve_conflict,
+            writing.resolve_conflict,
             "Decide a conflict: take a side, or put a value",
             ConflictRecord,
             Choice,
@@ -204,7 +205,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "PATCH",
             session + "/{document}",
-            handlers.change_document,
+            writing.change_document,
             "Change a document with a JSON Merge Patch",
             dict[str, Any],
             dict[str, Any],
@@ -213,7 +214,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "PUT",
             session + "/{document}",
-            handlers.change_document,
+            writing.change_document,
             "Replace a document",
             dict[str, Any],
             dict[str, Any],
@@ -222,7 +223,7 @@ def routes(handlers: Handlers, system: System) -> list[Route]:
         Route(
             "POST",
             "/v1/sessions",
-            handlers.create_session,
+            writing.create_session,
             "Create a session",
             Session,
             NewSession,

@@ -72,6 +72,9 @@ def _operation(route: Route, schemas: dict[str, dict[str, Any]]) -> dict[str, An
     }
     if route.status == 201:  # noqa: PLR2004 - the same again is found, not created
         operation["responses"]["200"] = {**done, "description": "It was there already"}
+    if "Prefer" in route.headers:
+        waits = "Redis does not have it yet: it is on this machine's disk, and will be done"
+        operation["responses"]["202"] = {**done, "description": waits}
     if route.unready:
         content = {"application/json": {"schema": schemas[repr(route.unready)]}}
         operation["responses"]["503"] = {"description": "Not yet, or not now", "content": content}

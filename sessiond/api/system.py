@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from sessiond.api import requests as read
-from sessiond.api.handlers import answer
+from sessiond.api.answers import answer
 from sessiond.errors import InvalidInput
 from sessiond.service.status import Health, KeyContent, Status
 

@@ -217,6 +217,30 @@ class SyncOptions(Section, frozen=True):
     merge: MergeOptions = msgspec.field(default_factory=MergeOptions)
 
 
+class JournalOptions(Section, frozen=True):
+    """The journal: this machine's durable outbox."""
+
+    directory: Annotated[
+        str, Meta(description="Data folder. Empty: $XDG_DATA_HOME/sessiond/journal.")
+    ] = ""
+    wait_seconds: Annotated[
+        float,
+        Meta(ge=0, le=60, description="Seconds an answer waits for Redis; then it says journaled."),
+    ] = 1.0
+    limit_mib: Annotated[
+        int,
+        Meta(ge=1, le=65_536, description="MiB of writes at most that Redis does not have."),
+    ] = 256
+    kept_mib: Annotated[
+        int,
+        Meta(ge=0, le=65_536, description="MiB of writes kept in case Redis goes back."),
+    ] = 64
+    kept_hours: Annotated[
+        float,
+        Meta(ge=0, le=8760, description="Hours that writes are kept for that."),
+    ] = 24.0
+
+
 _ListEntry = Annotated[str, Meta(min_length=1)]
 
 
@@ -275,6 +299,7 @@ class Configuration(Section, frozen=True):
     security: SecurityOptions = msgspec.field(default_factory=SecurityOptions)
     redis: RedisOptions = msgspec.field(default_factory=RedisOptions)
     sync: SyncOptions = msgspec.field(default_factory=SyncOptions)
+    journal: JournalOptions = msgspec.field(default_factory=JournalOptions)
     api: ApiOptions = msgspec.field(default_factory=ApiOptions)
     debug: DebugOptions = msgspec.field(default_factory=DebugOptions)
 

@@ -15,18 +15,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
 
 import structlog
 from msgspec import Struct, field, structs
 
-from sessiond.errors import JournalFull, JournalUnavailable, SessiondError
+from sessiond.errors import JournalFull, JournalUnavailable, SessiondError, StoreUnavailable
 from sessiond.journal import Entry, Journal, Span
-from sessiond.journal.reports import Status as JournalStatus
 from sessiond.service import writes
 from sessiond.service.clock import Clock
-from sessiond.service.identity import Entropy
+from sessiond.service.identity import Entropy, new_session_id
 from sessiond.service.performing import Performed
+from sessiond.service.reachability import Reachability
+from sessiond.service.status import OutboxStatus
 from sessiond.service.writes import Append, Create, Write, op_of
 from sessiond.sync.position import Position
 
@@ -35,20 +35,6 @@ _HELD_SECONDS = (1.0, 30.0)
 _CHECKED_AT_ONCE = 16
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class Reachability(Protocol):
-    """Whether Redis answers."""
-
-    @property
-    def is_away(self) -> bool:
-        """Whether it did not answer when it was last asked."""
-
-    def note_failure(self) -> None:
-        """It did not answer."""
-
-    async def wait_until_back(self) -> None:
-        """Return when it answers."""
 
 
 class Surroundings(Struct, frozen=True):
@@ -76,16 +62,10 @@ class Surroundings(Struct, frozen=True):
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
 
 
-class OutboxStatus(Struct, kw_only=True):
-    """What waits to be written to Redis, and the journal behind it.
+class Journaled(Struct, frozen=True):
+    """A write that is on the disk, with the names it got, and will be done."""
 
-    `waiting` writes, in `sessions`; `held`: session → why its writes cannot go on now.
-    """
-
-    waiting: int
-    sessions: int
-    held: dict[str, str]
-    journal: JournalStatus
+    write: Write
 
 
 class _Waiting(Struct, eq=False):
@@ -133,7 +113,9 @@ class Outbox:
         await asyncio.gather(*workers, return_exceptions=True)
         await self._around.journal.close()
 
-    async def submit(self, write: Write, wait_seconds: float | None = None) -> Performed | None:
+    async def submit(
+        self, write: Write, wait_seconds: float | None = None
+    ) -> Performed | Journaled:
         """Journal a write and perform it.
 
         A caller that is cancelled stops waiting; what it handed over is still done.
@@ -143,7 +125,7 @@ class Outbox:
             wait_seconds: how long to wait for Redis; None for the usual time.
 
         Returns:
-            What came of it; None when it is journaled, and will be done.
+            What came of it; or that it is journaled, and will be done.
 
         Raises:
             JournalFull, JournalUnavailable: it is not durable. Where Redis was fast it may have
@@ -160,6 +142,10 @@ class Outbox:
             if not straight or self._must_wait(write.session_id):
                 return await self._wait(write, span, wait_seconds)
         return await self._perform_at_once(write, begun, wait_seconds)
+
+    def new_session_id(self, key: str) -> str:
+        """Return the id of a session whose creator named none: with a key, always the same."""
+        return new_session_id(key, self._around.clock(), self._around.entropy)
 
     def waiting(self, session_id: str) -> list[Write]:
         """Return the writes of a session that are journaled and not done, in order."""
@@ -199,9 +185,7 @@ class Outbox:
                     return 0
                 return await self._requeue_lost(session_id)
 
-        async with asyncio.TaskGroup() as group:
-            checks = [group.create_task(check(*session)) for session in newest.items()]
-        lost = sum(check.result() for check in checks)
+        lost = sum(await asyncio.gather(*(check(*session) for session in newest.items())))
         if lost:
             _log.warning("outbox.redis_lost_writes", writes=lost)
         return lost
@@ -213,7 +197,7 @@ class Outbox:
 
     async def _perform_at_once(
         self, write: Write, begun: asyncio.Future[Span], wait_seconds: float | None
-    ) -> Performed | None:
+    ) -> Performed | Journaled:
         patience = self._wait_seconds if wait_seconds is None else wait_seconds
         try:
             performed = await self._try(write, patience)
@@ -223,7 +207,7 @@ class Outbox:
             raise
         if performed is None:
             self._queue(_Waiting(write, span))
-            return None
+            return Journaled(write)
         if isinstance(performed, SessiondError):
             self._around.journal.discard(span)
             raise performed
@@ -240,7 +224,7 @@ class Outbox:
         except SessiondError as error:
             if not error.temporary:
                 return error
-            self._around.redis.note_failure()
+            self._note(error)
             return None
 
     def _queue_abandoned(self, write: Write, begun: asyncio.Future[Span]) -> None:
@@ -262,7 +246,9 @@ class Outbox:
 
     # Through the lane
 
-    async def _wait(self, write: Write, span: Span, wait_seconds: float | None) -> Performed | None:
+    async def _wait(
+        self, write: Write, span: Span, wait_seconds: float | None
+    ) -> Performed | Journaled:
         """Queue a write, and wait a while for what comes of it."""
         waiting = _Waiting(write, span)
         patience = wait_seconds
@@ -272,12 +258,12 @@ class Outbox:
             waiting.outcome = asyncio.get_running_loop().create_future()
         self._queue(waiting)
         if waiting.outcome is None:
-            return None
+            return Journaled(write)
         try:
             async with asyncio.timeout(patience):
                 return await waiting.outcome
         except TimeoutError:
-            return None
+            return Journaled(write)
         finally:
             waiting.outcome = None
 
@@ -330,7 +316,7 @@ class Outbox:
             _log.error("outbox.write_failed", session_id=lane.session_id, exc_info=error)
             return False
         if error.temporary:
-            self._around.redis.note_failure()
+            self._note(error, lane)
             return False
         if waiting.outcome and not waiting.outcome.done():
             waiting.outcome.set_exception(error)  # whoever wrote it hears of it
@@ -347,15 +333,19 @@ class Outbox:
         try:
             await self._around.keep_refused(write, error)
         except SessiondError as obstacle:
-            if obstacle.temporary:
-                self._around.redis.note_failure()
-            else:
-                lane.held = f"{obstacle.code}: {obstacle.detail}"
+            self._note(obstacle, lane)
             return False
         _log.warning(
             "outbox.write_refused", session_id=lane.session_id, op=op_of(write), code=error.code
         )
         return True
+
+    def _note(self, obstacle: SessiondError, lane: _Lane | None = None) -> None:
+        """Note what keeps a write from being done: Redis is away, or its lane has to pause."""
+        if isinstance(obstacle, StoreUnavailable):
+            self._around.redis.note_failure()
+        elif lane:
+            lane.held = f"{obstacle.code}: {obstacle.detail}"
 
     # What Redis lost
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from sessiond.journal.reports import Status as JournalStatus
+
 
 class Health(Struct, kw_only=True):
     """A daemon that answers; `ready` when its Redis does too."""
@@ -32,6 +34,18 @@ class InstanceStatus(Struct, kw_only=True):
     seen_seconds_ago: float
 
 
+class OutboxStatus(Struct, kw_only=True):
+    """What waits to be written to Redis, and the journal behind it.
+
+    `waiting` writes, in `sessions`; `held`: session → why its writes cannot go on now.
+    """
+
+    waiting: int
+    sessions: int
+    held: dict[str, str]
+    journal: JournalStatus
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
@@ -50,6 +64,7 @@ class Status(Struct, kw_only=True):
     subscribers: int
     lag: int
     bus_connected: bool
+    outbox: OutboxStatus
     instances: list[InstanceStatus]
 
 

@@ -122,6 +122,13 @@ TABLE: dict[str, KeyKind] = {
         "rebuildable",
         "daemon → its last heartbeat (ms)",
     ),
+    "writers": KeyKind(
+        "sessiond:writers",
+        "hash",
+        "kept",
+        "journal of a daemon → incarnation and sequence of its last write: where this went back, "
+        "Redis did",
+    ),
     "opencodes": KeyKind(
         "sessiond:opencodes",
         "hash",
@@ -154,6 +161,7 @@ class Keys:
         self.present = self._name("present")
         self.instances = self._name("instances")
         self.opencodes = self._name("opencodes")
+        self.writers = self._name("writers")
         self._logs: dict[str, tuple[str, ...]] = {}
         self.workspace_events_pattern = self._name("workspace_events", "%s")
 

@@ -52,6 +52,13 @@ OURS: dict[str, Any] = {
         "presence_seconds": 20.0,
         "merge": {"metadata": {}, "context": {}, "preferences": {}, "message": {}, "part": {}},
     },
+    "journal": {
+        "directory": "",
+        "wait_seconds": 1.0,
+        "limit_mib": 256,
+        "kept_mib": 64,
+        "kept_hours": 24.0,
+    },
     "api": {
         "socket": "",
         "host": "",
@@ -217,7 +224,7 @@ def test_get_reads_any_option() -> None:
             "max_sessions",
             (
                 "max_sessions: expected one of persistence, retention, performance, security, "
-                "redis, sync, api, debug, found the unknown name 'max_sessions'"
+                "redis, sync, journal, api, debug, found the unknown name 'max_sessions'"
             ),
             "did you mean 'max_sessions' in section 'retention'?",
         ),
@@ -225,7 +232,7 @@ def test_get_reads_any_option() -> None:
             "quux",
             (
                 "quux: expected one of persistence, retention, performance, security, "
-                "redis, sync, api, debug, found the unknown name 'quux'"
+                "redis, sync, journal, api, debug, found the unknown name 'quux'"
             ),
             "the project's config/sessions.yaml lists every option",
         ),

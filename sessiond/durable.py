@@ -1,0 +1,88 @@
+"""Durable writes, put together: the journal, the outbox before it, and the watch for rollbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from sessiond.config import JournalOptions as Options
+from sessiond.core import Core
+from sessiond.errors import NotFound, SessionDeleted, StoreDamaged
+from sessiond.journal import Journal, JournalOptions
+from sessiond.journal.options import MIB
+from sessiond.service.outbox import Outbox, Surroundings
+from sessiond.service.reachability import Reachability
+from sessiond.service.rollbacks import RollbackWatch
+from sessiond.store.watermarks import WatermarkStore
+from sessiond.sync.position import Position
+
+
+class DurableWrites:
+    """A daemon's journal and all that works with it, from `open` to `close`."""
+
+    def __init__(self, core: Core, journal: Journal, *, wait_seconds: float) -> None:
+        self.journal = journal
+        self.redis = Reachability(core.redis_answers)
+        around = Surroundings(
+            journal=journal,
+            perform=core.performer.perform,
+            keep_refused=core.refusals.keep,
+            is_there=lambda session_id, position: _is_there(core, session_id, position),
+            redis=self.redis,
+            clock=core.around.clock,
+            entropy=core.around.entropy,
+        )
+        self.outbox = Outbox(around, wait_seconds=wait_seconds)
+        self.watch = RollbackWatch(
+            journal, WatermarkStore(core.redis, core.keys), self.outbox.recheck
+        )
+        self.redis.call_when_back(self.watch.look_now)
+        self._watching: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, core: Core, folder: Path, options: Options) -> DurableWrites:
+        """Open the journal in a folder.
+
+        Raises:
+            FolderHeld, ConfigurationError, JournalUnavailable: see Journal.open.
+        """
+        journal = await Journal.open(
+            folder,
+            JournalOptions(
+                limit_bytes=options.limit_mib * MIB,
+                kept_bytes=options.kept_mib * MIB,
+                kept_seconds=options.kept_hours * 3600,
+                clock=core.around.clock,
+            ),
+        )
+        return cls(core, journal, wait_seconds=options.wait_seconds)
+
+    async def start(self) -> None:
+        """Take up what an earlier life left undone, and begin to watch Redis."""
+        await self.outbox.start()
+        self._watching = asyncio.create_task(self.watch.run())
+
+    async def close(self) -> None:
+        """Stop; what is not done stays in the journal."""
+        if self._watching:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self.redis.close()
+        await self.outbox.close()
+
+
+async def _is_there(core: Core, session_id: str, position: Position) -> bool:
+    """Tell whether a log has a position; of a session that was deleted, nothing is missed.
+
+    What is damaged is not written to: it is to be repaired.
+    """
+    try:
+        (entry,) = await core.store.log.entries_at(session_id, [position.offset])
+        if entry is not None:
+            return position.epoch in ("", entry.epoch)
+        await core.store.end(session_id)
+    except NotFound:
+        return False
+    except (SessionDeleted, StoreDamaged):
+        return True
+    return False

@@ -1,0 +1,87 @@
+"""Answers to writes that are journaled and not done yet: of the usual shape, without a place."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import structs
+
+from sessiond.errors import StoreUnavailable
+from sessiond.model import (
+    JOURNALED,
+    Conversation,
+    Document,
+    Metadata,
+    PositionReply,
+    Session,
+    Written,
+    WrittenRecord,
+)
+from sessiond.service.clock import moment
+from sessiond.service.writes import (
+    Append,
+    ChangeDocument,
+    Create,
+    Delete,
+    Edit,
+    PutPart,
+    Remove,
+    RemovePart,
+    Resolve,
+    Write,
+)
+
+Provisional: TypeAlias = Session | Written | WrittenRecord | Document | PositionReply
+
+
+def provisional(write: Write) -> Provisional:
+    """Return the answer to a completed write; its versions and positions are empty.
+
+    Of a changed document it has what was asked for, not what it will be merged with.
+
+    Raises:
+        StoreUnavailable: of a decision nothing can be said before it is made.
+    """
+    match write:
+        case Create():
+            return _session(write)
+        case Append():
+            records = [WrittenRecord(id=str(message.id), version="") for message in write.messages]
+            return Written(records=records, position="", durability=JOURNALED)
+        case Edit() | Remove():
+            return WrittenRecord(id=write.message_id, version="", durability=JOURNALED)
+        case PutPart() | RemovePart():
+            name = f"{write.message_id}/{write.part_id}"
+            return WrittenRecord(id=name, version="", durability=JOURNALED)
+        case ChangeDocument():
+            return Document(name=write.name, value=write.patch, version="", durability=JOURNALED)
+        case Delete():
+            return PositionReply(session_id=write.session_id, position="", durability=JOURNALED)
+        case Resolve():
+            raise StoreUnavailable(
+                "the decision is journaled, and is made when Redis answers again",
+                hint="read the conflict then, to see what became of it",
+            )
+
+
+def _session(write: Create) -> Session:
+    new, at = write.new, moment(write.request.at_ms)
+    metadata = Metadata(
+        session_id=write.session_id,
+        created_at=at,
+        last_activity=at,
+        user_agent=new.user_agent,
+        environment=new.environment,
+        title=new.title,
+        user_id=new.user_id,
+        workspace=new.workspace,
+    )
+    return Session(
+        metadata=metadata,
+        conversation=Conversation(),
+        context=structs.replace(new.context),
+        preferences=dict(new.preferences),
+        position="",
+        versions={},
+        durability=JOURNALED,
+    )

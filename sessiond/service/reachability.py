@@ -1,0 +1,86 @@
+"""Whether Redis answers: noticed by whoever fails, found out again by one who asks for all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from sessiond.errors import SessiondError
+
+_FIRST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 0.5
+_PATIENCE_SECONDS = 1.0
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Reachability:
+    """What a process knows of its Redis.
+
+    Args:
+        ask: asks Redis anything; raises SessiondError when it does not answer.
+        sleep: how to pause between questions.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[object]],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._ask = ask
+        self._sleep = sleep
+        self._is_back = asyncio.Event()
+        self._is_back.set()
+        self._when_back: list[Callable[[], None]] = []
+        self._asking: asyncio.Task[None] | None = None
+        self.away_since: float | None = None
+        """When it was first missed (`time.monotonic`); None while it answers."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it did not answer when it was last asked."""
+        return self.away_since is not None
+
+    def call_when_back(self, callback: Callable[[], None]) -> None:
+        """Have something called every time that it answers again."""
+        self._when_back.append(callback)
+
+    def note_failure(self) -> None:
+        """Note that it did not answer; it is asked from now on until it does."""
+        if self.is_away:
+            return
+        self.away_since = time.monotonic()
+        self._is_back.clear()
+        _log.warning("redis.away")
+        self._asking = asyncio.create_task(self._ask_until_back())
+
+    async def wait_until_back(self) -> None:
+        """Return when it answers."""
+        await self._is_back.wait()
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._asking:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def _ask_until_back(self) -> None:
+        began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
+        while True:
+            await self._sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self._ask()
+            except (SessiondError, TimeoutError):
+                continue
+            break
+        _log.info("redis.back", away_seconds=round(time.monotonic() - began, 2))
+        self.away_since = None
+        self._is_back.set()
+        for callback in self._when_back:
+            callback()

@@ -1,0 +1,80 @@
+"""Noticing that Redis went back: it is another server than it was, or an older state of it.
+
+A server that was restarted, promoted or replaced has another run or replication id. One that was
+flushed or restored under the same ids has lost what this process noted there a moment ago: the
+sequence of the journal's last write. Either way what was confirmed is looked for once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from sessiond.errors import SessiondError
+from sessiond.journal import Journal
+from sessiond.store.watermarks import Watermark, WatermarkStore
+
+_PERIOD_SECONDS = 1.0
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class RollbackWatch:
+    """Looks at Redis every second, and whenever it was away.
+
+    Args:
+        journal: whose writes are in Redis.
+        watermarks: where Redis keeps how far it is written.
+        recheck: looks for what Redis should have.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        watermarks: WatermarkStore,
+        recheck: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._journal = journal
+        self._watermarks = watermarks
+        self._recheck = recheck
+        self._noted: Watermark | None = None
+        self._life = ""
+        self._wanted = asyncio.Event()
+
+    def look_now(self) -> None:
+        """Have `run` look at once: Redis may have changed."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            try:
+                await self.look()
+            except SessiondError:  # away, or the disk is: the next time
+                self._life = ""
+            except Exception:  # noqa: BLE001 - whatever it is, the watch goes on, and says so
+                self._life = ""
+                _log.exception("rollbacks.look_failed")
+            try:
+                async with asyncio.timeout(_PERIOD_SECONDS):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+            self._wanted.clear()
+
+    async def look(self) -> None:
+        """Compare Redis with what it was, and note how far the journal is."""
+        status = await self._journal.status()
+        (journal, *_) = await self._journal.incarnations()
+        life, found = await self._watermarks.read(journal)
+        if not self._life and found:
+            await self._journal.seen(found.incarnation, found.sequence)
+        if life != self._life or found != self._noted:
+            await self._recheck()
+            self._life = life
+        now = Watermark(status.incarnation, status.last_sequence)
+        if now != found:
+            await self._watermarks.write(journal, now)
+        self._noted = now

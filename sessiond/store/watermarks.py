@@ -1,0 +1,56 @@
+"""How far each journal was written, as Redis remembers it, and which life of Redis this is."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from sessiond.store.connection import answered
+from sessiond.store.keys import Keys
+
+
+class Watermark(Struct, frozen=True):
+    """The last write of a journal: its incarnation and sequence."""
+
+    incarnation: str
+    sequence: int
+
+
+class WatermarkStore:
+    """Reads and notes watermarks.
+
+    Args:
+        redis: client for commands.
+        keys: names of the keys.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def read(self, journal: str) -> tuple[str, Watermark | None]:
+        """Return what tells this server and its history from others, and a journal's watermark.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.info("server")
+            pipeline.info("replication")
+            pipeline.hget(self._keys.writers, journal)
+            server, replication, value = await answered(pipeline.execute())
+        life = f"{server.get('run_id', '')} {replication.get('master_replid', '')}"
+        return life, _watermark(value)
+
+    async def write(self, journal: str, watermark: Watermark) -> None:
+        """Note how far a journal is written."""
+        value = f"{watermark.incarnation} {watermark.sequence}"
+        await answered(self._redis.hset(self._keys.writers, journal, value))
+
+
+def _watermark(value: bytes | None) -> Watermark | None:
+    """Return what a field says; None where there is none, or something foreign."""
+    incarnation, _, sequence = (value or b"").decode("ascii", "replace").partition(" ")
+    if not (incarnation and sequence.isdecimal()):
+        return None
+    return Watermark(incarnation, int(sequence))

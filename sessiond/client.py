@@ -15,6 +15,7 @@ from sessiond.backend import RawEvent
 from sessiond.codec import json
 from sessiond.errors import BY_CODE, DaemonUnreachable, InvalidInput, SessiondError
 from sessiond.model import (
+    JOURNALED,
     Choice,
     ConflictPage,
     ConflictRecord,
@@ -262,6 +263,7 @@ class DaemonClient:
             value=value,
             version=version,
             conflicts=conflicts.split(", ") if conflicts else UNSET,
+            durability=JOURNALED if told.get("Sessiond-Durability") == JOURNALED else UNSET,
         )
 
     async def conflicts(

@@ -175,7 +175,7 @@ class Conflicts:
         check_expected(request.expected, snapshot.versions[name])
         before, version = decoded_document(snapshot, name), snapshot.versions[name]
         checked = checked_document(name, before, _placed(before, record.path, value))
-        at, client = now(self._around), request.client
+        at, client = now(self._around, request), request.client
         return [document_change(name, before, checked, version, at=at, client=client)]
 
     async def _record_change(
@@ -184,7 +184,7 @@ class Conflicts:
         subject = Subject(record.session_id, record.document, record.id)
         standing = await standing_of(self._around, subject)
         check_expected(request.expected, standing.version)
-        at = now(self._around)
+        at = now(self._around, request)
         before = standing.side.value
         if before is UNSET and record.path:
             raise InvalidInput(
@@ -218,7 +218,7 @@ class Conflicts:
         request: Request,
         key: IdempotencyKey | None,
     ) -> Draft:
-        at = now(self._around)
+        at = now(self._around, request)
         take = choice.take or "value"
         origin = own_origin(self._around, request)
         resolution = Resolution(

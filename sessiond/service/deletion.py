@@ -143,7 +143,7 @@ def _take(unseen: Unseen, entry: Entry) -> None:
 async def _keep(
     around: Surroundings, request: Request, subject: Subject, value: Any, place: int
 ) -> str | None:
-    at, at_ms = now(around), asked_at(around, request)
+    at, at_ms = now(around, request), asked_at(around, request)
     contest = whole(
         UNSET,
         own_side(around, request, value, at_ms),

@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from sessiond.codec import json
 from sessiond.errors import AlreadyExists, InvalidInput, SessionDeleted, VersionMismatch
 from sessiond.model import Document, DocumentName, Metadata
-from sessiond.service.clock import moment_of
+from sessiond.service.clock import moment_of, timestamp
 from sessiond.service.deletion import kept
 from sessiond.service.history import Remembered, catch_up, history_since, written
 from sessiond.service.merging import (
@@ -43,7 +43,6 @@ from sessiond.service.writing import (
     attempt,
     check_expected,
     idempotency_key,
-    now,
     written_before,
 )
 from sessiond.store.committer import Draft, IdempotencyKey, KeyUsed
@@ -294,8 +293,8 @@ class Documents:
         wanted = msgspec.to_builtins(merged.value)  # what is remembered is shared with nobody
         value = checked_document(change.name, ahead.value, wanted)
         draft = document_change(
-            change.name, ahead.value, value, ahead.version, at=now(around), key=change.key,
-            client=change.request.client,
+            change.name, ahead.value, value, ahead.version, at=timestamp(change.at_ms),
+            key=change.key, client=change.request.client,
         )  # fmt: skip
         if not draft.changes and not merged.contests:
             return _Step(waiting, value)

@@ -79,7 +79,7 @@ class Messages:
         messages = [
             self._complete(session_id, new, request, index) for index, new in enumerate(given)
         ]
-        at = now(self._around)
+        at = now(self._around, request)
         group = [
             Draft("message.append", message.id, at, json.encode(message), client=request.client)
             for message in messages

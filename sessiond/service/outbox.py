@@ -33,6 +33,7 @@ from sessiond.sync.position import Position
 _TOGETHER = 128
 _HELD_SECONDS = (1.0, 30.0)
 _CHECKED_AT_ONCE = 16
+_MOVES_REMEMBERED = 10_000
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -69,10 +70,14 @@ class Journaled(Struct, frozen=True):
 
 
 class _Waiting(Struct, eq=False):
-    """A journaled write in its lane; `outcome` where somebody still waits for it."""
+    """A journaled write in its lane; `outcome` where somebody still waits for it.
+
+    `was`: where Redis had it, before it went back.
+    """
 
     write: Write
     span: Span
+    was: Position | None = None
     outcome: asyncio.Future[Performed] | None = None
 
 
@@ -98,6 +103,7 @@ class Outbox:
         self._wait_seconds = wait_seconds
         self._lanes: dict[str, _Lane] = {}
         self._disk_fails = False
+        self._moved: dict[tuple[str, str], str] = {}
 
     async def start(self) -> None:
         """Take up what an earlier life of this process left undone."""
@@ -134,6 +140,7 @@ class Outbox:
         """
         journal, key = self._around.journal, write.request.key
         write = writes.completed(write, self._around.clock(), self._around.entropy)
+        write = self._based(write)
         straight = not self._must_wait(write.session_id) and wait_seconds != 0
         retry_key = f"{key} {writes.digest(write)}" if key else ""
         begun = journal.begin(write.session_id, [writes.encode(write)], key=retry_key)
@@ -292,7 +299,8 @@ class Outbox:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
         batch = _next_batch(lane.writes)
         outcomes = await asyncio.gather(
-            *(self._around.perform(waiting.write) for waiting in batch), return_exceptions=True
+            *(self._around.perform(self._based(waiting.write)) for waiting in batch),
+            return_exceptions=True,
         )
         done = 0
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -301,6 +309,8 @@ class Outbox:
                     break
             else:
                 self._around.journal.confirm(waiting.span, outcome.position)
+                if waiting.was:
+                    self._note_move(lane.session_id, waiting.was, outcome.position)
                 if waiting.outcome and not waiting.outcome.done():
                     waiting.outcome.set_result(outcome)
             lane.writes.remove(waiting)
@@ -351,7 +361,7 @@ class Outbox:
 
     async def _requeue_lost(self, session_id: str) -> int:
         lost = [
-            _Waiting(_again(_write_of(entry)), entry.span)
+            _Waiting(_again(_write_of(entry)), entry.span, was=entry.position)
             async for entry in self._lost_entries(session_id)
         ]
         lane = self._lanes.get(session_id)
@@ -365,6 +375,22 @@ class Outbox:
             for write in lost:
                 self._queue(write)
         return len(lost)
+
+    def _based(self, write: Write) -> Write:
+        """Return a write made on a version that Redis lost as one on what was written instead."""
+        request = write.request
+        base = self._moved.get((write.session_id, request.base), request.base)
+        expected = self._moved.get((write.session_id, request.expected), request.expected)
+        if (base, expected) == (request.base, request.expected):
+            return write
+        request = structs.replace(request, base=base, expected=expected)
+        return structs.replace(write, request=request)
+
+    def _note_move(self, session_id: str, before: Position, after: Position) -> None:
+        if before != after:
+            if len(self._moved) >= _MOVES_REMEMBERED:
+                self._moved.clear()
+            self._moved[session_id, str(before)] = str(after)
 
     async def _lost_entries(self, session_id: str) -> AsyncIterator[Entry]:
         """Yield a session's confirmed entries from the first on that is not in the log any more."""

@@ -126,7 +126,7 @@ async def _keep(
 ) -> None:
     ours = own_side(around, request, conflict.ours, around.clock())
     outcomes = Outcomes(subject, "", None, (Contest(conflict, ours, theirs),))
-    (draft,) = conflict_drafts(outcomes, at=now(around), client=request.client)
+    (draft,) = conflict_drafts(outcomes, at=now(around, request), client=request.client)
     key = IdempotencyKey(f"key:{request.key}", content_digest(canonical(conflict.ours)))
     with contextlib.suppress(KeyUsed):  # it was kept when this was tried before
         group = [structs.replace(draft, key=key)]

@@ -166,7 +166,7 @@ class Records:
             draft = Draft(
                 op,
                 subject.id,
-                now(around),
+                now(around, request),
                 json.encode(merged.value),
                 expected=standing.own_version,
                 key=key,
@@ -200,7 +200,7 @@ class Records:
             draft = Draft(
                 op,
                 subject.id,
-                now(around),
+                now(around, request),
                 b"{}",
                 expected=standing.own_version,
                 key=key,
@@ -228,7 +228,7 @@ class Records:
             draft = Draft(
                 op,
                 subject.id,
-                now(around),
+                now(around, request),
                 body,
                 expected=request.expected,
                 key=key,
@@ -284,7 +284,7 @@ class Records:
             ours = own_side(around, request, make(base), at_ms)
             contest = whole(base, ours, standing.side, REMOVAL, "theirs")
             outcomes = Outcomes(subject, request.base, UNSET, (contest,))
-            (draft,) = conflict_drafts(outcomes, at=now(around), client=request.client)
+            (draft,) = conflict_drafts(outcomes, at=now(around, request), client=request.client)
             draft = structs.replace(draft, key=once)
             (kept,) = await commit_with_conflicts(around, session_id, [draft])
         raise NotFound(

@@ -78,7 +78,7 @@ class Refusals:
         ours = own_side(around, request, value, asked_at(around, request))
         contest = whole(UNSET, ours, theirs, REFUSAL, "theirs")
         outcomes = Outcomes(subject, request.base, UNSET, (contest,), reason=str(error))
-        drafts = conflict_drafts(outcomes, at=now(around), client=request.client)
+        drafts = conflict_drafts(outcomes, at=now(around, request), client=request.client)
         key = IdempotencyKey(f"key:{request.key}:refused:{place}", "") if request.key else None
         return [structs.replace(draft, key=key) for draft in drafts]
 

@@ -17,7 +17,6 @@ from sessiond.model import (
     SessionPage,
     SessionSummary,
 )
-from sessiond.service.clock import timestamp
 from sessiond.service.deletion import Unseen, keep, kept_unseen, unseen_after
 from sessiond.service.identity import new_session_id
 from sessiond.service.merging import Subject, own_origin
@@ -27,7 +26,6 @@ from sessiond.service.writing import (
     PLAIN,
     Request,
     Surroundings,
-    asked_at,
     attempt,
     commit,
     idempotency_key,
@@ -94,7 +92,7 @@ class Sessions:
         session_id = new.session_id or new_session_id(request.key, around.clock(), around.entropy)
         workspace = new.workspace or self._workspace
         new = msgspec.structs.replace(new, session_id=session_id, workspace=workspace)
-        at = timestamp(asked_at(self._around, request))
+        at = now(self._around, request)
         draft = Draft(
             "session.create",
             session_id,
@@ -175,7 +173,7 @@ class Sessions:
         async def once() -> Position:
             if before := await written_before(self._around, session_id, key):
                 return before
-            at, end = now(self._around), request.expected
+            at, end = now(self._around, request), request.expected
             unseen: Unseen = {}
             if request.base:
                 end = str(await self.position(session_id))

@@ -80,9 +80,9 @@ async def commit(around: Surroundings, session_id: str, group: list[Draft]) -> C
     return await around.store.commit(session_id, group, around.clock())
 
 
-def now(around: Surroundings) -> str:
-    """Return the time as the log writes it."""
-    return timestamp(around.clock())
+def now(around: Surroundings, request: Request) -> str:
+    """Return the time of a write as the log has it: when it was asked for."""
+    return timestamp(asked_at(around, request))
 
 
 def asked_at(around: Surroundings, request: Request) -> int:

@@ -13,7 +13,10 @@ from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
 from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
 
-ROUTES: list[Route] = [*routes(MagicMock(), MagicMock(), MagicMock()), *opencode_routes(MagicMock())]
+ROUTES: list[Route] = [
+    *routes(MagicMock(), MagicMock(), MagicMock()),
+    *opencode_routes(MagicMock()),
+]
 """The table of routes, without anything behind it."""
 
 _PARAMETER = re.compile(r"\{\w+\}")

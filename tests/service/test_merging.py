@@ -29,7 +29,7 @@ async def change(
     *,
     name: DocumentName = "context",
     replace: bool = False,
-    **more: str,
+    **more: Any,
 ) -> Document:
     request = Request(base=base, **more)
     return await core.documents.change("ses_1", name, patch, request, replace=replace)

@@ -31,7 +31,7 @@ async def base(core: Services, session: str) -> str:
     return (await core.messages.append(session, [said(LINES, "m1")])).records[0].version
 
 
-async def edit(core: Services, content: str, base: str = "", **more: str) -> WrittenRecord:
+async def edit(core: Services, content: str, base: str = "", **more: Any) -> WrittenRecord:
     request = Request(base=base, **more)
     return await core.records.edit("ses_1", "m1", {"content": content}, request)
 

@@ -93,9 +93,8 @@ def test_a_key_stands_for_one_content() -> None:
     assert one.name == "key:k"
 
 
-async def test_time_is_that_of_the_clock_handed_in(core: Services) -> None:
+async def test_the_time_of_a_write_is_when_it_was_asked_for(core: Services) -> None:
     core.clock.ms += 1
-    assert (
-        now(Surroundings(core.store, ConflictStore(core.redis, core.keys), clock=core.clock))
-        == "2026-01-13T10:30:00.001Z"
-    )
+    around = Surroundings(core.store, ConflictStore(core.redis, core.keys), clock=core.clock)
+    assert now(around, PLAIN) == "2026-01-13T10:30:00.001Z"
+    assert now(around, Request(at_ms=core.clock.ms - 1)) == "2026-01-13T10:30:00.000Z"

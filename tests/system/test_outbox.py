@@ -1,0 +1,200 @@
+"""What a daemon acknowledged is done, whatever Redis does: away, gone back, emptied."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+from msgspec import UNSET, UnsetType
+from redis import Redis
+
+from sessiond.client import DaemonClient
+from sessiond.errors import AlreadyExists, NotFound
+from sessiond.model import JOURNALED, NewMessage, NewSession, Written
+from sessiond.service.status import Status
+from tests.api.servers import DurableServer, durable_server
+from tests.daemons import RunningDaemon, running_daemon, wait_for
+
+
+@pytest.fixture
+def server() -> Iterator[DurableServer]:
+    with durable_server() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(server: DurableServer) -> Iterator[RunningDaemon]:
+    with running_daemon("--redis-url", server.url, start=False) as daemon:
+        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
+        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
+        daemon.start()
+        yield daemon
+
+
+@pytest.fixture
+async def client(daemon: RunningDaemon) -> AsyncIterator[DaemonClient]:
+    client = DaemonClient(socket=str(daemon.socket), name="ana")
+    yield client
+    await client.close()
+
+
+def message(content: str, name: str | UnsetType = UNSET) -> NewMessage:
+    return NewMessage(role="user", content=content, id=name)
+
+
+async def contents(client: DaemonClient, session_id: str) -> list[str]:
+    return [found.content for found in (await client.load(session_id)).conversation.messages]
+
+
+async def settled(client: DaemonClient) -> None:
+    """Wait until nothing waits any more."""
+
+    async def is_settled() -> bool:
+        status: Status
+        status, _ = await client.call("GET", "/v1/status", Status)
+        return status.outbox.waiting == 0 and status.outbox.journal.pending == 0
+
+    await until(is_settled)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+
+
+async def test_what_is_written_while_redis_is_away_is_there_in_order_when_it_is_back(
+    server: DurableServer, client: DaemonClient
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    first = await client.append("s", [message("first", "m1")])
+    assert not first.durability
+    server.kill()
+    second = await client.append("s", [message("second")])
+    assert (second.durability, second.position) == (JOURNALED, "")
+    assert second.records[0].id.startswith("msg_")
+    edited = await client.edit("s", "m1", {"content": "edited"})
+    changed = await client.change_document("s", "context", {"state": {"phase": 2}})
+    part = await client.put_part("s", "m1", "p1", {"type": "text", "text": "a part"})
+    created = await client.create(NewSession(session_id="t", title="made offline"))
+    assert {edited.durability, changed.durability, part.durability, created.durability} == {
+        JOURNALED
+    }
+    third = await client.append("s", [message("third")])
+    assert third.durability == JOURNALED
+    await client.append("t", [message("in the new one")])
+    server.start()
+    await settled(client)
+    session = await client.load("s")
+    ids = [found.id for found in session.conversation.messages]
+    assert ids == ["m1", second.records[0].id, third.records[0].id]
+    assert session.conversation.messages[0].content == "edited\na part"
+    assert session.context.state == {"phase": 2}
+    assert (await client.load("t")).metadata.title == "made offline"
+    assert await contents(client, "t") == ["in the new one"]
+
+
+async def test_a_caller_chooses_what_to_wait_for(
+    server: DurableServer, client: DaemonClient
+) -> None:
+    await client.create(NewSession(session_id="s"))
+
+    async def append(preference: str) -> Written:
+        path, headers = "/v1/sessions/s/messages", {"Prefer": preference}
+        answer: Written
+        answer, _ = await client.call("POST", path, Written, body=message("x"), headers=headers)
+        return answer
+
+    assert (await append("respond-async")).durability == JOURNALED
+    server.kill()
+    waiting = asyncio.create_task(append("wait=20"))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    server.start()
+    assert (await waiting).position
+    assert len(await contents(client, "s")) == 2
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_what_was_journaled_outlives_the_daemon(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient, how: str
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    server.kill()
+    for number in range(20):
+        await client.append("s", [message(str(number))])
+    daemon.kill() if how == "kill" else daemon.stop()
+    server.start()
+    daemon.start()
+    await settled(client)
+    assert await contents(client, "s") == [str(number) for number in range(20)]
+
+
+async def test_what_redis_lost_is_written_again(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    await client.append("s", [message("kept")])
+    server.kill()
+    server.copy("older")
+    server.start()
+    for number in range(5):
+        await client.append("s", [message(f"lost {number}")])
+    changed = await client.change_document("s", "context", {"state": {"phase": 1}})
+    phase = {"state": {"phase": 2}}
+    latest = await client.change_document("s", "context", phase, expected=changed.version)
+    await client.create(NewSession(session_id="new"))
+    server.kill()
+    server.restore("older")
+    server.start()
+    wait_for(lambda: "outbox.redis_lost_writes" in daemon.log)
+    await settled(client)
+    session = await client.load("s")
+    found = [found.content for found in session.conversation.messages]
+    assert found == ["kept", *(f"lost {number}" for number in range(5))]
+    assert session.context.state == {"phase": 2}
+    assert await contents(client, "new") == []
+    assert await client.conflicts() == []
+    again = {"state": {"phase": 3}}
+    await client.change_document("s", "context", again, expected=latest.version)
+
+
+async def test_an_emptied_redis_is_filled_again_though_no_connection_broke(
+    server: DurableServer, client: DaemonClient
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    await client.append("s", [message("a"), message("b")])
+    with Redis(unix_socket_path=str(server.socket)) as redis:
+        redis.flushall()
+
+    async def is_back() -> bool:
+        try:
+            return await contents(client, "s") == ["a", "b"]
+        except NotFound:
+            return False
+
+    await until(is_back)
+
+
+async def test_a_write_that_is_refused_after_it_was_acknowledged_becomes_a_conflict(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    await client.append("s", [message("taken", "m1")])
+    server.kill()
+    answer = await client.append("s", [message("too late", "m1")])
+    assert answer.durability == JOURNALED
+    await client.edit("s", "nobody", {"content": "of none"})
+    server.start()
+    await settled(client)
+    assert await contents(client, "s") == ["taken"]
+    refused, missing = await client.conflicts("s")
+    assert (refused.strategy, refused.id, refused.outcome) == ("refusal", "m1", "theirs")
+    assert refused.ours.value["content"] == "too late"
+    assert refused.theirs.value["content"] == "taken"
+    assert "taken by another message" in str(refused.reason)
+    assert (missing.id, missing.ours.value) == ("nobody", {"content": "of none"})
+    with pytest.raises(AlreadyExists):
+        await client.append("s", [message("now it is told at once", "m1")])
+    assert len(await client.conflicts("s")) == 2

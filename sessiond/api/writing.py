@@ -19,6 +19,7 @@ from sessiond.model import (
     NewSession,
     Part,
     PositionReply,
+    Session,
     Written,
     WrittenRecord,
 )
@@ -142,17 +143,22 @@ class WriteHandlers:
     async def _answer(self, request: web.Request, write: Write) -> web.Response:
         outcome = await self._outbox.submit(write, read.patience(request))
         if isinstance(outcome, Journaled):
-            return _accepted(outcome.write)
+            return _accepted(outcome)
         return _done(write.session_id, outcome.result)
 
 
-def _accepted(write: Write) -> web.Response:
+def _accepted(outcome: Journaled) -> web.Response:
     """Return the answer to a write that waits for Redis."""
-    body = provisional(write)
+    body = provisional(outcome.write, outcome.version)
     headers: dict[str, str] = {DURABILITY: JOURNALED}
-    if isinstance(write, Create):
-        headers["Location"] = f"/v1/sessions/{write.session_id}"
-    return answer(body.value if isinstance(body, Document) else body, status=202, headers=headers)
+    match body:
+        case Session():
+            headers["Location"] = f"/v1/sessions/{outcome.write.session_id}"
+            return answer(body, status=202, headers=headers)
+        case Document():
+            return answer(body.value, status=202, version=outcome.version, headers=headers)
+        case _:
+            return answer(body, status=202, version=outcome.version, headers=headers)
 
 
 def _done(session_id: str, result: Result) -> web.Response:

@@ -43,6 +43,7 @@ from sessiond.service.writing import (
     attempt,
     check_expected,
     idempotency_key,
+    seen,
     written_before,
 )
 from sessiond.store.committer import Draft, IdempotencyKey, KeyUsed
@@ -308,19 +309,19 @@ class Documents:
     ) -> Outcomes:
         """Return what a change makes of a document, whatever it was made on."""
         name, request = change.name, change.request
-        if not request.base or (not history.since and history.base is not None):
+        before = seen(history.base, request)
+        if not request.base or (not history.since and before is not None):
             return Outcomes(change.subject, request.base, change.made_of(current))
-        wanted = change.made_of(current if history.base is None else history.base)
+        wanted = change.made_of(current if before is None else before)
         if name == "metadata" and "last_activity" in wanted:  # every operation moves it
             wanted["last_activity"] = current["last_activity"]
         ours = own_side(self._around, request, wanted, change.at_ms, place)
-        rules = LAST_WRITER if history.base is None else self._around.rules.of(name)
-        merged = rebased(history.base, ours, current, history.since, rules)
-        base = request.base if history.base is not None else ""
-        before = UNSET if history.base is None else history.base
+        rules = LAST_WRITER if before is None else self._around.rules.of(name)
+        merged = rebased(before, ours, current, history.since, rules)
+        base = request.base if before is not None else ""
         last = history.since[-1] if history.since else Writing({}, 0, 0, "")
         theirs = Side(current, last.at, last.offset, last.origin)
-        contests = told_of(merged.contests, before, ours, theirs)
+        contests = told_of(merged.contests, UNSET if before is None else before, ours, theirs)
         return Outcomes(change.subject, base, merged.value, contests)
 
     async def _commit(self, steps: list[_Step], known: Recent) -> None:

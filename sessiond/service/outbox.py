@@ -13,8 +13,10 @@ is performed once more. Performing twice is once: see `writes`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import structlog
 from msgspec import Struct, field, structs
@@ -27,13 +29,13 @@ from sessiond.service.identity import Entropy, new_session_id
 from sessiond.service.performing import Performed
 from sessiond.service.reachability import Reachability
 from sessiond.service.status import OutboxStatus
-from sessiond.service.writes import Append, Create, Write, op_of
-from sessiond.sync.position import Position
+from sessiond.service.writes import Append, ChangeDocument, Create, Write, made_before, op_of
+from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
 _HELD_SECONDS = (1.0, 30.0)
 _CHECKED_AT_ONCE = 16
-_MOVES_REMEMBERED = 10_000
+_REMEMBERED = 10_000
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -64,9 +66,13 @@ class Surroundings(Struct, frozen=True):
 
 
 class Journaled(Struct, frozen=True):
-    """A write that is on the disk, with the names it got, and will be done."""
+    """A write that is on the disk, with the names it got, and will be done.
+
+    `version` stands for the version that it will have: a change may be based on it.
+    """
 
     write: Write
+    version: str
 
 
 class _Waiting(Struct, eq=False):
@@ -79,6 +85,11 @@ class _Waiting(Struct, eq=False):
     span: Span
     was: Position | None = None
     outcome: asyncio.Future[Performed] | None = None
+
+    @property
+    def place(self) -> Position:
+        """What stands for its position, or did before Redis went back."""
+        return self.was or journaled_position(self.span.incarnation, self.span.first)
 
 
 class _Lane(Struct, eq=False):
@@ -104,6 +115,7 @@ class Outbox:
         self._lanes: dict[str, _Lane] = {}
         self._disk_fails = False
         self._moved: dict[tuple[str, str], str] = {}
+        self._told_of: dict[tuple[str, str], Write] = {}
 
     async def start(self) -> None:
         """Take up what an earlier life of this process left undone."""
@@ -213,8 +225,9 @@ class Outbox:
             begun.add_done_callback(lambda done: self._queue_abandoned(write, done))
             raise
         if performed is None:
-            self._queue(_Waiting(write, span))
-            return Journaled(write)
+            waiting = _Waiting(write, span)
+            self._queue(waiting)
+            return self._told(waiting)
         if isinstance(performed, SessiondError):
             self._around.journal.discard(span)
             raise performed
@@ -265,12 +278,12 @@ class Outbox:
             waiting.outcome = asyncio.get_running_loop().create_future()
         self._queue(waiting)
         if waiting.outcome is None:
-            return Journaled(write)
+            return self._told(waiting)
         try:
             async with asyncio.timeout(patience):
                 return await waiting.outcome
         except TimeoutError:
-            return Journaled(write)
+            return self._told(waiting)
         finally:
             waiting.outcome = None
 
@@ -297,7 +310,7 @@ class Outbox:
 
     async def _perform_next(self, lane: _Lane) -> int:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
-        batch = _next_batch(lane.writes)
+        batch = self._next_batch(lane.writes)
         outcomes = await asyncio.gather(
             *(self._around.perform(self._based(waiting.write)) for waiting in batch),
             return_exceptions=True,
@@ -309,13 +322,30 @@ class Outbox:
                     break
             else:
                 self._around.journal.confirm(waiting.span, outcome.position)
-                if waiting.was:
-                    self._note_move(lane.session_id, waiting.was, outcome.position)
+                self._note_move(lane.session_id, waiting.place, outcome.position)
                 if waiting.outcome and not waiting.outcome.done():
                     waiting.outcome.set_result(outcome)
             lane.writes.remove(waiting)
             done += 1
         return done
+
+    def _next_batch(self, queue: deque[_Waiting]) -> list[_Waiting]:
+        """Return the first write, and those behind it that may be performed at the same time.
+
+        Appends keep their order on their way to Redis, and so do the changes of one document. One
+        that is based on another one that waits as well must wait for it.
+        """
+        batch = [queue[0]]
+        kind, places = _kind(queue[0].write), {str(queue[0].place)}
+        for waiting in itertools.islice(queue, 1, _TOGETHER):
+            if not kind or _kind(waiting.write) != kind:
+                break
+            base = self._based(waiting.write).request.base
+            if base and (is_journaled(base) or base in places):
+                break
+            batch.append(waiting)
+            places.add(str(waiting.place))
+        return batch
 
     async def _is_decided(self, lane: _Lane, waiting: _Waiting, error: BaseException) -> bool:
         """Tell whether an error is the last word about a write; then see to what is left of it."""
@@ -377,20 +407,30 @@ class Outbox:
         return len(lost)
 
     def _based(self, write: Write) -> Write:
-        """Return a write made on a version that Redis lost as one on what was written instead."""
+        """Return a write with a base that the log knows, where it was made on one that it does not.
+
+        That is one that Redis lost, or one that was only journaled when its writer was told of it:
+        who went on from there had not seen what others wrote meanwhile.
+        """
         request = write.request
+        before = self._told_of.get((write.session_id, request.base))
+        if before and before.request.base and (made := made_before(write, before)):
+            request = structs.replace(request, base=before.request.base, made=made)
         base = self._moved.get((write.session_id, request.base), request.base)
         expected = self._moved.get((write.session_id, request.expected), request.expected)
-        if (base, expected) == (request.base, request.expected):
-            return write
         request = structs.replace(request, base=base, expected=expected)
         return structs.replace(write, request=request)
 
     def _note_move(self, session_id: str, before: Position, after: Position) -> None:
         if before != after:
-            if len(self._moved) >= _MOVES_REMEMBERED:
-                self._moved.clear()
+            _forget_old(self._moved)
             self._moved[session_id, str(before)] = str(after)
+
+    def _told(self, waiting: _Waiting) -> Journaled:
+        """Return what a writer is told whose write waits, who may go on from there."""
+        _forget_old(self._told_of)
+        self._told_of[waiting.write.session_id, str(waiting.place)] = waiting.write
+        return Journaled(waiting.write, str(waiting.place))
 
     async def _lost_entries(self, session_id: str) -> AsyncIterator[Entry]:
         """Yield a session's confirmed entries from the first on that is not in the log any more."""
@@ -438,13 +478,18 @@ def _again(write: Write) -> Write:
     )
 
 
-def _next_batch(queue: deque[_Waiting]) -> list[_Waiting]:
-    """Return the first write, or the appends that the queue begins with."""
-    batch: list[_Waiting] = []
-    for waiting in queue:
-        if len(batch) == _TOGETHER or (batch and not isinstance(waiting.write, Append)):
-            break
-        batch.append(waiting)
-        if not isinstance(waiting.write, Append):
-            break
-    return batch
+def _forget_old(known: dict[tuple[str, str], Any]) -> None:
+    """Make room for one more, at the cost of what was remembered first."""
+    if len(known) >= _REMEMBERED:
+        del known[next(iter(known))]
+
+
+def _kind(write: Write) -> str:
+    """Return what writes have in common that may be performed at once; empty for by itself."""
+    match write:
+        case Append():
+            return "append"
+        case ChangeDocument() if write.name != "metadata" and not write.request.expected:
+            return write.name
+        case _:
+            return ""

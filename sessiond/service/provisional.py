@@ -34,10 +34,14 @@ from sessiond.service.writes import (
 Provisional: TypeAlias = Session | Written | WrittenRecord | Document | PositionReply
 
 
-def provisional(write: Write) -> Provisional:
-    """Return the answer to a completed write; its versions and positions are empty.
+def provisional(write: Write, version: str) -> Provisional:
+    """Return the answer to a write; its position in the log is empty.
 
     Of a changed document it has what was asked for, not what it will be merged with.
+
+    Args:
+        write: with the names that it got.
+        version: what stands for the version that it will have.
 
     Raises:
         StoreUnavailable: of a decision nothing can be said before it is made.
@@ -46,15 +50,19 @@ def provisional(write: Write) -> Provisional:
         case Create():
             return _session(write)
         case Append():
-            records = [WrittenRecord(id=str(message.id), version="") for message in write.messages]
+            records = [
+                WrittenRecord(id=str(message.id), version=version) for message in write.messages
+            ]
             return Written(records=records, position="", durability=JOURNALED)
         case Edit() | Remove():
-            return WrittenRecord(id=write.message_id, version="", durability=JOURNALED)
+            return WrittenRecord(id=write.message_id, version=version, durability=JOURNALED)
         case PutPart() | RemovePart():
             name = f"{write.message_id}/{write.part_id}"
-            return WrittenRecord(id=name, version="", durability=JOURNALED)
+            return WrittenRecord(id=name, version=version, durability=JOURNALED)
         case ChangeDocument():
-            return Document(name=write.name, value=write.patch, version="", durability=JOURNALED)
+            return Document(
+                name=write.name, value=write.patch, version=version, durability=JOURNALED
+            )
         case Delete():
             return PositionReply(session_id=write.session_id, position="", durability=JOURNALED)
         case Resolve():

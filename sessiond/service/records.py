@@ -39,6 +39,7 @@ from sessiond.service.writing import (
     commit,
     idempotency_key,
     now,
+    seen,
     written_before,
 )
 from sessiond.store.committer import Draft, IdempotencyKey
@@ -253,9 +254,9 @@ class Records:
         self, subject: Subject, standing: Standing, request: Request, make: Make, at_ms: int
     ) -> Outcomes:
         theirs = standing.side
-        if not request.base or is_version(request.base, standing.version):
+        if not request.base or (not request.made and is_version(request.base, standing.version)):
             return Outcomes(subject, request.base, make(theirs.value))
-        base = await value_at(self._around, subject, request.base)
+        base = seen(await value_at(self._around, subject, request.base), request)
         is_known = base is not UNSET or request.base == NEW
         ours = own_side(self._around, request, make(theirs.value if base is UNSET else base), at_ms)
         rules = self._around.rules.of(subject.document) if is_known else LAST_WRITER
@@ -275,7 +276,9 @@ class Records:
         """
         around, session_id = self._around, subject.session_id
         standing = await standing_of(around, subject)
-        base = await value_at(around, subject, request.base) if request.base else UNSET
+        base = (
+            seen(await value_at(around, subject, request.base), request) if request.base else UNSET
+        )
         if base is UNSET or standing.version == NEW:
             raise NotFound(f"session {session_id!r} has no {subject.document} {subject.id!r}")
         once = IdempotencyKey(f"{key.name}:too-late", key.digest) if key else None

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from sessiond.model import Choice, DocumentName, NewMessage, NewSession, Part
 from sessiond.service.identity import Entropy, content_digest, new_message_id
-from sessiond.service.writing import PLAIN, Request
+from sessiond.service.writing import PLAIN, Made, Request
 
 _KEY_BYTES = 12
 
@@ -96,6 +96,26 @@ encode = msgspec.json.Encoder().encode
 def op_of(write: Write) -> str:
     """Return the name of the operation that a write asks for."""
     return str(write.__struct_config__.tag)
+
+
+def made_before(write: Write, before: Write) -> list[Made] | None:
+    """Return what a writer had made when it went on from a write; None if that is of another kind.
+
+    Both are of one session, and the later one is based on the earlier one.
+    """
+    made = before.request.made
+    match write, before:
+        case ChangeDocument(), ChangeDocument() if write.name == before.name:
+            return [*made, Made(before.patch, before.replace)]
+        case Edit(), Edit() if write.message_id == before.message_id:
+            return [*made, Made(before.patch)]
+        case PutPart(), PutPart() if (write.message_id, write.part_id) == (
+            before.message_id,
+            before.part_id,
+        ):
+            return [Made(before.part, replace=True)]
+        case _:
+            return None
 
 
 def digest(write: Write) -> str:

@@ -6,10 +6,10 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from random import uniform
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field
 
 from sessiond.errors import AlreadyExists, Contended, VersionMismatch
 from sessiond.service.clock import Clock, system_clock, timestamp
@@ -17,6 +17,7 @@ from sessiond.service.identity import Entropy, content_digest
 from sessiond.store.committer import Committed, Draft, IdempotencyKey, KeyUsed
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.sessions import SessionStore
+from sessiond.sync.documents import merge_patch
 from sessiond.sync.position import Position
 from sessiond.sync.recent import is_version
 from sessiond.sync.rules import Rules
@@ -27,7 +28,14 @@ _ATTEMPTS = 32
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
-class Request(Struct, frozen=True):
+class Made(Struct, frozen=True):
+    """A change that its maker took for done: a merge patch, or the whole anew."""
+
+    change: Any
+    replace: bool = False
+
+
+class Request(Struct, frozen=True, omit_defaults=True):
     """What a caller says beside the content of a write.
 
     Args:
@@ -35,6 +43,8 @@ class Request(Struct, frozen=True):
         expected: the only version that the change may be applied to; empty for whatever is current.
         base: the version that the change was made on: what others wrote since is merged with it.
         client: who asks, when the daemon writes for somebody else.
+        made: what the caller itself had changed since the base, where that was only journaled:
+            what it saw is the base with these changes.
         at_ms: when it was asked for, in ms since 1970; 0 for just now. A write that had to wait
             keeps its time.
     """
@@ -43,6 +53,7 @@ class Request(Struct, frozen=True):
     expected: str = ""
     base: str = ""
     client: str = ""
+    made: list[Made] = []
     at_ms: int = 0
 
 
@@ -88,6 +99,16 @@ def now(around: Surroundings, request: Request) -> str:
 def asked_at(around: Surroundings, request: Request) -> int:
     """Return when a write was asked for, in ms since 1970."""
     return request.at_ms or around.clock()
+
+
+def seen(base: Any, request: Request) -> Any:
+    """Return what a caller had before it when it made a change; `base`: of the log, or UNSET."""
+    for made in request.made:
+        if made.replace:
+            base = made.change
+        elif base is not UNSET and base is not None:
+            base = merge_patch(base, made.change)
+    return base
 
 
 def idempotency_key(request: Request, content: bytes) -> IdempotencyKey | None:

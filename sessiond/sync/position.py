@@ -41,6 +41,25 @@ class Position(Struct, frozen=True):
 
 START = Position(NO_EPOCH, 0)
 
+_JOURNALED = "ff"
+
+
+def journaled_position(incarnation: str, sequence: int) -> Position:
+    """Return what stands for the position of a write that is only in a journal yet.
+
+    No epoch begins like it: its lanes are smaller.
+
+    Args:
+        incarnation: of the journal: 12 hexadecimal digits.
+        sequence: of the write.
+    """
+    return Position(_JOURNALED + incarnation, sequence)
+
+
+def is_journaled(position: str) -> bool:
+    """Tell whether a position stands for a write that was only in a journal."""
+    return position.startswith(_JOURNALED)
+
 
 def parse_position(text: str) -> Position:
     """Read `epoch:offset`, or an offset alone.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from sessiond.client import DaemonClient
 from sessiond.errors import SessiondError
 from sessiond.model import NewMessage, Operation, Written
+from sessiond.service.status import Status
 
 
 class Observer:
@@ -67,3 +69,21 @@ async def append_surely(
             if not error.temporary or time.monotonic() > deadline:
                 raise
         await asyncio.sleep(0.05)
+
+
+async def settled(client: DaemonClient, seconds: float = 20) -> None:
+    """Return when everything that a daemon acknowledged is in Redis."""
+
+    async def is_settled() -> bool:
+        status: Status
+        status, _ = await client.call("GET", "/v1/status", Status)
+        return status.outbox.waiting == 0 and status.outbox.journal.pending == 0
+
+    await until(is_settled, seconds)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Return when a condition holds that nobody tells of."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)

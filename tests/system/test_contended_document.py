@@ -15,6 +15,7 @@ from sessiond.client import DaemonClient
 from sessiond.model import ConflictRecord, Context, NewSession
 from tests.daemons import RunningDaemon, running_daemon
 from tests.system.changer import Account
+from tests.system.observing import settled
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 8
@@ -54,6 +55,10 @@ async def contend(
     ]  # fmt: skip
     told = [(await process.communicate())[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * PROCESSES
+    for daemon in daemons:
+        other = DaemonClient(socket=str(daemon.socket))
+        await settled(other)
+        await other.close()
     accounts = [msgspec.json.decode(text, type=Account) for text in told]
     final = msgspec.convert((await client.document(session_id, "context")).value, Context)
     conflicts = await client.conflicts(session_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from msgspec import UNSET, UnsetType
@@ -11,10 +11,10 @@ from redis import Redis
 
 from sessiond.client import DaemonClient
 from sessiond.errors import AlreadyExists, NotFound
-from sessiond.model import JOURNALED, NewMessage, NewSession, Written
-from sessiond.service.status import Status
+from sessiond.model import JOURNALED, Context, NewMessage, NewSession, Written
 from tests.api.servers import DurableServer, durable_server
 from tests.daemons import RunningDaemon, running_daemon, wait_for
+from tests.system.observing import settled, until
 
 
 @pytest.fixture
@@ -45,23 +45,6 @@ def message(content: str, name: str | UnsetType = UNSET) -> NewMessage:
 
 async def contents(client: DaemonClient, session_id: str) -> list[str]:
     return [found.content for found in (await client.load(session_id)).conversation.messages]
-
-
-async def settled(client: DaemonClient) -> None:
-    """Wait until nothing waits any more."""
-
-    async def is_settled() -> bool:
-        status: Status
-        status, _ = await client.call("GET", "/v1/status", Status)
-        return status.outbox.waiting == 0 and status.outbox.journal.pending == 0
-
-    await until(is_settled)
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.05)
 
 
 async def test_what_is_written_while_redis_is_away_is_there_in_order_when_it_is_back(
@@ -198,3 +181,24 @@ async def test_a_write_that_is_refused_after_it_was_acknowledged_becomes_a_confl
     with pytest.raises(AlreadyExists):
         await client.append("s", [message("now it is told at once", "m1")])
     assert len(await client.conflicts("s")) == 2
+
+
+async def test_a_change_may_be_based_on_one_that_only_is_journaled(
+    server: DurableServer, client: DaemonClient
+) -> None:
+    """So a chain of changes made offline merges as it would have online: nothing counts twice."""
+    await client.create(NewSession(session_id="s", context=Context(state={"count": 0})))
+    known = await client.document("s", "context")
+    server.kill()
+    for count in (1, 2, 3):
+        patch = {"state": {"count": count}, "active_files": [f"{count}.py"]}
+        known = await client.change_document("s", "context", patch, base=known.version)
+        assert known.durability == JOURNALED
+    server.start()
+    await settled(client)
+    context = (await client.load("s")).context
+    assert context.state == {"count": 3}
+    assert context.active_files == ["3.py"]
+    await client.change_document("s", "context", {"state": {"count": 4}}, base=known.version)
+    assert (await client.load("s")).context.state == {"count": 4}
+    assert await client.conflicts("s") == []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sessiond.errors import JournalUnavailable
 from sessiond.journal.record import Row
@@ -40,9 +41,13 @@ _PRAGMAS = (
     "secure_delete=ON",  # what was dropped cannot be carved out of a damaged file again
     "cache_size=-8192",
 )
-_ROWS_AT_ONCE = (128, 32, 8, 1)
+ROWS_AT_ONCE = 128
+"""So many rows are inserted by one statement."""
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _SHORT_READ = 522  # SQLITE_IOERR_SHORT_READ: the file ends within a page
+
+
+Answer = TypeVar("Answer")
 
 
 class Cursor(Protocol):
@@ -80,7 +85,9 @@ Connect = Callable[[Path], Connection]
 
 def connect(path: Path) -> Connection:
     """Open a file with the standard library's SQLite."""
-    return sqlite3.connect(path, isolation_level=None, timeout=0)
+    return sqlite3.connect(
+        path, isolation_level=None, timeout=0, cached_statements=2 * ROWS_AT_ONCE
+    )
 
 
 def open_file(path: Path, connect: Connect) -> Connection:
@@ -108,26 +115,29 @@ def insert(connection: Connection, table: str, rows: list[Row]) -> None:
     SQLite's module gives up the interpreter's lock for every statement, and waits for it
     afterwards: with an event loop that is busy, one statement a row would cost milliseconds each.
     """
-    place = 0
-    for many in _ROWS_AT_ONCE:
-        row = f"({', '.join('?' * WIDTHS[table])})"
-        statement = f"INSERT INTO {table} VALUES {', '.join([row] * many)}"  # noqa: S608 - constants
-        while len(rows) - place >= many:
-            values = [value for row_ in rows[place : place + many] for value in row_]
-            connection.execute(statement, tuple(values))
-            place += many
+    for place in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[place : place + ROWS_AT_ONCE]
+        values = [value for row in some for value in row]
+        connection.execute(_insertion(table, len(some)), tuple(values))
 
 
-def in_one_transaction(connection: Connection, work: Callable[[], None]) -> None:
+@cache
+def _insertion(table: str, count: int) -> str:
+    row = f"({', '.join('?' * WIDTHS[table])})"
+    return f"INSERT INTO {table} VALUES {', '.join([row] * count)}"  # noqa: S608 - constants
+
+
+def in_one_transaction(connection: Connection, work: Callable[[], Answer]) -> Answer:
     """Do work that is durable, all of it, when this returns; or has no effect, and raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        work()
+        answer = work()
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    return answer
 
 
 def is_damage(error: sqlite3.Error) -> bool:

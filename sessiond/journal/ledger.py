@@ -5,11 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import msgspec
 
 from sessiond.errors import JournalUnavailable
 from sessiond.journal.connection import (
+    ROWS_AT_ONCE,
     in_one_transaction,
     is_damage,
     unavailable,
@@ -29,6 +31,7 @@ _PAGE_BYTES = 4 * MIB
 _LOG_BYTES = 32 * MIB  # each checkpoint holds up one round of writers: fewer than 1 in 100
 _COMMIT_BYTES = 32 * 1024  # pages that are written beside the entries
 _LOOK_FOR_OLD_MS = 1000
+_CONFIRMED_AT_ONCE = 64
 _JOINED = (
     "SELECT e.number, incarnation, session_id, key, e.at_ms, operations, e.seal, "
     "c.number, position, c.at_ms, c.seal FROM entries e LEFT JOIN confirmed c "
@@ -42,6 +45,8 @@ _NEWEST = (  # SQLite takes the other columns from the row that has the maximum
     "FROM confirmed JOIN entries USING (number) GROUP BY session_id"
 )
 _ALL = "e.number > ? ORDER BY e.number LIMIT ?"
+
+Answer = TypeVar("Answer")
 
 Page = tuple[list[Entry], int]
 """Entries in order, and the number behind which the next page begins."""
@@ -76,25 +81,33 @@ class Ledger:
         self._unwritten += confirmations
 
     def write(self, drafts: list[Draft]) -> list[Outcome]:
-        """Write groups in one transaction, with what was confirmed before.
+        """Write groups in one transaction; now and then with what was confirmed before.
 
         Returns:
             For each its sequences, which are durable; or why it was refused.
         """
-        outcomes: list[Outcome] = []
         looks_for_old = self._options.clock() - self._looked_for_old_ms >= _LOOK_FOR_OLD_MS
+        is_one_statement = self._may_extend and 0 < len(drafts) <= ROWS_AT_ONCE
+        if is_one_statement and not looks_for_old and not self._must_settle:
+            return self._run(lambda transaction: transaction.place(drafts), itself=True)
 
-        def work(transaction: Transaction) -> None:
+        def work(transaction: Transaction) -> list[Outcome]:
             transaction.confirm(self._unwritten)
             if looks_for_old or self.index.kept_bytes > self._options.kept_bytes:
                 transaction.drop()
-            outcomes.extend(transaction.place(drafts))
+            return transaction.place(drafts)
 
-        self._run(work)
+        outcomes = self._run(work)
         self._unwritten = []
         if looks_for_old:
             self._looked_for_old_ms = self._options.clock()
         return outcomes
+
+    @property
+    def _must_settle(self) -> bool:
+        """Whether what was confirmed is to be written: there is much of it, or it takes room."""
+        is_half_full = 2 * self.index.pending_bytes > self._options.limit_bytes
+        return len(self._unwritten) >= (1 if is_half_full else _CONFIRMED_AT_ONCE)
 
     def tidy(self) -> None:
         """Move the log into the file when it is long; a full disk may keep us from it."""
@@ -177,17 +190,24 @@ class Ledger:
             with suppress(JournalUnavailable):
                 self.write([])
 
-    def _run(self, work: Callable[[Transaction], None]) -> None:
-        """Do something in one transaction, which is durable when this returns."""
+    def _run(self, work: Callable[[Transaction], Answer], *, itself: bool = False) -> Answer:
+        """Do something in one transaction, which is durable when this returns.
+
+        `itself`: it is a single statement, and so a transaction by itself.
+        """
         transaction = Transaction(
             self.connection, self.index, self._options, may_extend=self._may_extend
         )
         with _translated():
-            in_one_transaction(self.connection, lambda: work(transaction))
+            if itself:
+                answer = work(transaction)
+            else:
+                answer = in_one_transaction(self.connection, lambda: work(transaction))
         identity = self.index.identity
         self._log_bytes += transaction.follow() + _COMMIT_BYTES
         self._may_extend = self._may_extend or self.index.identity is not identity
         self._note()
+        return answer
 
     def _page(self, where: str, parameters: Row, number: int) -> Page:
         """Return the entries of a query, as many as a page may have; `number` where none is."""

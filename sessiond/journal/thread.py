@@ -42,6 +42,9 @@ class _Question(Struct):
     answer: asyncio.Future[Any]
 
 
+_Job = list[_Append] | _Question
+
+
 class JournalThread:
     """Owns a ledger, in a thread of its own. Used by one event loop.
 
@@ -52,7 +55,8 @@ class JournalThread:
     def __init__(self, open_ledger: Callable[[Broken | None], Ledger]) -> None:
         self._open_ledger = open_ledger
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_Append | _Question | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._gathered: list[_Append] = []
         self._confirmations: deque[Confirmation] = deque()
         self._thread = Thread(target=self._run, name="journal", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -72,7 +76,9 @@ class JournalThread:
         """Return what gives a group's sequences when it is durable."""
         self._check_open()
         job = _Append(draft, self._loop.create_future())
-        self._jobs.put(job)
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(job)
         return job.outcome
 
     def confirm(self, confirmation: Confirmation) -> None:
@@ -96,7 +102,14 @@ class JournalThread:
             await answer
             await asyncio.to_thread(self._thread.join)
 
+    def _hand_over(self) -> None:
+        """Hand over what came in one turn of the loop: the thread is woken once for all of it."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._jobs.put(gathered)
+
     def _put(self, question: Callable[[Ledger], Any]) -> asyncio.Future[Any]:
+        self._hand_over()
         job = _Question(question, self._loop.create_future())
         self._jobs.put(job)
         return job.answer
@@ -114,25 +127,29 @@ class JournalThread:
         self._settle([(self._opened, None)])
         job = self._jobs.get()
         while job is not None:
-            following: _Append | _Question | None = None
-            if isinstance(job, _Append):
+            following: _Job | None = None
+            if isinstance(job, list):
                 batch, following = self._gather(job)
                 self._write(batch)
             else:
                 self._answer(job)
             job = following or self._jobs.get()
 
-    def _gather(self, first: _Append) -> tuple[list[_Append], _Append | _Question | None]:
-        """Return what may be written together, and the job that came behind it, if one did."""
-        batch, size = [first], len(first.draft.body)
-        with suppress(Empty):
-            while len(batch) < _BATCH_GROUPS:
-                job = self._jobs.get_nowait()
-                if not isinstance(job, _Append) or size + len(job.draft.body) > _BATCH_BYTES:
-                    return batch, job
-                batch.append(job)
-                size += len(job.draft.body)
-        return batch, None
+    def _gather(self, first: list[_Append]) -> tuple[list[_Append], _Job | None]:
+        """Return what may be written together, and the job that comes next, if one is there."""
+        waiting, batch, size = deque(first), list[_Append](), 0
+        while waiting and len(batch) < _BATCH_GROUPS:
+            size += len(waiting[0].draft.body)
+            if batch and size > _BATCH_BYTES:
+                break
+            batch.append(waiting.popleft())
+            if not waiting:
+                with suppress(Empty):
+                    job = self._jobs.get_nowait()
+                    if not isinstance(job, list):
+                        return batch, job
+                    waiting.extend(job)
+        return batch, list(waiting) or None
 
     def _write(self, batch: list[_Append]) -> None:
         outcomes = self._try(lambda ledger: ledger.write([job.draft for job in batch]))

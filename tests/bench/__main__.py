@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.bench import daemons, documents, journal, merge, opencode, store
+from tests.bench import daemons, documents, journal, merge, opencode, outbox, store
 from tests.bench.machinery import Figure
 
 _GROUPS = {
@@ -16,6 +16,7 @@ _GROUPS = {
     "merge": merge.figures,
     "documents": documents.figures,
     "journal": journal.figures,
+    "outbox": outbox.figures,
 }
 
 

@@ -7,7 +7,6 @@ import os
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import cast
 
 import aiohttp
 import uvloop
@@ -20,6 +19,7 @@ from sessiond.model import NewSession
 from sessiond.store.committer import Draft
 from tests.bench.machinery import (
     Figure,
+    RawClient,
     api_socket,
     body,
     daemon,
@@ -69,51 +69,10 @@ def _resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-class _RawClient(asyncio.Protocol):
-    """As little client as possible: one keep-alive connection, no parsing but for the length."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[bytes] | None = None
-        self._received = b""
-
-    @classmethod
-    async def open(cls, socket: Path) -> _RawClient:
-        _, client = await asyncio.get_running_loop().create_unix_connection(cls, str(socket))
-        return client
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, _, content = self._received.partition(b"\r\n\r\n")
-        length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0] or -1)
-        if len(content) == length and self._answer:
-            self._answer.set_result(self._received)
-
-    async def append(self, session_id: str, index: int) -> None:
-        content = body(index)
-        head = (
-            f"POST /v1/sessions/{session_id}/messages HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        )
-        assert self._transport
-        self._received = b""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(head.encode() + content)
-        answer = await self._answer
-        assert answer.startswith(b"HTTP/1.1 201"), answer
-
-    def close(self) -> None:
-        if self._transport:
-            self._transport.close()
-
-
 async def _appends(folder: Path, url: str) -> list[Figure]:
     async with daemon(folder, "--redis-url", url) as (client, _):
         await client.create(NewSession(session_id="ses_http"))
-        clients = [await _RawClient.open(api_socket(folder)) for _ in range(16)]
+        clients = [await RawClient.open(api_socket(folder)) for _ in range(16)]
         await latencies(300, lambda index: clients[0].append("ses_http", index))
         one = await latencies(2_000, lambda index: clients[0].append("ses_http", 10_000 + index))
         idle = list(clients)
@@ -142,7 +101,7 @@ async def _events(folder: Path, url: str) -> list[Figure]:
         daemon(folder / "second", "--redis-url", url, "--instance", "second"),
     ):
         await first.create(NewSession(session_id="ses_events"))
-        writer = await _RawClient.open(api_socket(folder / "first"))
+        writer = await RawClient.open(api_socket(folder / "first"))
         alone = await _delays(writer, api_socket(folder / "second"), 1, 500, 0)
         crowd = await _delays(writer, api_socket(folder / "second"), _SUBSCRIBERS, 30, 1_000)
         writer.close()
@@ -154,7 +113,7 @@ async def _events(folder: Path, url: str) -> list[Figure]:
 
 
 async def _delays(
-    writer: _RawClient, socket: Path, subscribers: int, count: int, first: int
+    writer: RawClient, socket: Path, subscribers: int, count: int, first: int
 ) -> list[float]:
     """Return the seconds from sending an append to its arrival, of every subscriber."""
     arrived: list[float] = []

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import cast
 
 from msgspec import Struct
 
@@ -75,12 +76,14 @@ def server(folder: Path) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def daemon(folder: Path, *flags: str) -> AsyncIterator[tuple[DaemonClient, int]]:
+async def daemon(
+    folder: Path, *flags: str, module: str = "sessiond"
+) -> AsyncIterator[tuple[DaemonClient, int]]:
     """Run a daemon and give a client of it and its pid."""
     folder.mkdir(mode=0o700, exist_ok=True)
     names = ("XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sessiond", "run", *flags,
+        sys.executable, "-m", module, "run", *flags,
         env={**os.environ, **dict.fromkeys(names, str(folder))},
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -108,6 +111,50 @@ async def until_ready(client: DaemonClient) -> None:
             await asyncio.sleep(0.005)
         else:
             return
+
+
+class RawClient(asyncio.Protocol):
+    """As little client as possible: one keep-alive connection, no parsing but for the length."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[bytes] | None = None
+        self._received = b""
+
+    @classmethod
+    async def open(cls, socket: Path) -> RawClient:
+        """Connect to a daemon."""
+        _, client = await asyncio.get_running_loop().create_unix_connection(cls, str(socket))
+        return client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, _, content = self._received.partition(b"\r\n\r\n")
+        length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0] or -1)
+        if len(content) == length and self._answer:
+            self._answer.set_result(self._received)
+
+    async def append(self, session_id: str, index: int) -> None:
+        """Append the message of a number."""
+        content = body(index)
+        head = (
+            f"POST /v1/sessions/{session_id}/messages HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        assert self._transport
+        self._received = b""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(head.encode() + content)
+        answer = await self._answer
+        assert answer.startswith(b"HTTP/1.1 201"), answer
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._transport:
+            self._transport.close()
 
 
 def body(index: int, size: int = MESSAGE_BYTES) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sqlite3
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ class FailingConnection:
 
     def __init__(self, path: Path) -> None:
         self._connection = connect(path)
-        self.fault: tuple[str, int] | None = None
+        self.fault: tuple[str | tuple[str, ...], int] | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -98,20 +99,25 @@ class FailingConnection:
         self._connection.close()
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", "INSERT", "COMMIT"])
+@pytest.mark.parametrize(
+    ("statement", "clock_step_ms"),
+    [("BEGIN", 2_000), ("INSERT", 2_000), ("COMMIT", 2_000), ("INSERT", 0)],
+)
 @pytest.mark.parametrize(
     "code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_FSYNC]
 )
 async def test_whatever_fails_is_refused_and_undone(
-    tmp_path: Path, statement: str, code: int
+    tmp_path: Path, statement: str, clock_step_ms: int, code: int
 ) -> None:
+    """Where time passes, old entries are looked for in the same transaction."""
     opened: list[FailingConnection] = []
 
     def failing(path: Path) -> Connection:
         opened.append(FailingConnection(path))
         return opened[-1]
 
-    journal = await Journal.open(tmp_path / "j", JournalOptions(connect=failing))
+    clock = itertools.count(1_000_000, clock_step_ms).__next__
+    journal = await Journal.open(tmp_path / "j", JournalOptions(connect=failing, clock=clock))
     first = await journal.append("ses_1", [b"1"])
     journal.confirm(first, at(1))
     opened[-1].fault = (statement, code)

@@ -103,7 +103,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(session_id=st.sampled_from(SESSIONS))
     def append_on_a_full_disk(self, session_id: str) -> None:
-        self.connections[-1].fault = ("COMMIT", sqlite3.SQLITE_FULL)
+        self.connections[-1].fault = (("INSERT", "COMMIT"), sqlite3.SQLITE_FULL)
         try:
             self.runner.run(self.journal.append(session_id, [b"refused"]))
         except (JournalUnavailable, JournalFull):

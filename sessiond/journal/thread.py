@@ -57,6 +57,7 @@ class JournalThread:
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._gathered: list[_Append] = []
+        self._is_idle = False
         self._confirmations: deque[Confirmation] = deque()
         self._thread = Thread(target=self._run, name="journal", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -76,9 +77,12 @@ class JournalThread:
         """Return what gives a group's sequences when it is durable."""
         self._check_open()
         job = _Append(draft, self._loop.create_future())
-        if not self._gathered:
-            self._loop.call_soon(self._hand_over)
         self._gathered.append(job)
+        if self._is_idle:
+            self._is_idle = False
+            self._hand_over()
+        elif len(self._gathered) == 1:
+            self._loop.call_soon(self._hand_over)
         return job.outcome
 
     def confirm(self, confirmation: Confirmation) -> None:
@@ -103,7 +107,11 @@ class JournalThread:
             await asyncio.to_thread(self._thread.join)
 
     def _hand_over(self) -> None:
-        """Hand over what came in one turn of the loop: the thread is woken once for all of it."""
+        """Hand over what was gathered.
+
+        A thread that has nothing to do gets it at once. While it is busy, what comes in one turn
+        of the loop is handed over together.
+        """
         gathered, self._gathered = self._gathered, []
         if gathered:
             self._jobs.put(gathered)
@@ -133,7 +141,13 @@ class JournalThread:
                 self._write(batch)
             else:
                 self._answer(job)
-            job = following or self._jobs.get()
+            job = following or self._next_job()
+
+    def _next_job(self) -> _Job | None:
+        with suppress(Empty):
+            return self._jobs.get_nowait()
+        self._is_idle = True
+        return self._jobs.get()
 
     def _gather(self, first: list[_Append]) -> tuple[list[_Append], _Job | None]:
         """Return what may be written together, and the job that comes next, if one is there."""

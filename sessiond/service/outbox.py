@@ -240,6 +240,7 @@ class Outbox:
             async with asyncio.timeout(seconds):
                 return await self._around.perform(write)
         except TimeoutError:
+            self._around.redis.suspect()
             return None
         except SessiondError as error:
             if not error.temporary:

@@ -56,7 +56,14 @@ class Reachability:
         self.away_since = time.monotonic()
         self._is_back.clear()
         _log.warning("redis.away")
+        if self._asking:
+            self._asking.cancel()
         self._asking = asyncio.create_task(self._ask_until_back())
+
+    def suspect(self) -> None:
+        """Something took long: ask whether it is Redis."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_once())
 
     async def wait_until_back(self) -> None:
         """Return when it answers."""
@@ -68,17 +75,25 @@ class Reachability:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
 
+    async def _ask_once(self) -> None:
+        if not await self._answers():
+            self._asking = None
+            self.note_failure()
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._ask()
+        except (SessiondError, TimeoutError):
+            return False
+        return True
+
     async def _ask_until_back(self) -> None:
         began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
-        while True:
+        await self._sleep(pause)
+        while not await self._answers():
             await self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            try:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    await self._ask()
-            except (SessiondError, TimeoutError):
-                continue
-            break
         _log.info("redis.back", away_seconds=round(time.monotonic() - began, 2))
         self.away_since = None
         self._is_back.set()

@@ -1,0 +1,465 @@
+"""The outbox on a real journal, before a Redis that is played."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from sessiond.errors import (
+    AlreadyExists,
+    Contended,
+    JournalFull,
+    JournalUnavailable,
+    NotFound,
+    SessiondError,
+    StoreUnavailable,
+)
+from sessiond.journal import Journal, JournalOptions
+from sessiond.model import Choice, NewMessage, NewSession
+from sessiond.service.outbox import Journaled, Outbox, Surroundings
+from sessiond.service.performing import Performed
+from sessiond.service.reachability import Reachability
+from sessiond.service.writes import (
+    Append,
+    ChangeDocument,
+    Create,
+    Edit,
+    PutPart,
+    Resolve,
+    Write,
+    decode,
+    encode,
+)
+from sessiond.service.writing import Made, Request
+from sessiond.sync.position import Position
+from tests.journal.support import as_killed, entries_of
+from tests.journal.test_disk_full import FailingConnection
+
+EPOCH = "0" * 14
+
+
+class PlayedRedis:
+    """Performs writes by noting them; is away, slow or refuses as it is told."""
+
+    def __init__(self) -> None:
+        self.done: list[Write] = []
+        self.asked = 0
+        self.refusals: dict[str, SessiondError] = {}
+        self.kept: list[tuple[Write, SessiondError]] = []
+        self.is_away = False
+        self.is_missing = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.log = list[str]()
+
+    async def perform(self, write: Write) -> Performed:
+        self.asked += 1
+        await self.gate.wait()
+        self.answer_or_fail()
+        name = name_of(write)
+        if refusal := self.refusals.get(name):
+            raise refusal
+        if name not in self.log:
+            self.log.append(name)
+            self.done.append(write)
+        return Performed(write, Position(EPOCH, self.log.index(name) + 1))
+
+    async def keep_refused(self, write: Write, error: SessiondError) -> None:
+        self.answer_or_fail()
+        if self.is_missing:
+            raise NotFound("there is no such session")
+        self.kept.append((write, error))
+
+    async def is_there(self, _: str, position: Position) -> bool:
+        self.answer_or_fail()
+        return position.offset <= len(self.log)
+
+    async def answers(self) -> None:
+        self.answer_or_fail()
+
+    def answer_or_fail(self) -> None:
+        if self.is_away:
+            raise StoreUnavailable("away")
+
+
+def name_of(write: Write) -> str:
+    match write:
+        case Append():
+            return str(write.messages[0].content)
+        case ChangeDocument() | Edit():
+            return str(write.patch)
+        case _:
+            return type(write).__name__
+
+
+def append(content: str, session_id: str = "s", key: str = "") -> Append:
+    message = NewMessage(role="user", content=content)
+    return Append(session_id=session_id, messages=[message], request=Request(key=key))
+
+
+def change(value: int, base: str = "", session_id: str = "s") -> ChangeDocument:
+    request = Request(base=base)
+    return ChangeDocument(
+        session_id=session_id, name="context", patch={"state": {"n": value}}, request=request
+    )
+
+
+class Machine:
+    """An outbox with its journal; `again` is its next life."""
+
+    def __init__(self, folder: Path, redis: PlayedRedis) -> None:
+        self.folder = folder
+        self.redis = redis
+        self.connections: list[FailingConnection] = []
+        self._ids = itertools.count(1)
+
+    async def start(self, *, wait_seconds: float = 0.05, limit_bytes: int = 2**20) -> None:
+        def connect(path: Path) -> FailingConnection:
+            self.connections.append(FailingConnection(path))
+            return self.connections[-1]
+
+        options = JournalOptions(connect=connect, limit_bytes=limit_bytes)
+        self.journal = await Journal.open(self.folder, options)
+        self.reachability = Reachability(self.redis.answers)
+        around = Surroundings(
+            journal=self.journal,
+            perform=self.redis.perform,
+            keep_refused=self.redis.keep_refused,
+            is_there=self.redis.is_there,
+            redis=self.reachability,
+            clock=lambda: 1_000,
+            entropy=lambda count: next(self._ids).to_bytes(count, "big"),
+            sleep=lambda _: asyncio.sleep(0.001),
+        )
+        self.outbox = Outbox(around, wait_seconds=wait_seconds)
+        await self.outbox.start()
+
+    async def stop(self) -> None:
+        await self.reachability.close()
+        await self.outbox.close()
+
+    async def crash(self) -> None:
+        """Go on from what lies on the disk now."""
+        copy = as_killed(self.folder, self.folder.with_name(f"{self.folder.name}-"))
+        await self.stop()
+        self.folder = copy
+        await self.start()
+
+    async def settled(self) -> None:
+        await until(lambda: not self.outbox.waiting("s"))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+
+
+async def held_by(outbox: Outbox) -> dict[str, str]:
+    """Wait until a session is held; return which, and why."""
+    async with asyncio.timeout(5):
+        while not (held := (await outbox.status()).held):
+            await asyncio.sleep(0.001)
+    return held
+
+
+@pytest.fixture
+def redis() -> PlayedRedis:
+    return PlayedRedis()
+
+
+@pytest.fixture
+async def machine(tmp_path: Path, redis: PlayedRedis) -> AsyncIterator[Machine]:
+    machine = Machine(tmp_path / "j", redis)
+    await machine.start()
+    yield machine
+    await machine.stop()
+
+
+Submit = Callable[[Write], Awaitable[Performed | Journaled]]
+
+
+async def test_a_write_is_done_and_durable_when_it_is_answered(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    answer = await machine.outbox.submit(append("a"))
+    assert isinstance(answer, Performed)
+    (entry,) = await entries_of(machine.journal)
+    assert decode(entry.operations[0]) == redis.done[0]
+    assert entry.position == Position(EPOCH, 1)
+    assert redis.done[0].request.at_ms == 1_000
+
+
+async def test_what_redis_has_and_the_disk_not_yet_is_not_answered(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    machine.connections[-1].fault = (("INSERT", "BEGIN"), sqlite3.SQLITE_FULL)
+    with pytest.raises(JournalUnavailable):
+        await machine.outbox.submit(append("a"))
+    assert redis.asked == 1
+    with pytest.raises(JournalUnavailable):  # known by now: so it is not sent at all
+        await machine.outbox.submit(append("b"))
+    assert redis.asked == 1
+    machine.connections[-1].fault = None
+    for name in ("b", "c"):
+        assert isinstance(await machine.outbox.submit(append(name)), Performed)
+    assert redis.log == ["a", "b", "c"]
+
+
+async def test_a_full_journal_refuses_and_takes_again_when_redis_has_taken(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    await machine.stop()
+    await machine.start(limit_bytes=4_000)
+    redis.is_away = True
+    written = 0
+    refused = False
+    while not refused:
+        try:
+            await machine.outbox.submit(append(f"{written}"))
+            written += 1
+        except JournalFull:
+            refused = True
+    assert written > 5
+    redis.is_away = False
+    await machine.settled()
+    assert redis.log == [f"{number}" for number in range(written)]
+    assert isinstance(await machine.outbox.submit(append("more")), Performed)
+
+
+async def test_later_writes_of_a_session_do_not_overtake_those_that_wait(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.gate.clear()
+    first = await machine.outbox.submit(append("first"))
+    second = asyncio.create_task(machine.outbox.submit(append("second"), 5))
+    other = asyncio.create_task(machine.outbox.submit(append("other", "t"), 5))
+    await until(lambda: redis.asked == 3)
+    redis.gate.set()
+    assert isinstance(first, Journaled)
+    assert isinstance(await second, Performed)
+    assert isinstance(await other, Performed)
+    assert [name for name in redis.log if name != "other"] == ["first", "second"]
+
+
+async def test_nobody_waits_for_a_redis_that_is_known_to_be_away(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    await machine.stop()
+    await machine.start(wait_seconds=30)
+    redis.is_away = True
+    async with asyncio.timeout(2):
+        for name in "abc":
+            assert isinstance(await machine.outbox.submit(append(name)), Journaled)
+    assert [name_of(write) for write in machine.outbox.waiting("s")] == ["a", "b", "c"]
+    redis.is_away = False
+    await machine.settled()
+    assert redis.log == ["a", "b", "c"]
+
+
+async def test_what_was_journaled_is_done_by_the_next_life_once(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.is_away = True
+    for name in "abc":
+        await machine.outbox.submit(append(name))
+    created = Create(session_id="new", new=NewSession(title="x"))
+    await machine.outbox.submit(created)
+    await machine.crash()
+    assert [write.session_id for write in machine.outbox.waiting_creations()] == ["new"]
+    redis.is_away = False
+    await machine.settled()
+    await until(lambda: not machine.outbox.waiting_creations())
+    assert redis.log[:3] == ["a", "b", "c"]
+    await machine.crash()
+    assert not machine.outbox.waiting("s")
+    assert len(redis.log) == 4
+
+
+async def test_a_caller_who_goes_away_changes_nothing(machine: Machine, redis: PlayedRedis) -> None:
+    redis.gate.clear()
+    caller = asyncio.create_task(machine.outbox.submit(append("a"), 5))
+    await until(lambda: redis.asked)
+    caller.cancel()
+    await asyncio.wait([caller])
+    redis.gate.set()
+    await until(lambda: redis.log == ["a"])
+    await machine.settled()
+
+
+async def test_a_refusal_is_the_callers_and_leaves_nothing_behind(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.refusals["a"] = AlreadyExists("taken")
+    with pytest.raises(AlreadyExists):
+        await machine.outbox.submit(append("a"))
+    redis.gate.clear()
+    await machine.outbox.submit(append("b"))
+    waiting = asyncio.create_task(machine.outbox.submit(append("a"), 5))
+    await until(lambda: len(machine.outbox.waiting("s")) == 2)
+    redis.gate.set()
+    with pytest.raises(AlreadyExists):
+        await waiting
+    await machine.settled()
+    assert redis.kept == []
+    assert [entry.position for entry in await entries_of(machine.journal)] == [Position(EPOCH, 1)]
+
+
+async def test_a_refusal_that_nobody_hears_is_kept(machine: Machine, redis: PlayedRedis) -> None:
+    redis.refusals["a"] = AlreadyExists("taken")
+    redis.is_away = True
+    for name in "ab":
+        await machine.outbox.submit(append(name))
+    redis.is_away = False
+    await machine.settled()
+    ((write, error),) = redis.kept
+    assert (name_of(write), error.code) == ("a", "already-exists")
+    assert redis.log == ["b"]
+
+
+async def test_writes_to_a_session_that_is_not_there_yet_are_held_and_say_so(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Another machine may have it in its journal."""
+    redis.refusals |= dict.fromkeys("ab", NotFound("there is no session 's'"))
+    redis.is_missing = redis.is_away = True
+    for name in "ab":
+        await machine.outbox.submit(append(name))
+    redis.is_away = False
+    assert await held_by(machine.outbox) == {"s": "not-found: there is no such session"}
+    assert redis.log == []
+    redis.refusals.clear()
+    await machine.settled()
+    assert redis.log == ["a", "b"]
+    assert (await machine.outbox.status()).held == {}
+
+
+async def test_losing_races_is_tried_again(machine: Machine, redis: PlayedRedis) -> None:
+    redis.refusals["{'state': {'n': 1}}"] = Contended("others were faster")
+    assert isinstance(await machine.outbox.submit(change(1)), Journaled)
+    assert not machine.reachability.is_away
+    redis.refusals.clear()
+    await machine.settled()
+    assert redis.log == ["{'state': {'n': 1}}"]
+
+
+async def test_an_unexpected_failure_neither_loses_a_write_nor_goes_unseen(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.is_away = True
+    await machine.outbox.submit(append("a"))
+    failure: SessiondError = ZeroDivisionError("a fault of ours")  # type: ignore[assignment]
+    redis.refusals["a"] = failure
+    redis.is_away = False
+    assert await held_by(machine.outbox) == {"s": "ZeroDivisionError: a fault of ours"}
+    redis.refusals.clear()
+    await machine.settled()
+    assert redis.log == ["a"]
+
+
+async def test_a_retry_by_key_is_the_same_entry(machine: Machine, redis: PlayedRedis) -> None:
+    redis.is_away = True
+    first = await machine.outbox.submit(append("a", key="k"))
+    again = await machine.outbox.submit(append("a", key="k"))
+    assert first == again
+    assert len(await entries_of(machine.journal)) == 1
+    await machine.outbox.submit(append("another", key="k"))
+    assert len(await entries_of(machine.journal)) == 2
+    redis.is_away = False
+    await machine.settled()
+
+
+async def test_what_redis_lost_is_done_again_in_order_before_what_came_since(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    for name in "abcd":
+        await machine.outbox.submit(append(name))
+    assert await machine.outbox.recheck() == 0
+    redis.log[2:] = []
+    redis.gate.clear()
+    assert await machine.outbox.recheck() == 2
+    await machine.outbox.submit(append("e"))
+    assert await machine.outbox.recheck() == 0, "they wait already"
+    redis.gate.set()
+    await machine.settled()
+    assert redis.log == ["a", "b", "c", "d", "e"]
+    assert await machine.outbox.recheck() == 0
+
+
+async def test_a_strict_change_that_was_lost_is_merged(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    strict = change(1)
+    await machine.outbox.submit(
+        ChangeDocument(
+            session_id="s", name="context", patch=strict.patch, request=Request(expected="7")
+        )
+    )
+    redis.log.clear()
+    await machine.outbox.recheck()
+    await machine.settled()
+    first, again = redis.done
+    assert (first.request.expected, first.request.base) == ("7", "")
+    assert (again.request.expected, again.request.base) == ("", "7")
+
+
+async def test_a_change_on_one_that_waits_says_what_its_maker_had_seen(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    root = f"{EPOCH}:9"
+    redis.gate.clear()
+    base = root
+    for value in (1, 2, 3):
+        answer = await machine.outbox.submit(change(value, base))
+        assert isinstance(answer, Journaled)
+        base = answer.version
+    redis.gate.set()
+    await machine.settled()
+    late = await machine.outbox.submit(change(4, base))
+    assert isinstance(late, Performed)
+    assert {write.request.base for write in redis.done} == {root}
+    made = [[step.change["state"]["n"] for step in write.request.made] for write in redis.done]
+    assert made == [[], [1], [1, 2], [1, 2, 3]]
+
+
+async def test_an_edit_of_a_message_that_waits_is_based_on_it(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.gate.clear()
+    appended = await machine.outbox.submit(append("a"))
+    assert isinstance(appended, Journaled)
+    edit = Edit(
+        session_id="s",
+        message_id="m",
+        patch={"content": "b"},
+        request=Request(base=appended.version),
+    )
+    await machine.outbox.submit(edit)
+    redis.gate.set()
+    await machine.settled()
+    assert redis.done[1].request.base == f"{EPOCH}:1"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        Create(session_id="s", new=NewSession(title="t", preferences={"a": 1})),
+        append("a", key="k"),
+        change(1, "5"),
+        PutPart(session_id="s", message_id="m", part_id="p", part={"id": "p", "type": "text"}),
+        Resolve(session_id="s", number="3", choice=Choice(take="ours")),
+        Edit(
+            session_id="s",
+            message_id="m",
+            patch={"content": None},
+            request=Request(made=[Made({"a": 1}), Made({"b": 2}, replace=True)], at_ms=5),
+        ),
+    ],
+)
+def test_a_write_comes_out_of_the_journal_as_it_went_in(write: Write) -> None:
+    assert decode(encode(write)) == write

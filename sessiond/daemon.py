@@ -16,6 +16,7 @@ from msgspec import structs
 from sessiond import __version__, config, sockets
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
+from sessiond.api.journal import JournalHandlers, journal_routes
 from sessiond.api.opencode import OpencodeHandlers, opencode_routes
 from sessiond.api.routes import routes
 from sessiond.api.schema import openapi
@@ -268,7 +269,12 @@ class Daemon:
         system = System(self)
         plugin = OpencodeHandlers(opencodes, self._streams)
         writing = WriteHandlers(durable.outbox)
-        table = [*routes(Handlers(services), writing, system), *opencode_routes(plugin)]
+        journal = JournalHandlers(durable.journal, durable.outbox)
+        table = [
+            *routes(Handlers(services), writing, system),
+            *opencode_routes(plugin),
+            *journal_routes(journal),
+        ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
 

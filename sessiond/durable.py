@@ -7,14 +7,12 @@ from pathlib import Path
 
 from sessiond.config import JournalOptions as Options
 from sessiond.core import Core
-from sessiond.errors import NotFound, SessionDeleted, StoreDamaged
 from sessiond.journal import Journal, JournalOptions
 from sessiond.journal.options import MIB
 from sessiond.service.outbox import Outbox, Surroundings
 from sessiond.service.reachability import Reachability
 from sessiond.service.rollbacks import RollbackWatch
 from sessiond.store.watermarks import WatermarkStore
-from sessiond.sync.position import Position
 
 
 class DurableWrites:
@@ -27,15 +25,13 @@ class DurableWrites:
             journal=journal,
             perform=core.performer.perform,
             keep_refused=core.refusals.keep,
-            is_there=lambda session_id, position: _is_there(core, session_id, position),
+            are_there=core.store.have,
             redis=self.redis,
             clock=core.around.clock,
             entropy=core.around.entropy,
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
-        self.watch = RollbackWatch(
-            journal, WatermarkStore(core.redis, core.keys), self.outbox.recheck
-        )
+        self.watch = RollbackWatch(journal, WatermarkStore(core.redis, core.keys), self.outbox)
         self.redis.call_when_back(self.watch.look_now)
         self._watching: asyncio.Task[None] | None = None
 
@@ -69,20 +65,3 @@ class DurableWrites:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self.redis.close()
         await self.outbox.close()
-
-
-async def _is_there(core: Core, session_id: str, position: Position) -> bool:
-    """Tell whether a log has a position; of a session that was deleted, nothing is missed.
-
-    What is damaged is not written to: it is to be repaired.
-    """
-    try:
-        (entry,) = await core.store.log.entries_at(session_id, [position.offset])
-        if entry is not None:
-            return position.epoch in ("", entry.epoch)
-        await core.store.end(session_id)
-    except NotFound:
-        return False
-    except (SessionDeleted, StoreDamaged):
-        return True
-    return False

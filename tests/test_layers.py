@@ -27,10 +27,17 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "opencode": ("opencode", "sync", "codec", "model", "errors"),
     "journal": ("journal", "folders", "sync", "codec", "model", "errors"),
     "service": ("service", "store", "journal", "opencode", "sync", "codec", "model", "errors"),
-    "api": ("api", "service", "opencode.protocol", "sync", "codec", "model", "errors"),
+    "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),
-        *("store.keys", "service.status", "service.opencode.overview", "opencode", "daemon"),
+        *(
+            "store.keys",
+            "service.status",
+            "journal.reports",
+            "service.opencode.overview",
+            "opencode",
+            "daemon",
+        ),
     ),
 }
 """Layer → what of sessiond it may import. The longest name that fits a module is its layer."""

@@ -7,6 +7,7 @@ from sessiond import errors
 OK = 0
 FAILED = 1
 USAGE = 2
+DAMAGED = 12
 INTERRUPTED = 130
 
 _CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
@@ -40,6 +41,7 @@ def table() -> list[tuple[int, str]]:
         (OK, "done"),
         (FAILED, "an unexpected error"),
         (USAGE, "wrong use of the command line"),
+        (DAMAGED, "what was checked is damaged"),
         (INTERRUPTED, "interrupted with Ctrl-C"),
     ]
     return sorted({*fixed, *_CODES.values()})

@@ -13,6 +13,7 @@ from sessiond.cli import (
     conflicts,
     demo,
     inspect_redis,
+    journal,
     opencode,
     run,
     sessions,
@@ -22,7 +23,10 @@ from sessiond.cli.exits import INTERRUPTED, OK, exit_code
 from sessiond.cli.terminal import paint
 from sessiond.errors import SessiondError
 
-_COMMANDS = (run, status, sessions, conflicts, opencode, inspect_redis, configuration, demo)
+_COMMANDS = (
+    *(run, status, sessions, conflicts, opencode),
+    *(journal, inspect_redis, configuration, demo),
+)
 
 
 def parser() -> argparse.ArgumentParser:

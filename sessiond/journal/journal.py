@@ -16,7 +16,7 @@ from sessiond.journal.ledger import Ledger, Page
 from sessiond.journal.opening import Broken, open_journal
 from sessiond.journal.options import MIB, JournalOptions
 from sessiond.journal.record import Entry, Span, encode_operations
-from sessiond.journal.reports import Recovery, Status, Verdict
+from sessiond.journal.reports import EntryPage, ExportedEntry, Recovery, Status, Verdict
 from sessiond.journal.thread import JournalThread
 from sessiond.journal.transaction import Confirmation, Draft
 from sessiond.journal.watermark import Watermark
@@ -165,14 +165,13 @@ class Journal:
         """Read all of the journal, and compare every row with its seal. Appends wait meanwhile."""
         return await self._thread.ask(Ledger.verify)
 
-    async def export(self) -> AsyncIterator[bytes]:
-        """Give all entries as lines of JSON, oldest first.
+    async def page(self, after: int) -> EntryPage:
+        """Give entries for people to read, the oldest first; `after` is `next` of the page before.
 
         An operation that is JSON is given as it is, another one as {"base64": …}.
         """
-        async for page in self._pages(Ledger.all_after, 0):
-            for entry in page:
-                yield _line(entry)
+        entries, number = await self._thread.ask(lambda ledger: ledger.all_after(after))
+        return EntryPage(entries=[_exported(entry) for entry in entries], next=number)
 
     async def close(self) -> None:
         """Write what was handed over, and let go of the files."""
@@ -241,18 +240,15 @@ def _draft(session_id: str, group: Sequence[bytes], key: str) -> Draft:
     return Draft(session_id, key, len(group), encode_operations(list(group)))
 
 
-def _line(entry: Entry) -> bytes:
-    span = entry.span
-    return msgspec.json.encode(
-        {
-            "incarnation": span.incarnation,
-            "first": span.first,
-            "session_id": entry.session_id,
-            "key": entry.key,
-            "at_ms": entry.at_ms,
-            "position": str(entry.position) if entry.position else None,
-            "operations": [_as_json(operation) for operation in entry.operations],
-        }
+def _exported(entry: Entry) -> ExportedEntry:
+    return ExportedEntry(
+        incarnation=entry.span.incarnation,
+        first=entry.span.first,
+        session_id=entry.session_id,
+        key=entry.key,
+        at_ms=entry.at_ms,
+        position=str(entry.position) if entry.position else None,
+        operations=[_as_json(operation) for operation in entry.operations],
     )
 
 

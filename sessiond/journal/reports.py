@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 
@@ -26,6 +28,28 @@ class Verdict(Struct, frozen=True):
 
     entries: int
     faults: list[str]
+
+
+class ExportedEntry(Struct, frozen=True):
+    """A group of operations as it lies in the journal, for people to read.
+
+    `position` is where Redis has its last one; None until Redis is known to have it.
+    """
+
+    incarnation: str
+    first: int
+    session_id: str
+    key: str
+    at_ms: int
+    position: str | None
+    operations: list[Any]
+
+
+class EntryPage(Struct, frozen=True):
+    """Some entries, oldest first; `next` continues after them."""
+
+    entries: list[ExportedEntry]
+    next: int
 
 
 class Recovery(Struct, frozen=True):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -48,7 +48,7 @@ class Surroundings(Struct, frozen=True):
         perform: performs a write on Redis.
         keep_refused: keeps a write as a conflict that was acknowledged, and is refused now;
             raises NotFound where its session is missing.
-        is_there: tells whether a session's log has this position.
+        are_there: tells which of these positions a session's log has.
         redis: whether it answers.
         clock: milliseconds since 1970.
         entropy: returns that many random bytes.
@@ -58,7 +58,7 @@ class Surroundings(Struct, frozen=True):
     journal: Journal
     perform: Callable[[Write], Awaitable[Performed]]
     keep_refused: Callable[[Write, SessiondError], Awaitable[None]]
-    is_there: Callable[[str, Position], Awaitable[bool]]
+    are_there: Callable[[str, list[Position]], Awaitable[list[bool]]]
     redis: Reachability
     clock: Clock
     entropy: Entropy
@@ -116,9 +116,13 @@ class Outbox:
         self._disk_fails = False
         self._moved: dict[tuple[str, str], str] = {}
         self._told_of: dict[tuple[str, str], Write] = {}
+        self._known: dict[str, Position] = {}
+        self._confirmed: list[tuple[str, Position]] = []
+        self._looked_at: list[tuple[str, Position]] = []
 
     async def start(self) -> None:
         """Take up what an earlier life of this process left undone."""
+        self._known = await self._around.journal.newest_confirmed()
         async for page in self._around.journal.pending():
             for entry in page:
                 self._queue(_Waiting(_write_of(entry), entry.span))
@@ -187,24 +191,44 @@ class Outbox:
             journal=await self._around.journal.status(),
         )
 
-    async def recheck(self) -> int:
-        """Look whether Redis still has what it confirmed, and have done again what it has not.
+    # What Redis has. Between two looks that find Redis unchanged, nothing got lost: so of each
+    # session the highest position from before a look stands for all before it. What was confirmed
+    # since may be of either side of a rollback, and is looked for one by one.
 
-        To be called when Redis may be another one, or an older one, than it was.
+    def begin_look(self) -> None:
+        """To be called before Redis is asked whether it is still the one that it was."""
+        self._looked_at += self._confirmed
+        self._confirmed = []
+
+    def end_look(self) -> None:
+        """To be called when it is."""
+        for session_id, position in self._looked_at:
+            known = self._known.get(session_id)
+            if known is None or position.offset > known.offset:
+                self._known[session_id] = position
+        self._looked_at = []
+
+    async def recheck(self) -> int:
+        """Look for what Redis confirmed, and have done again what it has not any more.
+
+        To be called instead of `end_look` when Redis may be another one, or an older one.
 
         Returns:
             How many writes are done again.
         """
-        newest = await self._around.journal.newest_confirmed()
+        positions = {session_id: [known] for session_id, known in self._known.items()}
+        for session_id, position in self._looked_at:
+            positions.setdefault(session_id, []).append(position)
         limit = asyncio.Semaphore(_CHECKED_AT_ONCE)
 
-        async def check(session_id: str, position: Position) -> int:
+        async def check(session_id: str, confirmed: list[Position]) -> int:
             async with limit:
-                if await self._around.is_there(session_id, position):
+                if all(await self._around.are_there(session_id, confirmed)):
                     return 0
                 return await self._requeue_lost(session_id)
 
-        lost = sum(await asyncio.gather(*(check(*session) for session in newest.items())))
+        lost = sum(await asyncio.gather(*(check(*each) for each in positions.items())))
+        self.end_look()
         if lost:
             _log.warning("outbox.redis_lost_writes", writes=lost)
         return lost
@@ -231,8 +255,12 @@ class Outbox:
         if isinstance(performed, SessiondError):
             self._around.journal.discard(span)
             raise performed
-        self._around.journal.confirm(span, performed.position)
+        self._confirm(write.session_id, span, performed.position)
         return performed
+
+    def _confirm(self, session_id: str, span: Span, position: Position) -> None:
+        self._around.journal.confirm(span, position)
+        self._confirmed.append((session_id, position))
 
     async def _try(self, write: Write, seconds: float) -> Performed | SessiondError | None:
         """Perform a write; returns what came of it or why it is refused, None if not in time."""
@@ -322,7 +350,7 @@ class Outbox:
                 if not await self._is_decided(lane, waiting, outcome):
                     break
             else:
-                self._around.journal.confirm(waiting.span, outcome.position)
+                self._confirm(lane.session_id, waiting.span, outcome.position)
                 self._note_move(lane.session_id, waiting.place, outcome.position)
                 if waiting.outcome and not waiting.outcome.done():
                     waiting.outcome.set_result(outcome)
@@ -391,10 +419,16 @@ class Outbox:
     # What Redis lost
 
     async def _requeue_lost(self, session_id: str) -> int:
-        lost = [
-            _Waiting(_again(_write_of(entry)), entry.span, was=entry.position)
-            async for entry in self._lost_entries(session_id)
-        ]
+        self._known.pop(session_id, None)
+        lost: list[_Waiting] = []
+        async for page in self._around.journal.of_session(session_id):
+            entries = [(entry, entry.position) for entry in page if entry.position]
+            there = await self._around.are_there(session_id, [at for _, at in entries])
+            for (entry, position), is_there in zip(entries, there, strict=True):
+                if is_there:
+                    self._looked_at.append((session_id, position))
+                else:
+                    lost.append(_Waiting(_again(_write_of(entry)), entry.span, was=position))
         lane = self._lanes.get(session_id)
         waiting = {waiting.span for waiting in lane.writes} if lane else set()
         lost = [write for write in lost if write.span not in waiting]
@@ -432,33 +466,6 @@ class Outbox:
         _forget_old(self._told_of)
         self._told_of[waiting.write.session_id, str(waiting.place)] = waiting.write
         return Journaled(waiting.write, str(waiting.place))
-
-    async def _lost_entries(self, session_id: str) -> AsyncIterator[Entry]:
-        """Yield a session's confirmed entries from the first on that is not in the log any more."""
-        confirmed: list[Entry] = []
-        async for page in self._around.journal.of_session(session_id):
-            confirmed += [entry for entry in page if entry.position]
-        there = await self._last_there(session_id, confirmed)
-        for entry in confirmed:
-            if entry.position and entry.position.offset > there:
-                yield entry
-
-    async def _last_there(self, session_id: str, entries: list[Entry]) -> int:
-        """Return the highest offset that the log still has as it was confirmed; 0 for none.
-
-        A log that has a position has all before it, so the search may halve what is left.
-        """
-        positions = sorted(
-            (entry.position for entry in entries if entry.position), key=lambda at: at.offset
-        )
-        low, high = 0, len(positions)
-        while low < high:
-            middle = (low + high) // 2
-            if await self._around.is_there(session_id, positions[middle]):
-                low = middle + 1
-            else:
-                high = middle
-        return positions[low - 1].offset if low else 0
 
 
 def _write_of(entry: Entry) -> Write:

@@ -8,12 +8,12 @@ sequence of the journal's last write. Either way what was confirmed is looked fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import structlog
 
 from sessiond.errors import SessiondError
 from sessiond.journal import Journal
+from sessiond.service.outbox import Outbox
 from sessiond.store.watermarks import Watermark, WatermarkStore
 
 _PERIOD_SECONDS = 1.0
@@ -27,18 +27,18 @@ class RollbackWatch:
     Args:
         journal: whose writes are in Redis.
         watermarks: where Redis keeps how far it is written.
-        recheck: looks for what Redis should have.
+        outbox: looks for what Redis should have.
     """
 
     def __init__(
         self,
         journal: Journal,
         watermarks: WatermarkStore,
-        recheck: Callable[[], Awaitable[object]],
+        outbox: Outbox,
     ) -> None:
         self._journal = journal
         self._watermarks = watermarks
-        self._recheck = recheck
+        self._outbox = outbox
         self._noted: Watermark | None = None
         self._life = ""
         self._wanted = asyncio.Event()
@@ -68,12 +68,15 @@ class RollbackWatch:
         """Compare Redis with what it was, and note how far the journal is."""
         status = await self._journal.status()
         (journal, *_) = await self._journal.incarnations()
+        self._outbox.begin_look()
         life, found = await self._watermarks.read(journal)
         if not self._life and found:
             await self._journal.seen(found.incarnation, found.sequence)
         if life != self._life or found != self._noted:
-            await self._recheck()
+            await self._outbox.recheck()
             self._life = life
+        else:
+            self._outbox.end_look()
         now = Watermark(status.incarnation, status.last_sequence)
         if now != found:
             await self._watermarks.write(journal, now)

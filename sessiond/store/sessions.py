@@ -23,6 +23,7 @@ OnCommit = Callable[[str, list[Draft], Committed], None]
 """Told of every write, for detailed logging."""
 
 _INDEX_PAUSE_SECONDS = 1.0
+_LOOKED_FOR_AT_ONCE = 32
 _INDEX_VALUE = re.compile(rb"(\d+)(?: (\d+)( removed)?)?")
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _HIGHEST_SCORE = 10**15
@@ -165,6 +166,29 @@ class SessionStore:
         _check_alive(session_id, status)
         with _damage(session_id):
             return End(Position(epoch.decode(), int(version)), int(amendments))
+
+    async def have(self, session_id: str, positions: list[Position]) -> list[bool]:
+        """Tell which of these positions a session's log has.
+
+        A session that was deleted has all: nothing of it is missed. So has one that is damaged:
+        it is to be repaired, not written to.
+        """
+        there: list[bool] = []
+        try:
+            for start in range(0, len(positions), _LOOKED_FOR_AT_ONCE):
+                some = positions[start : start + _LOOKED_FOR_AT_ONCE]
+                entries = await self.log.entries_at(session_id, [at.offset for at in some])
+                there += [
+                    entry is not None and at.epoch in ("", entry.epoch)
+                    for at, entry in zip(some, entries, strict=True)
+                ]
+            if not all(there):
+                await self.end(session_id)
+        except NotFound:
+            return [False] * len(positions)
+        except (SessionDeleted, StoreDamaged):
+            return [True] * len(positions)
+        return there
 
     async def message_versions(
         self, session_id: str, message_ids: list[str]

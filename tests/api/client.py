@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import msgspec
 
+from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
 from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
@@ -16,6 +17,7 @@ from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_by
 ROUTES: list[Route] = [
     *routes(MagicMock(), MagicMock(), MagicMock()),
     *opencode_routes(MagicMock()),
+    *journal_routes(MagicMock()),
 ]
 """The table of routes, without anything behind it."""
 

@@ -268,7 +268,10 @@ class Session:
         return (await self.add_messages([_new_message(fields)]))[0]
 
     async def add_messages(self, messages: list[NewMessage]) -> list[Message]:
-        """Append messages as one group, at consecutive offsets, or none of them."""
+        """Append messages as one group, at consecutive offsets, or none of them.
+
+        While Redis is away they are shown behind all others, until they get their place.
+        """
         now = system_clock()
         named = [
             msgspec.structs.replace(new, id=new.id or new_id("msg", now, secrets.token_bytes))
@@ -276,7 +279,11 @@ class Session:
         ]
         append = partial(self._backend.append, self.id, named, key=_new_key())
         written = await retried(append)
-        await self._catch_up()
+        if written.durability:
+            for new in named:
+                self._view.take_journaled(completed(new, str(new.id), moment(now)))
+        else:
+            await self._catch_up()
         found = [self._view.message(record.id) for record in written.records]
         return [
             message or completed(new, str(new.id), moment(now))
@@ -340,7 +347,8 @@ class Session:
 
     async def _write(self, write: Callable[..., Awaitable[WrittenRecord]]) -> WrittenRecord:
         written = await retried(partial(write, key=_new_key()))
-        await self._catch_up()
+        if not written.durability:  # else it is here when it has its place
+            await self._catch_up()
         return written
 
     async def _catch_up(self) -> None:

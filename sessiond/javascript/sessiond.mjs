@@ -302,6 +302,8 @@ export class Session {
    *   sent?: { json: string, key: string } }>}
    */
   #documents = {};
+  /** Messages without a place in the log. @type {Set<string>} */
+  #journaled = new Set();
   /** What merges left out that no `save` has returned. @type {ConflictRecord[]} */
   #left = [];
 
@@ -322,7 +324,9 @@ export class Session {
 
   /** @param {NewMessage[]} messages @param {WriteOptions} [options] @returns {Promise<any[]>} */
   async addMessages(messages, options) {
-    const { records } = await this.#write("POST", "/messages", options, { messages });
+    const answer = await this.#write("POST", "/messages", options, { messages });
+    const { records } = answer;
+    if (answer.durability) this.#showJournaled(messages, records);
     return messages.map((given, place) => {
       const { id } = records[place];
       return this.messages[this.#indexOf(id)] ?? { ...given, id }; // removed again already
@@ -479,9 +483,22 @@ export class Session {
     const options = { json: body && encode(body), key, expected, base };
     return this.#inOrder(async () => {
       const { value } = await this.#call(method, path, options);
-      await this.#catchUp();
+      if (!value.durability) await this.#catchUp(); // else it is here when it has its place
       return value;
     });
+  }
+
+  /**
+   * Show messages that have no place in the log yet behind all that have.
+   * @param {NewMessage[]} messages @param {{ id: string }[]} records
+   */
+  #showJournaled(messages, records) {
+    for (const [place, given] of messages.entries()) {
+      const { id } = records[place];
+      this.#journaled.add(id);
+      const blank = { content: "", tool_calls: [], metadata: {} };
+      this.messages.push({ timestamp: new Date().toISOString(), ...blank, ...given, id });
+    }
   }
 
   /** @param {SavedDocument} name @param {boolean} strict */
@@ -502,7 +519,7 @@ export class Session {
     this.#documents[name] = { base: encode(value), version, contested: "" };
     this[name] = merged;
     this.#left.push(...found.map((contest) => this.#unsaved(name, version, contest)));
-    await (isBehind ? this.#reload() : this.#catchUp());
+    if (!isJournaled(version)) await (isBehind ? this.#reload() : this.#catchUp());
     for (const number of conflicts) {
       this.#left.push((await this.#call("GET", at`/conflicts/${number}`)).value);
     }
@@ -587,7 +604,8 @@ export class Session {
     const [messageId, partId] = id.split("/");
     const index = this.#indexOf(messageId);
     const message = this.messages[index];
-    if (op === "message.append" && !message) this.messages.push(body);
+    if (op === "message.append" && this.#journaled.delete(id)) this.messages.splice(index, 1);
+    if (op === "message.append" && this.#indexOf(id) < 0) this.messages.push(body);
     if (op === "message.edit" && message) this.messages[index] = edited(message, body);
     if (op === "message.remove" && message) this.messages.splice(index, 1);
     if (op === "part.put" && message) this.messages[index] = withPart(message, partId, body);
@@ -599,7 +617,8 @@ export class Session {
     if (name === "metadata") this.metadata = patched(this.metadata, body);
     if (name !== "context" && name !== "preferences") return;
     const document = this.#documents[name];
-    if (offsetOf(position) <= offsetOf(document.version)) return; // saved here
+    const { version } = document;
+    if (!isJournaled(version) && offsetOf(position) <= offsetOf(version)) return; // saved here
     if (document.contested || this.#isUnsaved(name)) document.contested = position;
     else this.#adoptDocument(name, patched(this[name], body), position);
   }
@@ -712,6 +731,9 @@ function encode(value) {
 
 /** @param {string} position */
 const offsetOf = (position) => Number(position.slice(position.lastIndexOf(":") + 1));
+
+/** A version that stands for one that is only in a journal yet. @param {string} version */
+const isJournaled = (version) => version.startsWith("ff");
 
 /** @param {any} document @param {Change} change @returns {any} */
 function patched(document, { set, unset }) {

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from sessiond.errors import StoreUnavailable
 from sessiond.model import (
+    DOCUMENTS,
     JOURNALED,
     Conversation,
     Document,
@@ -30,12 +31,13 @@ from sessiond.service.writes import (
     Resolve,
     Write,
 )
+from sessiond.sync.position import START
 
 Provisional: TypeAlias = Session | Written | WrittenRecord | Document | PositionReply
 
 
 def provisional(write: Write, version: str) -> Provisional:
-    """Return the answer to a write; its position in the log is empty.
+    """Return the answer to a write; its position in the log is empty, or the log's beginning.
 
     Of a changed document it has what was asked for, not what it will be merged with.
 
@@ -48,7 +50,7 @@ def provisional(write: Write, version: str) -> Provisional:
     """
     match write:
         case Create():
-            return _session(write)
+            return _session(write, version)
         case Append():
             records = [
                 WrittenRecord(id=str(message.id), version=version) for message in write.messages
@@ -72,7 +74,7 @@ def provisional(write: Write, version: str) -> Provisional:
             )
 
 
-def _session(write: Create) -> Session:
+def _session(write: Create, version: str) -> Session:
     new, at = write.new, moment(write.request.at_ms)
     metadata = Metadata(
         session_id=write.session_id,
@@ -89,7 +91,7 @@ def _session(write: Create) -> Session:
         conversation=Conversation(),
         context=structs.replace(new.context),
         preferences=dict(new.preferences),
-        position="",
-        versions={},
+        position=str(START),
+        versions=dict.fromkeys(DOCUMENTS, version),
         durability=JOURNALED,
     )

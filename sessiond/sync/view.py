@@ -24,6 +24,7 @@ from sessiond.model import (
 )
 from sessiond.sync.merge import Conflict, merge
 from sessiond.sync.parts import edited, parts_of, with_parts
+from sessiond.sync.position import is_journaled
 from sessiond.sync.rules import Rules
 from sessiond.sync.sides import Side
 
@@ -46,6 +47,7 @@ class SessionView:
         self._versions: dict[str, str] = {str(name): v for name, v in loaded.versions.items()}
         self._saved: dict[str, Any] = {}
         self._logged: dict[str, Document] = {}
+        self._journaled: set[str] = set()
         for name in DOCUMENTS:
             value = _copied(getattr(self, name))
             self._logged[name] = Document(name=name, value=value, version=self._versions[name])
@@ -65,6 +67,11 @@ class SessionView:
         self._take(event)
         self.position = event.position
         self.metadata.last_activity = max(self.metadata.last_activity, event.at)
+
+    def take_journaled(self, message: Message) -> None:
+        """Show a message that was written and has no place in the log yet: behind all that have."""
+        self.messages.append(message)
+        self._journaled.add(message.id)
 
     def message(self, message_id: str) -> Message | None:
         """Return one message, if it is there."""
@@ -91,11 +98,15 @@ class SessionView:
         self._set(name, _copied(merged.value))  # the conflicts share parts with it
         self._saved[name] = _copied(value)
         self._versions[name] = document.version
-        self._follow(name)
+        if not is_journaled(document.version):  # what is not in the log yet is ahead of it
+            self._follow(name)
         return merged.conflicts
 
     def _take(self, operation: Operation) -> None:
         index = self._index(operation.id.partition("/")[0])
+        if operation.op == "message.append" and index is not None and self._is_placed(operation.id):
+            del self.messages[index]
+            index = None
         match operation.op:
             case "message.append" if index is None:
                 self.messages.append(msgspec.convert(operation.body, Message))
@@ -110,6 +121,13 @@ class SessionView:
                 self._take_change(operation)
             case "session.delete":
                 self.metadata.status = "deleted"
+
+    def _is_placed(self, message_id: str) -> bool:
+        """Tell whether this is the place of a message that had none until now."""
+        if message_id not in self._journaled:
+            return False
+        self._journaled.remove(message_id)
+        return True
 
     def _take_part(self, index: int, operation: Operation) -> None:
         message = self.messages[index]
@@ -139,7 +157,8 @@ class SessionView:
     def _follow(self, name: str) -> None:
         """Show a document as the log has it, unless it has unsaved changes or is ahead."""
         logged = self._logged[name]
-        behind = _offset(logged.version) < _offset(self._versions[name])
+        known = self._versions[name]
+        behind = not is_journaled(known) and _offset(logged.version) < _offset(known)
         if not behind and not self._has_unsaved(name):
             self._set(name, copy.deepcopy(logged.value))
             self._versions[name] = logged.version

@@ -77,10 +77,15 @@ class _Change(Struct, frozen=True):
 
 
 class _Waiting(Struct, eq=False):
-    """Somebody who waits for what becomes of a change; done when they went away."""
+    """Somebody who waits for what becomes of a change; done when they went away.
+
+    `found`: a version of the document, and what was found in the log from the change's base up to
+    there: when others are faster, the next try reads only what they wrote.
+    """
 
     change: _Change
     answer: asyncio.Future[Document]
+    found: tuple[str, History] | None = None
 
     def settle(self, document: Document) -> None:
         """Answer, if somebody still waits."""
@@ -257,7 +262,7 @@ class Documents:
             if sum(step.size for step in steps) > _GROUP_BYTES:
                 break
             try:
-                history = await self._history(waiting.change, known, ahead, steps, is_read=is_read)
+                history = await self._history(waiting, known, ahead, steps, is_read=is_read)
                 step = self._step(waiting, ahead, history, len(steps))
             except InvalidInput as error:
                 if not is_read:
@@ -271,9 +276,16 @@ class Documents:
             await self._commit(steps, known)
 
     async def _history(
-        self, change: _Change, known: Recent, ahead: Recent, steps: list[_Step], *, is_read: bool
+        self,
+        waiting: _Waiting,
+        known: Recent,
+        ahead: Recent,
+        steps: list[_Step],
+        *,
+        is_read: bool,
     ) -> History:
         """Return what a change was made on, and what was written since, also just before it."""
+        change = waiting.change
         base = change.request.base
         if not base:
             return History(ahead.value, ())
@@ -281,11 +293,21 @@ class Documents:
             return history
         if not is_read:
             raise _Unsure
-        log, session_id = self._around.store.log, change.subject.session_id
-        position = parse_position(base)
-        history = await history_since(log, session_id, change.name, position, known)
+        history = await self._history_in_the_log(waiting, known)
         ours = [step.writing for step in steps if step.writing]
         return History(history.base, [*history.since, *ours])
+
+    async def _history_in_the_log(self, waiting: _Waiting, known: Recent) -> History:
+        if waiting.found:
+            version, before = waiting.found
+            more = known.since(version)
+            if more is not None and before.base is not None:
+                return History(before.base, [*before.since, *more.since])
+        log, subject = self._around.store.log, waiting.change.subject
+        base = parse_position(waiting.change.request.base)
+        history = await history_since(log, subject.session_id, waiting.change.name, base, known)
+        waiting.found = (known.version, history)
+        return history
 
     def _step(self, waiting: _Waiting, ahead: Recent, history: History, place: int) -> _Step:
         """Merge a change into the document, and lead that on to the result."""

@@ -38,10 +38,15 @@ async def history_since(
     field of the document last.
     """
     since: list[Writing] = []
-    async for page in log.pages(session_id, base):
+    now = parse_position(current.version).offset
+    async for page in log.pages(session_id, base, until=max(now, base.offset + 1)):
         if page.reset:
             return History(None, await _last_writings(log, session_id, name, current))
-        since += [found for entry in page.entries if (found := writing_of(entry, name))]
+        since += [
+            found
+            for entry in page.entries
+            if entry.offset <= now and (found := writing_of(entry, name))
+        ]
     wanted = touched_fields(since)
     earlier: dict[str, Any] = {}
     reached = base.offset + 1

@@ -10,7 +10,13 @@ from msgspec import UNSET
 
 from sessiond.errors import InvalidInput, SessionDeleted, VersionMismatch
 from sessiond.model import ConflictRecord, Document, DocumentName
-from sessiond.service.writing import Request
+from sessiond.service import documents
+from sessiond.service.history import history_since
+from sessiond.service.merging import commit_with_conflicts
+from sessiond.service.writing import Request, Surroundings
+from sessiond.store.committer import Draft
+from sessiond.sync.position import Position
+from sessiond.sync.recent import History
 from tests.service.support import create, live_from_now, operation, said
 from tests.store.support import Services, StartServices, roll_back, take_copy
 
@@ -325,6 +331,33 @@ async def test_eight_writers_of_two_processes_all_get_through(
     assert value.state == {"edit_count": 80}
     assert sorted(value.active_files) == sorted(f"{n}-{i}" for n in range(8) for i in range(10))
     assert base
+
+
+async def test_a_change_on_an_old_version_reads_the_log_once_however_often_others_are_faster(
+    start: StartServices, core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await start(instance="there")
+    base = await version(core)
+    for number in range(400):
+        await change(core, {"state": {"n": number}})
+    read, races = 0, iter(range(5))
+
+    async def counted(*args: Any) -> History:
+        nonlocal read
+        read += 1
+        return await history_since(*args)
+
+    async def raced(around: Surroundings, session_id: str, group: list[Draft]) -> list[Position]:
+        if next(races, None) is not None:
+            await change(other, {"recent_commands": ["faster"]})
+        return await commit_with_conflicts(around, session_id, group)
+
+    monkeypatch.setattr(documents, "history_since", counted)
+    monkeypatch.setattr(documents, "commit_with_conflicts", raced)
+    changed = await change(core, {"working_directory": "/late"}, base)
+    assert (changed.value.working_directory, changed.value.state) == ("/late", {"n": 399})
+    assert next(races, None) is None
+    assert read == 1
 
 
 async def test_many_conflicts_of_one_change_are_one_about_the_whole(core: Services) -> None:

@@ -279,16 +279,10 @@ class Committer:
         written = [found for found in outcomes if isinstance(found, Committed)]
         degraded = reply.degraded
         if not degraded and written and all(found.duplicate for found in written):
-            degraded = not await self._has_confirmed(replicas)
+            degraded = not await replicas.has_confirmed()
         if degraded:
             replicas.degraded_writes += len(written)
         return degraded
-
-    async def _has_confirmed(self, replicas: ReplicaAcks) -> bool:
-        try:
-            return await replicas.confirm()
-        except RedisError:  # nobody knows, so nobody says so
-            return False
 
     async def _reply(self, call: _Call) -> Acknowledged:
         """Return the script's answer to a call whose turn it is, sending it as often as needed."""

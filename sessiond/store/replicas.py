@@ -108,6 +108,18 @@ class ReplicaAcks:
                 raise answer
         return self._is_enough(confirmed)
 
+    async def has_confirmed(self) -> bool:
+        """Tell it as `confirm` does; without an answer nobody knows, which is a no.
+
+        After a no, acknowledgements are degraded.
+        """
+        confirmed = False
+        with contextlib.suppress(RedisError):
+            confirmed = await self.confirm()
+        if not confirmed:
+            self._begin_degraded()
+        return confirmed
+
     async def check(self) -> None:
         """Look now, so that the first write need not find out.
 

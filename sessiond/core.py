@@ -139,6 +139,11 @@ class Core:
             clock=clock,
         )
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether replicas that are to confirm writes do not."""
+        return self.replicas is not None and self.replicas.degraded_since is not None
+
     async def facts(self) -> ServerFacts:
         """Ask the server what it is.
 

@@ -291,7 +291,7 @@ class Daemon:
         )
         system = System(self)
         plugin = OpencodeHandlers(opencodes, self._streams)
-        writing = WriteHandlers(durable.outbox)
+        writing = WriteHandlers(durable.outbox, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
         table = [
             *routes(Handlers(services), writing, system),

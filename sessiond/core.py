@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
-from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.config import Configuration
@@ -28,6 +27,7 @@ from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import (
+    OrderedConnection,
     OrderedConnections,
     answered,
     connect,
@@ -37,18 +37,11 @@ from sessiond.store.keys import Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.presence import PresenceStore
+from sessiond.store.probe import ServerFacts, read_facts
+from sessiond.store.replicas import ReplicaAcks
 from sessiond.store.sessions import SessionStore
 
 _COMMIT_CONNECTIONS = 16
-_OLDEST_SERVER = 7
-
-
-class ServerFacts(Struct, frozen=True):
-    """What a server says of itself."""
-
-    version: str
-    policy: str
-    limited: bool
 
 
 class Core:
@@ -81,9 +74,11 @@ class Core:
         self._commits = OrderedConnections(
             self.redis, size=_COMMIT_CONNECTIONS, timeout_seconds=redis.timeout_seconds
         )
+        self.replicas = self._replica_acks(configuration, clock)
         self.committer = Committer(
             self._commits.execute,
             self.keys,
+            replicas=self.replicas,
             writer=f"{instance}.{incarnation()}",
             batch_operations=sync.batch_operations,
             retry_seconds=sync.retry_seconds,
@@ -131,47 +126,42 @@ class Core:
         """
         await answered(self.redis.ping())
 
+    def _replica_acks(self, configuration: Configuration, clock: Clock) -> ReplicaAcks | None:
+        redis = configuration.redis
+        if redis.durability == "local":
+            return None
+        return ReplicaAcks(
+            self._commits,
+            OrderedConnection(self.redis, timeout_seconds=redis.timeout_seconds),
+            self.keys.replication,
+            wanted=redis.replicas,
+            wait_seconds=redis.replica_wait_seconds,
+            clock=clock,
+        )
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether replicas that are to confirm writes do not."""
+        return self.replicas is not None and self.replicas.degraded_since is not None
+
     async def facts(self) -> ServerFacts:
         """Ask the server what it is.
 
         Raises:
             StoreUnavailable, ConfigurationError: it does not answer, or refuses this user.
         """
-        info = await answered(self.redis.info("server", "memory"))
-        name = info.get("server_name", "redis")
-        version = info.get("valkey_version") or info["redis_version"]
-        return ServerFacts(
-            version=f"{name} {version}",
-            policy=str(info.get("maxmemory_policy", "")),
-            limited=int(info.get("maxmemory", 0)) > 0,
-        )
+        return await read_facts(self.redis)
 
     async def close(self) -> None:
         """Finish what was accepted, then leave."""
         self.feeds.close()
         await self.store.close()
         await self.bus.close()
+        if self.replicas:
+            await self.replicas.close()
         await self._commits.close()
         await self._subscriber.aclose()
         await self.redis.aclose()
-
-
-def check_server(facts: ServerFacts) -> None:
-    """Refuse a server that could not keep what it is given.
-
-    Raises:
-        ConfigurationError: it is too old, or drops keys when its memory is full.
-    """
-    major = facts.version.split()[-1].partition(".")[0]
-    if not major.isdigit() or int(major) < _OLDEST_SERVER:
-        raise ConfigurationError(
-            f"the server is {facts.version}", hint=f"sessiond needs Redis {_OLDEST_SERVER} or later"
-        )
-    if facts.limited and facts.policy.startswith("allkeys-"):
-        raise ConfigurationError(
-            f"the server drops keys when its memory is full (maxmemory-policy {facts.policy})",
-            hint="set maxmemory-policy noeviction; see config/redis.conf",
-        )
 
 
 def _require_verified_tls(url: str) -> None:

@@ -25,16 +25,26 @@ from sessiond.api.sse import EventStreams
 from sessiond.api.system import System
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
-from sessiond.core import Core, ServerFacts, check_server
+from sessiond.core import Core
+from sessiond.diagnosis import Examiner, durability_of
 from sessiond.durable import DurableWrites
 from sessiond.errors import ConfigurationError, SessiondError
 from sessiond.logs import Logs
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
+from sessiond.service.checks import check_server
 from sessiond.service.clock import system_clock
 from sessiond.service.opencode.opencodes import Opencodes
 from sessiond.service.opencode.outbox import Target
-from sessiond.service.status import Health, InstanceStatus, KeyContent, ServerStatus, Status
+from sessiond.service.status import (
+    Diagnosis,
+    Health,
+    InstanceStatus,
+    KeyContent,
+    ServerStatus,
+    Status,
+)
 from sessiond.store.committer import Committed, Draft
+from sessiond.store.connection import answered
 from sessiond.store.embedded.server import (
     EmbeddedServer,
     ServerOptions,
@@ -42,6 +52,7 @@ from sessiond.store.embedded.server import (
     last_used_binary,
 )
 from sessiond.store.inspection import read_key
+from sessiond.store.probe import ServerFacts
 
 _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
@@ -66,7 +77,8 @@ class Daemon:
         self._core: Core | None = None
         self._durable: DurableWrites | None = None
         self._opencodes: Opencodes | None = None
-        self._facts = ServerFacts("", "", limited=False)
+        self._examiner: Examiner | None = None
+        self._facts = ServerFacts(version="")
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
         self._bound = self._serving = False
@@ -101,17 +113,21 @@ class Daemon:
         self._core = Core(url, self.configuration, instance=self._instance)
         self._facts = await self._reach(self._core)
         check_server(self._facts)
+        if self._core.replicas:
+            await answered(self._core.replicas.check())
         self._trace_sessions()
         listening = self._bind()
         self._bound = True
         self._opencodes = self._open_opencodes(self._core)
         self._durable = durable = await self._open_durable(self._core)
+        self._examiner = self._open_examiner(self._core, durable)
         self._server = self._api(self._core, durable, self._opencodes, listening)
         await durable.start()
         await self._server.start(listening)
         self._opencodes.start()
         await self._beat_once()
-        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._trim())]
+        jobs = (self._beat(), self._trim(), self._examiner.watch())
+        self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(
             "daemon.started",
             instance=self._instance,
@@ -148,7 +164,7 @@ class Daemon:
     async def health(self) -> Health:
         """Tell whether the daemon and its Redis can work."""
         try:
-            await self._running.facts()
+            check_server(await self._running.facts())
         except SessiondError as error:
             return Health(status=error.code, version=__version__, ready=False)
         return Health(status="ok", version=__version__, ready=True)
@@ -170,6 +186,7 @@ class Daemon:
             address=self.address,
             token_file=str(self._token_file) if self.address else None,
             server=self._server_status(ping_ms),
+            durability=durability_of(core),
             sessions=await core.store.count(),
             subscribers=core.feeds.subscribers,
             lag=core.feeds.lag,
@@ -180,6 +197,12 @@ class Daemon:
                 for name, seen in sorted(instances.items())
             ],
         )
+
+    async def diagnose(self) -> Diagnosis:
+        """Return what is found about this daemon and its Redis, and what can be promised."""
+        if self._examiner is None:
+            raise RuntimeError("the daemon was not started")
+        return await self._examiner.diagnose()
 
     def options(self) -> dict[str, str]:
         """Return the options in force, secrets hidden."""
@@ -268,7 +291,7 @@ class Daemon:
         )
         system = System(self)
         plugin = OpencodeHandlers(opencodes, self._streams)
-        writing = WriteHandlers(durable.outbox)
+        writing = WriteHandlers(durable.outbox, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
         table = [
             *routes(Handlers(services), writing, system),
@@ -284,6 +307,16 @@ class Daemon:
         for recovery in durable.journal.recoveries:
             self._log.error("journal.recovered", **structs.asdict(recovery))
         return durable
+
+    def _open_examiner(self, core: Core, durable: DurableWrites) -> Examiner:
+        folders = {
+            "data folder": data_folder(self._environ),
+            "journal folder": journal_folder(self.configuration, self._environ),
+        }
+        if self._embedded:
+            folders["redis folder"] = self._embedded.options.directory
+        owned = self._embedded is not None
+        return Examiner(core, durable.journal, owned=owned, folders=folders)
 
     async def _start_embedded(self) -> str:
         options = embedded_options(self.configuration, self._environ)

@@ -163,6 +163,13 @@ class StoreUnavailable(SessiondError):
     temporary = True
 
 
+class StoreFull(StoreUnavailable):
+    """Redis takes no writes, because its memory or its disk is full; it still answers reads."""
+
+    code = "store-full"
+    title = "Store full"
+
+
 class JournalUnavailable(SessiondError):
     """The journal's disk is full, or fails. Nothing was acknowledged that is not durable.
 

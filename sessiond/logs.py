@@ -65,6 +65,7 @@ _ALLOWED = frozenset(
         "timeout_s",
         "url",
         "version",
+        "wanted",
         "workspace",
     }
 )

@@ -30,14 +30,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),
-        *(
-            "store.keys",
-            "service.status",
-            "journal.reports",
-            "service.opencode.overview",
-            "opencode",
-            "daemon",
-        ),
+        *("store.keys", "service.status", "service.finding", "service.opencode.overview"),
+        *("journal.reports", "opencode", "daemon"),
     ),
 }
 """Layer → what of sessiond it may import. The longest name that fits a module is its layer."""

@@ -15,6 +15,11 @@ CONFLICTS = "Sessiond-Conflicts"
 DURABILITY = "Sessiond-Durability"
 """The header of an answer to a write: `committed` (in Redis), or `journaled` (on this disk)."""
 
+REPLICAS = "Sessiond-Replicas"
+"""The header of an answer to a write in Redis that replicas were to confirm and did not."""
+
+UNCONFIRMED = "unconfirmed"
+
 COMMITTED = {DURABILITY: "committed"}
 
 

@@ -32,6 +32,7 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.InstanceGone: 410,
     errors.StoreUnavailable: 503,
     errors.JournalUnavailable: 503,
+    errors.StoreFull: 507,
     errors.JournalFull: 507,
 }
 

@@ -32,7 +32,7 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
-from sessiond.service.status import Health, KeyContent, Status
+from sessiond.service.status import Diagnosis, Health, KeyContent, Status
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -273,6 +273,13 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             unready=Health,
         ),
         Route("GET", "/v1/status", system.status, "What the daemon does", Status),
+        Route(
+            "GET",
+            "/v1/doctor",
+            system.doctor,
+            "What is wrong with the daemon and its Redis, and what they can promise",
+            Diagnosis,
+        ),
         Route("GET", "/v1/config", system.read_config, "The options in force", dict[str, str]),
         Route(
             "PATCH",

@@ -10,7 +10,7 @@ from aiohttp import web
 from sessiond.api import requests as read
 from sessiond.api.answers import answer
 from sessiond.errors import InvalidInput
-from sessiond.service.status import Health, KeyContent, Status
+from sessiond.service.status import Diagnosis, Health, KeyContent, Status
 
 _OPTIONS = msgspec.json.Decoder(dict[str, str | bool | int | float])
 
@@ -27,6 +27,9 @@ class Daemon(Protocol):
         Raises:
             StoreUnavailable: Redis does not answer.
         """
+
+    async def diagnose(self) -> Diagnosis:
+        """Tell what is wrong here, and what can be promised; also while Redis is away."""
 
     def options(self) -> dict[str, str]:
         """Return the options in force, secrets hidden."""
@@ -65,6 +68,10 @@ class System:
     async def status(self, request: web.Request) -> web.Response:
         """GET /v1/status."""
         return answer(await self._daemon.status())
+
+    async def doctor(self, request: web.Request) -> web.Response:
+        """GET /v1/doctor."""
+        return answer(await self._daemon.diagnose())
 
     async def read_config(self, request: web.Request) -> web.Response:
         """GET /v1/config."""

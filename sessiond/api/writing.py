@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from aiohttp import web
 
 from sessiond.api import requests as read
-from sessiond.api.answers import COMMITTED, CONFLICTS, DURABILITY, answer
+from sessiond.api.answers import COMMITTED, CONFLICTS, DURABILITY, REPLICAS, UNCONFIRMED, answer
 from sessiond.codec import json
 from sessiond.errors import InvalidInput
 from sessiond.model import (
@@ -53,10 +55,12 @@ class WriteHandlers:
 
     Args:
         outbox: takes the writes.
+        is_degraded: tells whether replicas that are to confirm writes do not.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, is_degraded: Callable[[], bool]) -> None:
         self._outbox = outbox
+        self._is_degraded = is_degraded
 
     async def create_session(self, request: web.Request) -> web.Response:
         """POST /v1/sessions."""
@@ -144,7 +148,10 @@ class WriteHandlers:
         outcome = await self._outbox.submit(write, read.patience(request))
         if isinstance(outcome, Journaled):
             return _accepted(outcome)
-        return _done(write.session_id, outcome.result)
+        done = _done(write.session_id, outcome.result)
+        if self._is_degraded():  # if it was so for this write, it is so still, or it has them now
+            done.headers[REPLICAS] = UNCONFIRMED
+        return done
 
 
 def _accepted(outcome: Journaled) -> web.Response:

@@ -12,6 +12,7 @@ from sessiond.cli import (
     configuration,
     conflicts,
     demo,
+    doctor,
     inspect_redis,
     journal,
     opencode,
@@ -24,7 +25,7 @@ from sessiond.cli.terminal import paint
 from sessiond.errors import SessiondError
 
 _COMMANDS = (
-    *(run, status, sessions, conflicts, opencode),
+    *(run, status, doctor, sessions, conflicts, opencode),
     *(journal, inspect_redis, configuration, demo),
 )
 

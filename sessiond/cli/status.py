@@ -18,7 +18,7 @@ from sessiond.client import DaemonClient
 from sessiond.errors import SessiondError
 from sessiond.model import SessionPresence
 from sessiond.service.opencode.overview import OpencodeStatus
-from sessiond.service.status import Status
+from sessiond.service.status import DurabilityStatus, Status
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,6 +63,7 @@ def _status(options: argparse.Namespace) -> None:
         "address": f"{status.address} (token in {status.token_file})" if status.address else "",
         "server": f"{server.version}, {'embedded' if server.owned else 'configured'}, "
         f"{server.ping_ms:g} ms away",
+        "durability": _durability(status.durability),
         "look inside": server.redis_cli,
         "sessions": str(status.sessions),
         "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
@@ -76,6 +77,17 @@ def _status(options: argparse.Namespace) -> None:
     for found in present:
         for line in summary_lines(found, width=12):
             print(line)
+
+
+def _durability(durability: DurabilityStatus) -> str:
+    if durability.mode == "local":
+        return ""
+    text = f"{durability.replicas} replicas confirm each write"
+    if durability.degraded_since:
+        text = paint(f"degraded: no confirmation since {durability.degraded_since}", "red")
+    if durability.degraded_writes:
+        text += f", {durability.degraded_writes} writes acknowledged without it"
+    return text
 
 
 def _opencode(status: OpencodeStatus) -> str:

@@ -130,6 +130,21 @@ class RedisOptions(Section, frozen=True):
     max_connections: Annotated[
         int, Meta(ge=2, le=1024, description="Connections to Redis at most.")
     ] = 64
+    durability: Annotated[
+        Literal["local", "replica"],
+        Meta(description="Who has a write before it is acknowledged: Redis, or replicas too."),
+    ] = "local"
+    replicas: Annotated[
+        int, Meta(ge=1, le=16, description="With replica: how many are to confirm a write.")
+    ] = 1
+    replica_wait_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.01,
+            le=10,
+            description="With replica: seconds they may take. Later the answer says so (degraded).",
+        ),
+    ] = 0.5
     embedded: EmbeddedOptions = msgspec.field(default_factory=EmbeddedOptions)
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from sessiond.journal.reports import Status as JournalStatus
+from sessiond.service.finding import Finding
 
 
 class Health(Struct, kw_only=True):
@@ -46,6 +47,19 @@ class OutboxStatus(Struct, kw_only=True):
     journal: JournalStatus
 
 
+class DurabilityStatus(Struct, kw_only=True):
+    """What an acknowledgement waits for (`redis.durability`), and whether it gets it.
+
+    `degraded_since`: since when replicas do not confirm in time; null while they do.
+    `degraded_writes`: acknowledged without them, since the daemon started.
+    """
+
+    mode: Literal["local", "replica"]
+    replicas: int
+    degraded_since: str | None
+    degraded_writes: int
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
@@ -60,12 +74,27 @@ class Status(Struct, kw_only=True):
     address: str | None
     token_file: str | None
     server: ServerStatus
+    durability: DurabilityStatus
     sessions: int
     subscribers: int
     lag: int
     bus_connected: bool
     outbox: OutboxStatus
     instances: list[InstanceStatus]
+
+
+class Promise(Struct, kw_only=True):
+    """What may be relied on here. `of`: journaled, committed, failover, delivery, or here: why."""
+
+    of: str
+    promise: str
+
+
+class Diagnosis(Struct, kw_only=True):
+    """What a daemon finds about itself and its Redis, and what it can promise on them."""
+
+    findings: list[Finding]
+    promises: list[Promise]
 
 
 class KeyContent(Struct, kw_only=True):

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from sessiond.errors import (
@@ -35,6 +36,7 @@ from sessiond.errors import (
 )
 from sessiond.store.connection import may_pass, translate
 from sessiond.store.keys import Keys
+from sessiond.store.replicas import Acknowledged, ReplicaAcks
 from sessiond.store.scripts import Execute, commit_script
 from sessiond.sync.position import Position, entry_hash
 
@@ -110,11 +112,16 @@ class MarkMoved(SessiondError):
 
 
 class Committed(Struct, frozen=True):
-    """Where a group went. `duplicate`: it had been applied before."""
+    """Where a group went.
+
+    `duplicate`: it had been applied before. `degraded`: fewer replicas than `redis.replicas`
+    confirmed it in time; never so with `redis.durability: local`, where none is asked.
+    """
 
     positions: list[Position]
     workspace: str
     duplicate: bool = False
+    degraded: bool = False
 
 
 class _Waiting(Struct):
@@ -132,7 +139,7 @@ class _Call(Struct):
     session_id: str
     batch: list[_Waiting]
     first_sequence: int
-    ahead: asyncio.Task[list[Any]] | None = None
+    ahead: asyncio.Task[Acknowledged] | None = None
 
 
 class _Lane(Struct):
@@ -157,6 +164,7 @@ class Committer:
     Args:
         execute: sends a command to Redis.
         keys: names of the keys.
+        replicas: waits for replicas' confirmations, and then sends instead of `execute`.
         writer: who writes, unique for this life of this process: `<instance>.<incarnation>`.
         batch_operations: operations sent in one call, at most.
         retry_seconds: how long an unanswered call is repeated before its callers are told.
@@ -170,6 +178,7 @@ class Committer:
         keys: Keys,
         *,
         writer: str,
+        replicas: ReplicaAcks | None = None,
         batch_operations: int = 128,
         retry_seconds: float = 5.0,
         now: Now | None = None,
@@ -178,6 +187,7 @@ class Committer:
         self.writer = writer
         self._execute = execute
         self._keys = keys
+        self._replicas = replicas
         self._batch_operations = batch_operations
         self._retry_seconds = retry_seconds
         self._now = now or asyncio.get_running_loop().time
@@ -226,7 +236,11 @@ class Committer:
             if lane.may_send_ahead:  # soon: this call leaves first
                 asyncio.get_running_loop().call_soon(self._send_ahead, lane)
             try:
-                _settle(call.batch, await self._reply(call))
+                reply = await self._reply(call)
+                outcomes, degraded = _outcomes(call.batch, reply.answer), False
+                if self._replicas:
+                    degraded = await self._is_degraded(self._replicas, reply, outcomes)
+                _settle(call.batch, outcomes, degraded=degraded)
             except Exception as error:  # noqa: BLE001 - whatever happens, the callers must hear of it
                 _refuse(call.batch, error)
             self._waiting_bytes -= sum(waiting.size for waiting in call.batch)
@@ -255,7 +269,22 @@ class Committer:
         first, self._sequence = self._sequence + 1, self._sequence + operations
         return _Call(lane.session_id, batch, first)
 
-    async def _reply(self, call: _Call) -> list[Any]:
+    async def _is_degraded(
+        self,
+        replicas: ReplicaAcks,
+        reply: Acknowledged,
+        outcomes: list[Committed | SessiondError],
+    ) -> bool:
+        """Tell whether replicas lack what a call wrote, or wrote before; count it."""
+        written = [found for found in outcomes if isinstance(found, Committed)]
+        degraded = reply.degraded
+        if not degraded and written and all(found.duplicate for found in written):
+            degraded = not await replicas.has_confirmed()
+        if degraded:
+            replicas.degraded_writes += len(written)
+        return degraded
+
+    async def _reply(self, call: _Call) -> Acknowledged:
         """Return the script's answer to a call whose turn it is, sending it as often as needed."""
         if call.ahead:
             with contextlib.suppress(RedisError):  # whatever it was, now it is this call's turn
@@ -271,13 +300,16 @@ class Committer:
             await self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _send(self, call: _Call, after: int = 0) -> list[Any]:
+    async def _send(self, call: _Call, after: int = 0) -> Acknowledged:
         """Send a call once; with `after`, it has no effect before that sequence was applied."""
         operations = frozenset(draft.op for waiting in call.batch for draft in waiting.group)
-        reply: list[Any] = await commit_script(operations).run(
-            self._execute, self._keys.log(call.session_id), self._encode(call, after)
-        )
-        return reply
+        script, keys = commit_script(operations), self._keys.log(call.session_id)
+        arguments = self._encode(call, after)
+        if self._replicas is None:
+            answer = await script.run(self._execute, keys, arguments)
+            return Acknowledged(answer, degraded=False)
+        acknowledged: Acknowledged = await script.run(self._replicas.execute, keys, arguments)
+        return acknowledged
 
     def _encode(self, call: _Call, after: int) -> list[Any]:
         """Return the script's arguments."""
@@ -330,26 +362,34 @@ def _refuse(batch: list[_Waiting], error: Exception) -> None:
             waiting.outcome.set_exception(error)
 
 
-def _settle(batch: list[_Waiting], reply: list[Any]) -> None:
+def _outcomes(batch: list[_Waiting], reply: list[Any]) -> list[Committed | SessiondError]:
+    """Return what the script's reply says of each group."""
     workspace, cursor = reply[0].decode(), 1
+    outcomes: list[Committed | SessiondError] = []
     for waiting in batch:
         verdict, first = reply[cursor : cursor + 2]
-        outcome: Committed | SessiondError
         if verdict == b"error":
-            outcome = _refusal(first.decode(), reply[cursor + 2].decode())
+            outcomes.append(_refusal(first.decode(), reply[cursor + 2].decode()))
             cursor += 3
         else:
             end = cursor + 2 + len(waiting.group)
             epochs = enumerate(reply[cursor + 2 : end], start=first)
             positions = [Position(epoch.decode(), offset) for offset, epoch in epochs]
-            outcome = Committed(positions, workspace, duplicate=verdict == b"duplicate")
+            outcomes.append(Committed(positions, workspace, duplicate=verdict == b"duplicate"))
             cursor = end
+    return outcomes
+
+
+def _settle(
+    batch: list[_Waiting], outcomes: list[Committed | SessiondError], *, degraded: bool
+) -> None:
+    for waiting, outcome in zip(batch, outcomes, strict=True):
         if waiting.outcome.done():  # its caller went away
             continue
         if isinstance(outcome, SessiondError):
             waiting.outcome.set_exception(outcome)
         else:
-            waiting.outcome.set_result(outcome)
+            waiting.outcome.set_result(replace(outcome, degraded=True) if degraded else outcome)
 
 
 _REFUSALS: dict[str, Callable[[str], SessiondError]] = {

@@ -36,7 +36,13 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from sessiond.errors import SessiondError, StoreDamaged, StoreRefusesUser, StoreUnavailable
+from sessiond.errors import (
+    SessiondError,
+    StoreDamaged,
+    StoreFull,
+    StoreRefusesUser,
+    StoreUnavailable,
+)
 
 Answer = TypeVar("Answer")
 
@@ -152,9 +158,19 @@ def translate(error: RedisError) -> SessiondError:
             hint="check the user and password in redis.url and the rights in redis-acl.conf",
         )
     if isinstance(error, OutOfMemoryError):
-        return StoreUnavailable(
+        return StoreFull(
             "Redis is out of memory and takes no writes",
-            hint="raise its maxmemory or remove sessions; reading goes on",
+            hint="redis-cli config set maxmemory to more; reading goes on, and so do writes then",
+        )
+    if said.startswith("MISCONF"):
+        return StoreFull(
+            f"Redis cannot write to its disk and takes no writes: {said}",
+            hint="free space on its disk; reading goes on, and so do writes then",
+        )
+    if isinstance(error, ReadOnlyError):
+        return StoreUnavailable(
+            "the Redis at redis.url is a replica now and takes no writes",
+            hint="point redis.url at the primary, or promote this one: redis-cli replicaof no one",
         )
     if may_pass(error):
         return StoreUnavailable(
@@ -207,13 +223,33 @@ class OrderedConnection:
             redis.exceptions.RedisError: as the server or the connection gave it. The command may
                 or may not have been executed when it is a ConnectionError or TimeoutError.
         """
-        return await _in_time(self._exchange(pack_command(arguments)), self._timeout_seconds)
+        packed = pack_command(arguments)
+        (answer,) = await _in_time(self._exchange(packed, 1), self._timeout_seconds)
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    async def execute_together(
+        self, *commands: tuple[Any, ...], patience_seconds: float
+    ) -> list[Any]:
+        """Send commands in one go and return their answers, refusals among them as ResponseErrors.
+
+        Args:
+            commands: each with its arguments; they arrive one behind the other.
+            patience_seconds: how much longer than another command they may take.
+
+        Raises:
+            redis.exceptions.RedisError: as the connection gave it; see `execute`.
+        """
+        packed = b"".join(pack_command(command) for command in commands)
+        limit = self._timeout_seconds + patience_seconds
+        return await _in_time(self._exchange(packed, len(commands)), limit)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; what waits for an answer on it gets a ConnectionError."""
         await self._drop(self._connection)
 
-    async def _exchange(self, packed: bytes) -> Any:
+    async def _exchange(self, packed: bytes, answers: int) -> list[Any]:
         connection = None
         try:
             async with self._sending:
@@ -221,18 +257,22 @@ class OrderedConnection:
                 if not connection.is_connected:
                     await connection.connect()
                 await _send(connection, packed)
-            return await self._answer(connection)
-        except ResponseError:
-            raise
+            return await self._answers(connection, answers)
         except BaseException:
             await self._drop(connection)
             raise
 
-    async def _answer(self, connection: AbstractConnection) -> Any:
+    async def _answers(self, connection: AbstractConnection, count: int) -> list[Any]:
         async with self._receiving:
             if connection is not self._connection:
                 raise RedisConnectionError("the connection was lost before the answer came")
-            return await connection.read_response()
+            answers: list[Any] = []
+            for _ in range(count):
+                try:
+                    answers.append(await connection.read_response())
+                except ResponseError as error:
+                    answers.append(error)
+            return answers
 
     def _current(self) -> AbstractConnection:
         """Return the connection, or a new one: commands may still wait on one that was lost."""
@@ -274,8 +314,11 @@ class OrderedConnections:
 
     async def execute(self, command: str, script: str, count: int, *arguments: Any) -> Any:
         """Send EVAL or EVALSHA with at least one key; see OrderedConnection.execute."""
-        connection = self._connections[hash(arguments[0]) % len(self._connections)]
-        return await connection.execute(command, script, count, *arguments)
+        return await self.of(arguments[0]).execute(command, script, count, *arguments)
+
+    def of(self, key: str) -> OrderedConnection:
+        """Return the connection of the calls with this first key."""
+        return self._connections[hash(key) % len(self._connections)]
 
     async def close(self) -> None:
         """Close the connections."""

@@ -135,6 +135,18 @@ TABLE: dict[str, KeyKind] = {
         "rebuildable",
         "attached opencode → JSON: machine, version, project, sessions, lag, seen_ms",
     ),
+    "probe": KeyKind(
+        "sessiond:probe",
+        "stream",
+        "removed after a few seconds",
+        "scratch: one entry, to see when WAITAOF answers",
+    ),
+    "replication": KeyKind(
+        "sessiond:replication",
+        "channel",
+        "",
+        "empty messages, so that replicas have something to confirm; nobody listens",
+    ),
 }
 
 _LOG_KINDS = (
@@ -162,6 +174,8 @@ class Keys:
         self.instances = self._name("instances")
         self.opencodes = self._name("opencodes")
         self.writers = self._name("writers")
+        self.probe = self._name("probe")
+        self.replication = self._name("replication")
         self._logs: dict[str, tuple[str, ...]] = {}
         self.workspace_events_pattern = self._name("workspace_events", "%s")
 

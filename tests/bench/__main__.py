@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m tests.bench [store|daemon|journal …]`."""
+"""Measure everything and print one table: `python -m tests.bench [store|durability|daemon …]`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import os
 import platform
 import sys
 
-from tests.bench import daemons, documents, journal, merge, opencode, outbox, store
+from tests.bench import (
+    daemons,
+    documents,
+    durability,
+    journal,
+    merge,
+    opencode,
+    outbox,
+    store,
+)
 from tests.bench.machinery import Figure
 
 _GROUPS = {
     "store": store.figures,
+    "durability": durability.figures,
     "daemon": daemons.figures,
     "opencode": opencode.figures,
     "merge": merge.figures,

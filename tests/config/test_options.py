@@ -38,6 +38,9 @@ OURS: dict[str, Any] = {
         "namespace": "sessiond",
         "timeout_seconds": 5.0,
         "max_connections": 64,
+        "durability": "local",
+        "replicas": 1,
+        "replica_wait_seconds": 0.5,
         "embedded": {"directory": "", "port": 0, "appendfsync": "everysec", "binary": ""},
     },
     "sync": {
@@ -208,7 +211,8 @@ def test_get_reads_any_option() -> None:
             "redis.ulr",
             (
                 "redis.ulr: expected one of url, namespace, timeout_seconds, max_connections, "
-                "embedded, found the unknown name 'ulr'"
+                "durability, replicas, replica_wait_seconds, embedded, "
+                "found the unknown name 'ulr'"
             ),
             "did you mean 'url' in section 'redis'?",
         ),

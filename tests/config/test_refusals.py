@@ -31,7 +31,8 @@ def refused(
             "redis:\n  ulr: redis://:hunter2@host\n",
             (
                 "line 2, column 3: redis.ulr: expected one of url, namespace, timeout_seconds, "
-                "max_connections, embedded, found the unknown name 'ulr'"
+                "max_connections, durability, replicas, replica_wait_seconds, embedded, "
+                "found the unknown name 'ulr'"
             ),
             "did you mean 'url' in section 'redis'?",
         ),
@@ -47,7 +48,8 @@ def refused(
             "redis.url: redis://:hunter2@host",
             (
                 "line 1, column 1: redis.url: expected one of url, namespace, timeout_seconds, "
-                "max_connections, embedded, found the unknown name 'url'"
+                "max_connections, durability, replicas, replica_wait_seconds, embedded, "
+                "found the unknown name 'url'"
             ),
             "did you mean 'url' in section 'redis'?",
         ),
@@ -150,7 +152,8 @@ def refused(
             "redis: redis://:hunter2@host",
             (
                 "line 1, column 1: redis: expected a section with any of url, namespace, "
-                "timeout_seconds, max_connections, embedded, found ***"
+                "timeout_seconds, max_connections, durability, replicas, "
+                "replica_wait_seconds, embedded, found ***"
             ),
             "write each option on a line of its own, indented: 'name: value'",
         ),

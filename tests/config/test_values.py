@@ -44,6 +44,8 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "performance.cache_ttl_seconds": (1, None),
     "redis.timeout_seconds": (0.1, 60),
     "redis.max_connections": (2, 1024),
+    "redis.replicas": (1, 16),
+    "redis.replica_wait_seconds": (0.01, 10),
     "redis.embedded.port": (0, 65535),
     "sync.batch_operations": (1, 1024),
     "sync.conflict_days": (0.01, 3650),

@@ -21,7 +21,7 @@ from sessiond.errors import NotFound, SessionDeleted
 from sessiond.model import Choice, Context, NewMessage, NewSession, PresentSessions
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
-from sessiond.service.status import Health, KeyContent, Status
+from sessiond.service.status import Diagnosis, Health, KeyContent, Status
 from sessiond.store.keys import Keys
 from tests.deploy import (
     NO_PASSWORD,
@@ -42,6 +42,8 @@ WORKSPACE = "work"
 LIFE_SECONDS = 30
 ALWAYS_ALLOWED = {"auth", "hello", "quit", "reset"}  # whatever a rule says
 YOUNGER_THAN_7_0 = {"client|setinfo", "client|no-touch", "client|capa", "client|import-source"}
+ASKED_IN_VAIN = {"config|get", "waitaof"}
+"""What a daemon asks where it may; the file does not allow it, and `sessiond doctor` says so."""
 OF_THE_TEST = {"acl|log", "config|resetstat", "info", "set"}
 
 FORBIDDEN: list[tuple[str, ...]] = [
@@ -151,7 +153,7 @@ def _evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
         admin.acl_log_reset()
         admin.config_resetstat()
         url = f"unix://sessiond:{PASSWORDS['sessiond']}@{socket}"
-        with daemon(folder, "--redis-url", url) as api:
+        with daemon(folder, "--redis-url", url, SESSIOND_REDIS_DURABILITY="replica") as api:
             asked, offered = asyncio.run(work(str(api), admin, folder / "opencode.db"))
         yield Evidence(
             socket=socket,
@@ -286,6 +288,9 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     assert status.sessions == 2
     assert status.bus_connected
     assert PASSWORDS["sessiond"] not in str(status)
+    diagnosis: Diagnosis = (await client.call("GET", "/v1/doctor", Diagnosis))[0]
+    told = {finding.check: finding.finding for finding in diagnosis.findings}
+    assert "is not told to this user" in told["persistence"]
     option = {"debug.sessions": "true"}
     await client.call("PATCH", "/v1/config", dict[str, str], body=option)
     assert (await client.call("GET", "/v1/config", dict[str, str]))[0].items() >= option.items()
@@ -382,7 +387,7 @@ def route_of(request: str, offered: set[str]) -> str:
 
 
 def test_the_daemon_does_all_its_work_with_the_rights_of_its_user(evidence: Evidence) -> None:
-    assert evidence.log == []
+    assert {row["object"] for row in evidence.log} <= ASKED_IN_VAIN
     assert "refuses this user" not in evidence.daemon_log
     assert '"event": "daemon.stopped"' in evidence.daemon_log
 

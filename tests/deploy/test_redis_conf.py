@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sessiond.core import ServerFacts, check_server
+from sessiond.service.checks import check_server
+from sessiond.store.probe import ServerFacts
 from tests.deploy import CONFIG, PASSWORDS, acl_file, binaries, login, redis_server, short_folder
 
 TEXT = (CONFIG / "redis.conf").read_text()
@@ -41,7 +42,8 @@ def test_a_server_runs_with_the_settings_that_keep_sessions(binary: Path, folder
     }
     assert {name: settings[name] for name in expected} == expected
     assert "pubsub 33554432 8388608 60" in settings["client-output-buffer-limit"]
-    check_server(ServerFacts("redis 7.0.0", info["maxmemory_policy"], limited=True))
+    policy = info["maxmemory_policy"]
+    check_server(ServerFacts(version="redis 7.0.0", policy=policy, memory_limit=1))
 
 
 @pytest.mark.parametrize("binary", binaries())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import socket
@@ -9,12 +10,22 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from sessiond.store.embedded.binaries import shipped_binary
 
 _START_SECONDS = 10.0
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def binary_of(kind: str) -> Path:
@@ -31,10 +42,17 @@ def binary_of(kind: str) -> Path:
 
 
 class RunningServer:
-    """One server; it can be halted, killed, and started again with nothing left of its data."""
+    """One server; it can be halted, killed, and started again with nothing left of its data.
 
-    def __init__(self, binary: Path) -> None:
+    Args:
+        binary: the program.
+        settings: more of them, as on its command line, from the next start on; they go before
+            the ones here.
+    """
+
+    def __init__(self, binary: Path, *settings: str) -> None:
         self._binary = binary
+        self.settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="sd-", dir="/tmp"))
         self.socket = self._folder / "s"
         self.start()
@@ -45,10 +63,12 @@ class RunningServer:
 
     def start(self) -> None:
         where = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._folder)]
-        volatile = ["--save", "", "--appendonly", "no"]
+        rest = ["--save", "", "--appendonly", "no", *self.settings]
         with (self._folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [self._binary, *where, *volatile], stdout=log, stderr=subprocess.STDOUT
+                [self._binary, *where, *rest],
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         try:
             self._wait()
@@ -88,3 +108,31 @@ class RunningServer:
                 return client.recv(16) == b"+PONG\r\n"
             except OSError:
                 return False
+
+
+class Pair:
+    """A primary and its replica. `settings` are those of both."""
+
+    def __init__(self, kind: str, *settings: str) -> None:
+        binary, port = binary_of(kind), str(free_port())
+        listening = ["--port", port, "--bind", "127.0.0.1"]
+        self.port = int(port)
+        self.primary = RunningServer(
+            binary, *listening, "--repl-diskless-sync-delay", "0", *settings
+        )
+        self.replica = RunningServer(binary, "--replicaof", "127.0.0.1", port, *settings)
+
+    def stop(self) -> None:
+        for server in (self.replica, self.primary):
+            server.stop()
+
+
+async def in_step(pair: Pair) -> None:
+    """Return when the replica confirms what is written."""
+    async with Redis.from_url(pair.primary.url) as primary, asyncio.timeout(20):
+        online, confirmed = False, 0
+        while not (online and confirmed):  # before it is online, WAIT is content with nothing
+            online = (await primary.info("replication")).get("slave0", {}).get("state") == "online"
+            pipeline: Any = primary.pipeline(transaction=False)
+            pipeline.publish("anything", "")
+            _, confirmed = await pipeline.execute_command("WAIT", 1, 1000).execute()

@@ -177,6 +177,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def until_awaited(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():  # noqa: ASYNC110 - a server sets no Event
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def heard(services: Services, channel: str) -> AsyncIterator[list[bytes | None]]:
     """What the bus hands on of a channel, from now on; the subscription's own gap is taken off."""

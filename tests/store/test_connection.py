@@ -23,7 +23,13 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from sessiond.errors import SessiondError, StoreDamaged, StoreRefusesUser, StoreUnavailable
+from sessiond.errors import (
+    SessiondError,
+    StoreDamaged,
+    StoreFull,
+    StoreRefusesUser,
+    StoreUnavailable,
+)
 from sessiond.store.connection import (
     OrderedConnection,
     OrderedConnections,
@@ -248,10 +254,10 @@ async def test_a_client_for_commands_never_repeats_one_by_itself() -> None:
         (RedisConnectionError("refused"), StoreUnavailable),
         (RedisTimeoutError("slow"), StoreUnavailable),
         (ReadOnlyError("READONLY"), StoreUnavailable),
-        (OutOfMemoryError("OOM"), StoreUnavailable),
+        (OutOfMemoryError("OOM"), StoreFull),
         (BusyLoadingError("LOADING"), StoreUnavailable),
         (MasterDownError("MASTERDOWN Link with MASTER is down"), StoreUnavailable),
-        (ResponseError("MISCONF Errors writing to the AOF file: No space"), StoreUnavailable),
+        (ResponseError("MISCONF Errors writing to the AOF file: No space"), StoreFull),
         (ResponseError("BUSY Redis is busy running a script"), StoreUnavailable),
         (ResponseError("NOREPLICAS Not enough good replicas to write."), StoreUnavailable),
         (AuthenticationError("WRONGPASS"), StoreRefusesUser),

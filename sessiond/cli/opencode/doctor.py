@@ -7,15 +7,12 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
-
-from msgspec import Struct
 
 from sessiond.cli.connecting import add_command, add_json_option
-from sessiond.cli.exits import OK, exit_code
+from sessiond.cli.findings import failed_by, report
 from sessiond.cli.opencode.installing import add_opencode_option
 from sessiond.cli.opencode.sharing import overview
-from sessiond.cli.terminal import one_line, paint, print_json
+from sessiond.cli.terminal import one_line
 from sessiond.client import DaemonClient
 from sessiond.errors import (
     ConfigurationError,
@@ -37,22 +34,9 @@ from sessiond.opencode.seed import importers, is_prepared
 from sessiond.opencode.settings import Settings, effective
 from sessiond.opencode.trial import try_out
 from sessiond.paths import api_socket
+from sessiond.service.finding import Finding, ok, skipped, warning
 from sessiond.service.opencode.overview import Overview
 from sessiond.service.status import Health, Status
-
-State = Literal["ok", "warning", "failed", "skipped"]
-
-_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
-
-
-class Finding(Struct, kw_only=True):
-    """What one check found, and what to do about it."""
-
-    check: str
-    state: State
-    finding: str
-    remedy: str = ""
-    exit_code: int = OK
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,17 +56,25 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    findings: list[Finding] = []
-    for finding in _findings(options):
-        findings.append(finding)
-        if not options.json:
-            _print(finding)
-    codes = [finding.exit_code for finding in findings if finding.state == "failed"]
-    if options.json:
-        print_json({"ok": not codes, "findings": findings})
-    elif not codes:
-        print("\nSessions can be shared.")
-    return codes[0] if codes else OK
+    return report(_findings(options), as_json=options.json, well="Sessions can be shared.")
+
+
+def plugin_findings(opencode: str) -> Iterator[Finding]:
+    """Check opencode and the plugin in it, without a daemon and without starting opencode.
+
+    Args:
+        opencode: path of the program; empty: the one on PATH.
+    """
+    folders = configuration_folders(Path.cwd(), os.environ)
+    yield _opencode(opencode)[2]
+    yield _plugin(folders)
+    yield _settings(folders)[1]
+    yield _offline(folders)
+
+
+def has_plugin() -> bool:
+    """Tell whether the plugin is in any of opencode's folders."""
+    return any(copies(folder) for folder in configuration_folders(Path.cwd(), os.environ))
 
 
 def _findings(options: argparse.Namespace) -> Iterator[Finding]:
@@ -97,7 +89,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield _database()
     if options.quick or binary is None or not version:
         reason = "--quick" if options.quick else "there is no opencode to try out"
-        yield Finding(check="trial", state="skipped", finding=reason)
+        yield skipped("trial", reason)
     else:
         yield _trial(binary, version)
 
@@ -113,15 +105,18 @@ def _opencode(named: str) -> tuple[Path | None, str, Finding]:
             )
         version = version_of(binary)
     except SessiondError as error:
-        return None, "", _failed(check, error)
+        return None, "", failed_by(check, error)
     if version in SUPPORTED:
-        return binary, version, _ok(check, f"{version} at {binary}")
-    warning = _warning(
-        check,
-        f"{version} at {binary} is not tested with this sessiond",
-        f"if the trial below fails, use {SUPPORTED[-1]}, or look for a newer sessiond",
+        return binary, version, ok(check, f"{version} at {binary}")
+    return (
+        binary,
+        version,
+        warning(
+            check,
+            f"{version} at {binary} is not tested with this sessiond",
+            f"if the trial below fails, use {SUPPORTED[-1]}, or look for a newer sessiond",
+        ),
     )
-    return binary, version, warning
 
 
 def _plugin(folders: list[Path]) -> Finding:
@@ -145,10 +140,10 @@ def _plugin(folders: list[Path]) -> Finding:
                 "opencode anew",
             )
     except OSError as error:
-        return _failed(check, ConfigurationError(f"{found[0]} cannot be read: {error.strerror}"))
+        return failed_by(check, ConfigurationError(f"{found[0]} cannot be read: {error.strerror}"))
     except SessiondError as error:
-        return _failed(check, error)
-    return _ok(check, f"{found[0]} is up to date")
+        return failed_by(check, error)
+    return ok(check, f"{found[0]} is up to date")
 
 
 def _settings(folders: list[Path]) -> tuple[Settings | None, Finding]:
@@ -158,15 +153,15 @@ def _settings(folders: list[Path]) -> tuple[Settings | None, Finding]:
         stored = read_settings(holding) if holding else Settings()
         settings = effective(stored, os.environ, api_socket(_environ_socket(), os.environ))
     except SessiondError as error:
-        return None, _failed(check, error)
+        return None, failed_by(check, error)
     place = settings.url or settings.socket
     text = f"mode {settings.mode}, daemon at {place}"
     if settings.share_key:
         text += f", share key {settings.share_key}"
     if not settings.is_sharing:
         remedy = "unset SESSIOND_SHARE, or `sessiond opencode install --share on`"
-        return settings, _warning(check, "sharing is switched off", remedy)
-    return settings, _ok(check, text)
+        return settings, warning(check, "sharing is switched off", remedy)
+    return settings, ok(check, text)
 
 
 def _environ_socket() -> str:
@@ -176,31 +171,31 @@ def _environ_socket() -> str:
 def _offline(folders: list[Path]) -> Finding:
     check = "start offline"
     if not any(copies(folder) for folder in folders):
-        return Finding(check=check, state="skipped", finding="there is no plugin")
+        return skipped(check, "there is no plugin")
     for folder in folders:
         try:
             seeded = bool((record := read_record(folder)) and record.opencode)
         except SessiondError as error:
-            return _failed(check, error)
+            return failed_by(check, error)
         if seeded and (needing := importers(folder)):
-            return _warning(
+            return warning(
                 check,
                 f"{needing[0]} imports opencode's plugin package, which is not there",
                 "run `sessiond opencode install` again: then opencode fetches it",
             )
     waiting = [folder for folder in folders if not is_prepared(folder)]
     if waiting:
-        return _warning(
+        return warning(
             check,
             f"without a network opencode waits over a minute at each start for {_listed(waiting)}",
             "start opencode there once with a network, or set npm_config_fetch_retries=0",
         )
-    return _ok(check, "opencode waits for nothing")
+    return ok(check, "opencode waits for nothing")
 
 
 def _daemon(settings: Settings | None) -> Iterator[Finding]:
     if settings is None:
-        yield Finding(check="daemon", state="skipped", finding="the settings are not valid")
+        yield skipped("daemon", "the settings are not valid")
         return
     try:
         health, status, found = asyncio.run(_ask(settings))
@@ -209,19 +204,19 @@ def _daemon(settings: Settings | None) -> Iterator[Finding]:
             "start one with `sessiond run`; if one runs elsewhere, tell the plugin: "
             "`sessiond opencode install --socket PATH`"
         )
-        yield _failed("daemon", error)
+        yield failed_by("daemon", error)
         return
     except SessiondError as error:
-        yield _failed("daemon", error)
+        yield failed_by("daemon", error)
         return
     if not health.ready:
         unavailable = StoreUnavailable(
             "the daemon answers, but its Redis does not",
             hint="`sessiond status` names the server; is it up, and reachable from here?",
         )
-        yield _failed("daemon", unavailable)
+        yield failed_by("daemon", unavailable)
         return
-    yield _ok("daemon", f"sessiond {status.version}, {status.server.version}, pid {status.pid}")
+    yield ok("daemon", f"sessiond {status.version}, {status.server.version}, pid {status.pid}")
     yield _attached(status, found)
     yield _clock(found)
 
@@ -259,14 +254,14 @@ def _attached(status: Status, found: Overview) -> Finding:
     away = len(found.instances) - len(here)
     elsewhere = f"; {away} on other machines" if away else ""
     if not here:
-        return _warning(
+        return warning(
             check,
             f"no opencode of this machine is attached{elsewhere}",
             "start opencode, or start it anew if it runs: plugins are loaded at its start",
         )
     unshared = [one for one in here if not one.workspace]
     if unshared:
-        return _warning(
+        return warning(
             check,
             f"nothing is shared in {one_line(unshared[0].directory)}",
             "it is in no git repository with a commit: give it a share key, with "
@@ -274,21 +269,21 @@ def _attached(status: Status, found: Overview) -> Finding:
         )
     blind = [one for one in here if not one.live]
     if blind:
-        return _warning(
+        return warning(
             check,
             f"the views of {one_line(blind[0].instance)} do not move by themselves",
             "what comes from elsewhere shows when a session is opened again",
         )
-    return _ok(check, f"{len(here)} of this machine{elsewhere}")
+    return ok(check, f"{len(here)} of this machine{elsewhere}")
 
 
 def _clock(found: Overview) -> Finding:
     check = "clock"
     ahead = found.clock_ahead_ms
     if ahead == 0:
-        return _ok(check, "agrees with Redis's")
+        return ok(check, "agrees with Redis's")
     side = "ahead of" if ahead > 0 else "behind"
-    return _warning(
+    return warning(
         check,
         f"is {abs(ahead) / 1000:g} s {side} Redis's",
         "sessiond corrects what it brings in; better set the clock (NTP) on both machines",
@@ -299,16 +294,16 @@ def _database() -> Finding:
     check = "database"
     path = database_path(os.environ)
     if not path.exists():
-        return _warning(check, f"{path} does not exist yet", "start opencode once")
+        return warning(check, f"{path} does not exist yet", "start opencode once")
     database = Database(path)
     try:
         database.version()
         database.sessions("global")
     except SessiondError as error:
-        return _failed(check, error)
+        return failed_by(check, error)
     finally:
         database.close()
-    return _ok(check, f"{path} can be read")
+    return ok(check, f"{path} can be read")
 
 
 def _trial(binary: Path, version: str) -> Finding:
@@ -320,41 +315,16 @@ def _trial(binary: Path, version: str) -> Finding:
             f"opencode {version} does not do what sessiond needs: {trial.fault}",
             hint=f"use opencode {supported}, or look for a newer sessiond",
         )
-        return _failed(check, error)
+        return failed_by(check, error)
     text = f"started in {trial.boot_seconds:g} s, took {trial.replayed} events, loaded the plugin"
     if trial.live:
-        return _ok(check, text)
-    return _warning(
+        return ok(check, text)
+    return warning(
         check,
         f"{text}; its views do not move by themselves",
         f"use opencode {SUPPORTED[-1]} to see what others write as it is written",
     )
 
 
-def _ok(check: str, finding: str) -> Finding:
-    return Finding(check=check, state="ok", finding=finding)
-
-
-def _warning(check: str, finding: str, remedy: str) -> Finding:
-    return Finding(check=check, state="warning", finding=finding, remedy=remedy)
-
-
-def _failed(check: str, error: SessiondError) -> Finding:
-    return Finding(
-        check=check,
-        state="failed",
-        finding=error.detail,
-        remedy=error.hint,
-        exit_code=exit_code(error),
-    )
-
-
 def _listed(paths: list[Path]) -> str:
     return ", ".join(str(path) for path in paths) or "there is none"
-
-
-def _print(finding: Finding) -> None:
-    state = paint(finding.state.ljust(8), _COLOURS[finding.state])
-    print(f"{state} {finding.check.ljust(14)} {one_line(finding.finding)}", flush=True)
-    if finding.remedy:
-        print(f"{'':23} {paint('→', 'yellow')} {one_line(finding.remedy)}", flush=True)

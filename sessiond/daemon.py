@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import structs
-
 from sessiond import __version__, config, sockets
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
@@ -305,7 +303,12 @@ class Daemon:
         folder = journal_folder(self.configuration, self._environ)
         durable = await DurableWrites.open(core, folder, self.configuration.journal)
         for recovery in durable.journal.recoveries:
-            self._log.error("journal.recovered", **structs.asdict(recovery))
+            self._log.error(
+                "journal.recovered",
+                reason="; ".join(recovery.findings),
+                directory=recovery.quarantined,
+                count=recovery.saved,
+            )
         return durable
 
     def _open_examiner(self, core: Core, durable: DurableWrites) -> Examiner:

@@ -230,7 +230,7 @@ class Outbox:
         lost = sum(await asyncio.gather(*(check(*each) for each in positions.items())))
         self.end_look()
         if lost:
-            _log.warning("outbox.redis_lost_writes", writes=lost)
+            _log.warning("outbox.redis_lost_writes", count=lost)
         return lost
 
     # Straight to Redis

@@ -94,7 +94,7 @@ class Reachability:
         while not await self._answers():
             await self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        _log.info("redis.back", away_seconds=round(time.monotonic() - began, 2))
+        _log.info("redis.back", seconds=round(time.monotonic() - began, 2))
         self.away_since = None
         self._is_back.set()
         for callback in self._when_back:

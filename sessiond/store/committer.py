@@ -243,9 +243,21 @@ class Committer:
                 _settle(call.batch, outcomes, degraded=degraded)
             except Exception as error:  # noqa: BLE001 - whatever happens, the callers must hear of it
                 _refuse(call.batch, error)
+                if isinstance(error, StoreUnavailable):
+                    self._give_up_following(lane, error)
             self._waiting_bytes -= sum(waiting.size for waiting in call.batch)
             lane.deciding = None
         del self._lanes[lane.session_id]
+
+    def _give_up_following(self, lane: _Lane, error: StoreUnavailable) -> None:
+        """Refuse the call that was sent ahead: it must not come before one that failed."""
+        call, lane.following = lane.following, None
+        if call is None:
+            return
+        if call.ahead:
+            call.ahead.cancel()
+        _refuse(call.batch, error)
+        self._waiting_bytes -= sum(waiting.size for waiting in call.batch)
 
     def _send_ahead(self, lane: _Lane) -> None:
         if lane.deciding and lane.may_send_ahead:

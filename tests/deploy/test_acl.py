@@ -18,10 +18,11 @@ from redis.exceptions import AuthenticationError, ResponseError
 from sessiond.api.opencode import Imported, Sharing
 from sessiond.client import DaemonClient
 from sessiond.errors import NotFound, SessionDeleted
+from sessiond.journal.reports import EntryPage, Verdict
 from sessiond.model import Choice, Context, NewMessage, NewSession, PresentSessions
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
-from sessiond.service.status import Diagnosis, Health, KeyContent, Status
+from sessiond.service.status import Diagnosis, Health, KeyContent, OutboxStatus, Status
 from sessiond.store.keys import Keys
 from tests.deploy import (
     NO_PASSWORD,
@@ -288,6 +289,12 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     assert status.sessions == 2
     assert status.bus_connected
     assert PASSWORDS["sessiond"] not in str(status)
+    outbox: OutboxStatus = (await client.call("GET", "/v1/journal", OutboxStatus))[0]
+    assert outbox.waiting == 0
+    verdict: Verdict = (await client.call("POST", "/v1/journal/verification", Verdict))[0]
+    assert verdict.faults == []
+    entries: EntryPage = (await client.call("GET", "/v1/journal/entries", EntryPage))[0]
+    assert len(entries.entries) == verdict.entries > 0
     diagnosis: Diagnosis = (await client.call("GET", "/v1/doctor", Diagnosis))[0]
     told = {finding.check: finding.finding for finding in diagnosis.findings}
     assert "is not told to this user" in told["persistence"]

@@ -33,6 +33,7 @@ class DurableWrites:
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
         self.watch = RollbackWatch(journal, WatermarkStore(core.redis, core.keys), self.outbox)
         self.redis.call_when_back(self.watch.look_now)
+        self.outbox.call_in_doubt(self.watch.look_now)
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod

@@ -170,6 +170,16 @@ class StoreFull(StoreUnavailable):
     title = "Store full"
 
 
+class StoreWentBack(StoreUnavailable):
+    """Redis does not have what it confirmed to this process before. Nothing was written now.
+
+    The next try is taken. A daemon first writes again what was lost.
+    """
+
+    code = "store-went-back"
+    title = "Store went back"
+
+
 class JournalUnavailable(SessiondError):
     """The journal's disk is full, or fails. Nothing was acknowledged that is not durable.
 

@@ -21,7 +21,13 @@ from typing import Any
 import structlog
 from msgspec import Struct, field, structs
 
-from sessiond.errors import JournalFull, JournalUnavailable, SessiondError, StoreUnavailable
+from sessiond.errors import (
+    JournalFull,
+    JournalUnavailable,
+    SessiondError,
+    StoreUnavailable,
+    StoreWentBack,
+)
 from sessiond.journal import Entry, Journal, Span
 from sessiond.service import writes
 from sessiond.service.clock import Clock
@@ -93,11 +99,12 @@ class _Waiting(Struct, eq=False):
 
 
 class _Lane(Struct, eq=False):
-    """The writes of one session that wait, the first of them being performed."""
+    """The writes of one session that wait; so many of the first are being performed."""
 
     session_id: str
     writes: deque[_Waiting] = field(default_factory=deque)
     worker: asyncio.Task[None] | None = None
+    under_way: int = 0
     held: str = ""
 
 
@@ -119,6 +126,8 @@ class Outbox:
         self._known: dict[str, Position] = {}
         self._confirmed: list[tuple[str, Position]] = []
         self._looked_at: list[tuple[str, Position]] = []
+        self._is_trusted = asyncio.Event()
+        self._on_doubt: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Take up what an earlier life of this process left undone."""
@@ -195,6 +204,18 @@ class Outbox:
     # session the highest position from before a look stands for all before it. What was confirmed
     # since may be of either side of a rollback, and is looked for one by one.
 
+    # While that is in doubt, at the start and where Redis turned out to have gone back, everything
+    # waits in its lane: what was lost comes first.
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether Redis may lack something that it confirmed."""
+        return not self._is_trusted.is_set()
+
+    def call_in_doubt(self, callback: Callable[[], None]) -> None:
+        """Have something called when a look is wanted at once."""
+        self._on_doubt = callback
+
     def begin_look(self) -> None:
         """To be called before Redis is asked whether it is still the one that it was."""
         self._looked_at += self._confirmed
@@ -207,6 +228,7 @@ class Outbox:
             if known is None or position.offset > known.offset:
                 self._known[session_id] = position
         self._looked_at = []
+        self._is_trusted.set()
 
     async def recheck(self) -> int:
         """Look for what Redis confirmed, and have done again what it has not any more.
@@ -236,7 +258,7 @@ class Outbox:
     # Straight to Redis
 
     def _must_wait(self, session_id: str) -> bool:
-        return self._around.redis.is_away or session_id in self._lanes
+        return self._around.redis.is_away or self.is_in_doubt or session_id in self._lanes
 
     async def _perform_at_once(
         self, write: Write, begun: asyncio.Future[Span], wait_seconds: float | None
@@ -329,6 +351,7 @@ class Outbox:
         while lane.writes:
             if self._around.redis.is_away:
                 await self._around.redis.wait_until_back()
+            await self._is_trusted.wait()
             done = await self._perform_next(lane)
             if done:
                 lane.held, pause = "", _HELD_SECONDS[0]
@@ -340,10 +363,12 @@ class Outbox:
     async def _perform_next(self, lane: _Lane) -> int:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
         batch = self._next_batch(lane.writes)
+        lane.under_way = len(batch)
         outcomes = await asyncio.gather(
             *(self._around.perform(self._based(waiting.write)) for waiting in batch),
             return_exceptions=True,
         )
+        lane.under_way = 0
         done = 0
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BaseException):
@@ -411,7 +436,10 @@ class Outbox:
 
     def _note(self, obstacle: SessiondError, lane: _Lane | None = None) -> None:
         """Note what keeps a write from being done: Redis is away, or its lane has to pause."""
-        if isinstance(obstacle, StoreUnavailable):
+        if isinstance(obstacle, StoreWentBack):
+            self._is_trusted.clear()
+            self._on_doubt()
+        elif isinstance(obstacle, StoreUnavailable):
             self._around.redis.note_failure()
         elif lane:
             lane.held = f"{obstacle.code}: {obstacle.detail}"
@@ -432,10 +460,9 @@ class Outbox:
         lane = self._lanes.get(session_id)
         waiting = {waiting.span for waiting in lane.writes} if lane else set()
         lost = [write for write in lost if write.span not in waiting]
-        if lane:  # what is under way stays first: it is idempotent wherever it stands
-            first = lane.writes.popleft()
-            lane.writes.extendleft(reversed(lost))
-            lane.writes.appendleft(first)
+        if lane:
+            under_way = [lane.writes.popleft() for _ in range(lane.under_way)]
+            lane.writes.extendleft(reversed([*under_way, *lost]))
         else:
             for write in lost:
                 self._queue(write)

@@ -72,7 +72,7 @@ class RollbackWatch:
         life, found = await self._watermarks.read(journal)
         if not self._life and found:
             await self._journal.seen(found.incarnation, found.sequence)
-        if life != self._life or found != self._noted:
+        if life != self._life or found != self._noted or self._outbox.is_in_doubt:
             await self._outbox.recheck()
             self._life = life
         else:

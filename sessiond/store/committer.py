@@ -7,7 +7,8 @@ call is sent ahead, so that Redis works on one call while this process prepares 
 This writer's order is the log's order. Calls are decided one after the other: a call whose reply
 was lost is sent again, and the script recognises what it already applied. A call sent ahead names
 the operation that must have been applied before it; the script refuses it otherwise, whatever
-made it the first to arrive, and it is sent again in its turn.
+made it the first to arrive, and it is sent again in its turn. Every other call names the last
+operation that is known to be there: a Redis that went back takes nothing before that is known.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sessiond.errors import (
     SessiondError,
     StoreDamaged,
     StoreUnavailable,
+    StoreWentBack,
     Superseded,
     VersionMismatch,
 )
@@ -47,6 +49,8 @@ _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.5
 _BATCH_BYTES = 4 * 1024 * 1024
 _WAITING_BYTES = 64 * 1024 * 1024
+_SESSIONS_REMEMBERED = 10_000
+_OUT_OF_ORDER = "OUTOFORDER"
 _AHEAD_OPERATIONS = 16  # fewer are not worth the fixed cost of a call of their own
 
 
@@ -195,6 +199,7 @@ class Committer:
         self._sequence = 0
         self._lanes: dict[str, _Lane] = {}
         self._waiting_bytes = 0
+        self._applied: dict[str, int] = {}
 
     async def commit(self, session_id: str, group: list[Draft]) -> Committed:
         """Write a group, whole or not at all, at consecutive offsets.
@@ -238,6 +243,7 @@ class Committer:
             try:
                 reply = await self._reply(call)
                 outcomes, degraded = _outcomes(call.batch, reply.answer), False
+                self._note_applied(call, outcomes)
                 if self._replicas:
                     degraded = await self._is_degraded(self._replicas, reply, outcomes)
                 _settle(call.batch, outcomes, degraded=degraded)
@@ -248,6 +254,19 @@ class Committer:
             self._waiting_bytes -= sum(waiting.size for waiting in call.batch)
             lane.deciding = None
         del self._lanes[lane.session_id]
+
+    def _note_applied(self, call: _Call, outcomes: list[Committed | SessiondError]) -> None:
+        """Note the last sequence of the session that is there: the next call relies on it."""
+        sequence, applied = call.first_sequence - 1, 0
+        for waiting, outcome in zip(call.batch, outcomes, strict=True):
+            sequence += len(waiting.group)
+            if isinstance(outcome, Committed):
+                applied = sequence
+        if applied:
+            self._applied.pop(call.session_id, None)  # to the end: the idle ones are forgotten
+            self._applied[call.session_id] = applied
+            if len(self._applied) > _SESSIONS_REMEMBERED:
+                del self._applied[next(iter(self._applied))]
 
     def _give_up_following(self, lane: _Lane, error: StoreUnavailable) -> None:
         """Refuse the call that was sent ahead: it must not come before one that failed."""
@@ -305,15 +324,18 @@ class Committer:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return await self._send(call)
+                return await self._send(call, self._applied.get(call.session_id, 0))
             except RedisError as error:
+                if _OUT_OF_ORDER in str(error):
+                    self._applied.pop(call.session_id, None)
+                    raise _went_back(call.session_id) from error
                 if not may_pass(error) or self._now() + pause > deadline:
                     raise translate(error) from error
             await self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _send(self, call: _Call, after: int = 0) -> Acknowledged:
-        """Send a call once; with `after`, it has no effect before that sequence was applied."""
+    async def _send(self, call: _Call, after: int) -> Acknowledged:
+        """Send a call once; it has no effect where the sequence `after` was not applied."""
         operations = frozenset(draft.op for waiting in call.batch for draft in waiting.group)
         script, keys = commit_script(operations), self._keys.log(call.session_id)
         arguments = self._encode(call, after)
@@ -364,6 +386,13 @@ def _options(draft: Draft) -> list[str | bytes]:
         else:
             options += (change.document, change.field, change.value)
     return options
+
+
+def _went_back(session_id: str) -> StoreWentBack:
+    return StoreWentBack(
+        f"Redis does not have what this process wrote last to session {session_id!r}",
+        hint="it was restarted without its newest writes, or emptied; try again",
+    )
 
 
 def _refuse(batch: list[_Waiting], error: Exception) -> None:

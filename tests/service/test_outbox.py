@@ -18,6 +18,7 @@ from sessiond.errors import (
     NotFound,
     SessiondError,
     StoreUnavailable,
+    StoreWentBack,
 )
 from sessiond.journal import Journal, JournalOptions
 from sessiond.model import Choice, NewMessage, NewSession
@@ -149,6 +150,8 @@ class Machine:
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
         await self.outbox.start()
+        self.outbox.begin_look()
+        self.outbox.end_look()
 
     async def stop(self) -> None:
         await self.reachability.close()
@@ -425,6 +428,26 @@ async def test_what_was_lost_is_found_though_others_were_written_in_its_place(
     assert await look(machine) == 2
     await machine.settled()
     assert redis.log == ["a", "d", "e", "f", "b", "c"]
+
+
+async def test_a_redis_that_went_back_takes_nothing_before_what_it_lost(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """So each writer's own order is kept."""
+    doubts: list[bool] = []
+    machine.outbox.call_in_doubt(lambda: doubts.append(True))
+    for name in "abc":
+        await machine.outbox.submit(append(name))
+    redis.roll_back_to(1)
+    redis.refusals["d"] = StoreWentBack("it lacks c")
+    assert isinstance(await machine.outbox.submit(append("d")), Journaled)
+    assert doubts == [True]
+    assert machine.outbox.is_in_doubt
+    assert isinstance(await machine.outbox.submit(append("e")), Journaled)
+    redis.refusals.clear()
+    assert await look(machine) == 2
+    await machine.settled()
+    assert redis.log == ["a", "b", "c", "d", "e"]
 
 
 async def test_a_strict_change_that_was_lost_is_merged(

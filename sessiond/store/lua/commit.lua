@@ -8,8 +8,9 @@
 --          3 pattern of the workspace's channel, with %s for the workspace
 --          4 writer
 --          5 sequence of the first operation; the others follow it without a gap
---          6 0, or a sequence that must have been applied: this call left before the one of that
---            sequence was answered, and must not come before it
+--          6 0, or a sequence that must have been applied: one that this writer knows to be there
+--            (else Redis went back), or that of a call which was not answered when this one left,
+--            and which must come first
 --          7 number of groups; then for each group: the number of its operations, and for each
 --            op, id, at, hash (7 bytes), json, origin, number of its options,
 --            and for each option three values:
@@ -52,7 +53,7 @@ redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that
 local known_writer = redis.call('HGET', APPLIED, WRITER)
 local applied_sequence, applied_offset = string.match(known_writer or '0 0', '^(%d+) (%d+)$')
 applied_sequence, applied_offset = tonumber(applied_sequence), tonumber(applied_offset)
-if tonumber(ARGV[6]) > applied_sequence then
+if tonumber(ARGV[6]) > applied_sequence and session.status ~= 'deleted' then
   return redis.error_reply('OUTOFORDER the call before this one was not applied')
 end
 

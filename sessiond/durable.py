@@ -20,12 +20,14 @@ class DurableWrites:
 
     def __init__(self, core: Core, journal: Journal, *, wait_seconds: float) -> None:
         self.journal = journal
+        core.committer.forgives = False  # what was lost is written again before anything else
         self.redis = Reachability(core.redis_answers)
         around = Surroundings(
             journal=journal,
             perform=core.performer.perform,
             keep_refused=core.refusals.keep,
             are_there=core.store.have,
+            forgive=core.committer.forgive,
             redis=self.redis,
             clock=core.around.clock,
             entropy=core.around.entropy,

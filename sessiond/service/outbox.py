@@ -55,6 +55,7 @@ class Surroundings(Struct, frozen=True):
         keep_refused: keeps a write as a conflict that was acknowledged, and is refused now;
             raises NotFound where its session is missing.
         are_there: tells which of these positions a session's log has.
+        forgive: has a session written to again that Redis does not have as it was.
         redis: whether it answers.
         clock: milliseconds since 1970.
         entropy: returns that many random bytes.
@@ -65,6 +66,7 @@ class Surroundings(Struct, frozen=True):
     perform: Callable[[Write], Awaitable[Performed]]
     keep_refused: Callable[[Write, SessiondError], Awaitable[None]]
     are_there: Callable[[str, list[Position]], Awaitable[list[bool]]]
+    forgive: Callable[[str], None]
     redis: Reachability
     clock: Clock
     entropy: Entropy
@@ -99,12 +101,11 @@ class _Waiting(Struct, eq=False):
 
 
 class _Lane(Struct, eq=False):
-    """The writes of one session that wait; so many of the first are being performed."""
+    """The writes of one session that wait; the first of them are being performed."""
 
     session_id: str
     writes: deque[_Waiting] = field(default_factory=deque)
     worker: asyncio.Task[None] | None = None
-    under_way: int = 0
     held: str = ""
 
 
@@ -126,6 +127,7 @@ class Outbox:
         self._known: dict[str, Position] = {}
         self._confirmed: list[tuple[str, Position]] = []
         self._looked_at: list[tuple[str, Position]] = []
+        self._doubted: set[str] = set()
         self._is_trusted = asyncio.Event()
         self._on_doubt: Callable[[], None] = lambda: None
 
@@ -197,6 +199,7 @@ class Outbox:
             waiting=sum(len(lane.writes) for lane in lanes),
             sessions=len(self._lanes),
             held={lane.session_id: lane.held for lane in lanes if lane.held},
+            in_doubt=self.is_in_doubt,
             journal=await self._around.journal.status(),
         )
 
@@ -237,6 +240,9 @@ class Outbox:
 
         Returns:
             How many writes are done again.
+
+        Raises:
+            StoreUnavailable, JournalUnavailable: it is to be called again.
         """
         positions = {session_id: [known] for session_id, known in self._known.items()}
         for session_id, position in self._looked_at:
@@ -249,7 +255,13 @@ class Outbox:
                     return 0
                 return await self._requeue_lost(session_id)
 
-        lost = sum(await asyncio.gather(*(check(*each) for each in positions.items())))
+        checks = [asyncio.create_task(check(*each)) for each in positions.items()]
+        if checks:
+            await asyncio.wait(checks)
+        lost = sum(done.result() for done in checks)
+        for session_id in self._doubted:
+            self._around.forgive(session_id)
+        self._doubted.clear()
         self.end_look()
         if lost:
             _log.warning("outbox.redis_lost_writes", count=lost)
@@ -295,7 +307,7 @@ class Outbox:
         except SessiondError as error:
             if not error.temporary:
                 return error
-            self._note(error)
+            self._note(error, write.session_id)
             return None
 
     def _queue_abandoned(self, write: Write, begun: asyncio.Future[Span]) -> None:
@@ -363,12 +375,10 @@ class Outbox:
     async def _perform_next(self, lane: _Lane) -> int:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
         batch = self._next_batch(lane.writes)
-        lane.under_way = len(batch)
         outcomes = await asyncio.gather(
             *(self._around.perform(self._based(waiting.write)) for waiting in batch),
             return_exceptions=True,
         )
-        lane.under_way = 0
         done = 0
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BaseException):
@@ -410,7 +420,7 @@ class Outbox:
             _log.error("outbox.write_failed", session_id=lane.session_id, exc_info=error)
             return False
         if error.temporary:
-            self._note(error, lane)
+            self._note(error, lane.session_id)
             return False
         if waiting.outcome and not waiting.outcome.done():
             waiting.outcome.set_exception(error)  # whoever wrote it hears of it
@@ -427,42 +437,45 @@ class Outbox:
         try:
             await self._around.keep_refused(write, error)
         except SessiondError as obstacle:
-            self._note(obstacle, lane)
+            self._note(obstacle, lane.session_id)
             return False
         _log.warning(
             "outbox.write_refused", session_id=lane.session_id, op=op_of(write), code=error.code
         )
         return True
 
-    def _note(self, obstacle: SessiondError, lane: _Lane | None = None) -> None:
+    def _note(self, obstacle: SessiondError, session_id: str) -> None:
         """Note what keeps a write from being done: Redis is away, or its lane has to pause."""
         if isinstance(obstacle, StoreWentBack):
+            self._doubted.add(session_id)
             self._is_trusted.clear()
             self._on_doubt()
         elif isinstance(obstacle, StoreUnavailable):
             self._around.redis.note_failure()
-        elif lane:
+        elif lane := self._lanes.get(session_id):
             lane.held = f"{obstacle.code}: {obstacle.detail}"
 
     # What Redis lost
 
     async def _requeue_lost(self, session_id: str) -> int:
-        self._known.pop(session_id, None)
         lost: list[_Waiting] = []
+        kept: list[tuple[str, Position]] = []
         async for page in self._around.journal.of_session(session_id):
             entries = [(entry, entry.position) for entry in page if entry.position]
             there = await self._around.are_there(session_id, [at for _, at in entries])
             for (entry, position), is_there in zip(entries, there, strict=True):
                 if is_there:
-                    self._looked_at.append((session_id, position))
+                    kept.append((session_id, position))
                 else:
                     lost.append(_Waiting(_again(_write_of(entry)), entry.span, was=position))
+        self._known.pop(session_id, None)
+        self._looked_at += kept
+        self._doubted.add(session_id)
         lane = self._lanes.get(session_id)
         waiting = {waiting.span for waiting in lane.writes} if lane else set()
         lost = [write for write in lost if write.span not in waiting]
-        if lane:
-            under_way = [lane.writes.popleft() for _ in range(lane.under_way)]
-            lane.writes.extendleft(reversed([*under_way, *lost]))
+        if lane:  # even before what is under way: that is refused, unless it is done already
+            lane.writes.extendleft(reversed(lost))
         else:
             for write in lost:
                 self._queue(write)

@@ -38,12 +38,14 @@ class InstanceStatus(Struct, kw_only=True):
 class OutboxStatus(Struct, kw_only=True):
     """What waits to be written to Redis, and the journal behind it.
 
-    `waiting` writes, in `sessions`; `held`: session → why its writes cannot go on now.
+    `waiting` writes, in `sessions`; `held`: session → why its writes cannot go on now; `in_doubt`:
+    Redis may lack something that it confirmed, and is being looked at.
     """
 
     waiting: int
     sessions: int
     held: dict[str, str]
+    in_doubt: bool
     journal: JournalStatus
 
 

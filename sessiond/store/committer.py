@@ -200,6 +200,8 @@ class Committer:
         self._lanes: dict[str, _Lane] = {}
         self._waiting_bytes = 0
         self._applied: dict[str, int] = {}
+        self.forgives = True
+        """Whether a Redis that went back takes the next try; else not before `forgive`."""
 
     async def commit(self, session_id: str, group: list[Draft]) -> Committed:
         """Write a group, whole or not at all, at consecutive offsets.
@@ -228,6 +230,10 @@ class Committer:
         if began_waiting and lane.may_send_ahead:  # soon: whoever runs in this turn may join
             loop.call_soon(self._send_ahead, lane)
         return await waiting.outcome
+
+    def forgive(self, session_id: str) -> None:
+        """Write to a session again that Redis does not have as it was."""
+        self._applied.pop(session_id, None)
 
     async def drain(self) -> None:
         """Return when everything handed over has been decided."""
@@ -327,7 +333,8 @@ class Committer:
                 return await self._send(call, self._applied.get(call.session_id, 0))
             except RedisError as error:
                 if _OUT_OF_ORDER in str(error):
-                    self._applied.pop(call.session_id, None)
+                    if self.forgives:
+                        self.forgive(call.session_id)
                     raise _went_back(call.session_id) from error
                 if not may_pass(error) or self._now() + pause > deadline:
                     raise translate(error) from error

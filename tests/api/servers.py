@@ -31,6 +31,11 @@ class DurableServer:
         """Where a daemon finds it."""
         return f"unix://{self.socket}"
 
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and return when it answers."""
         kept = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]

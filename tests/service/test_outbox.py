@@ -59,6 +59,7 @@ class PlayedRedis:
         self.log: list[str] = []
         self.epochs: list[str] = []
         self.lives = 0
+        self.forgiven: list[str] = []
 
     async def perform(self, write: Write) -> Performed:
         self.asked += 1
@@ -143,6 +144,7 @@ class Machine:
             perform=self.redis.perform,
             keep_refused=self.redis.keep_refused,
             are_there=self.redis.are_there,
+            forgive=self.redis.forgiven.append,
             redis=self.reachability,
             clock=lambda: 1_000,
             entropy=lambda count: next(self._ids).to_bytes(count, "big"),
@@ -446,6 +448,7 @@ async def test_a_redis_that_went_back_takes_nothing_before_what_it_lost(
     assert isinstance(await machine.outbox.submit(append("e")), Journaled)
     redis.refusals.clear()
     assert await look(machine) == 2
+    assert redis.forgiven == ["s"]
     await machine.settled()
     assert redis.log == ["a", "b", "c", "d", "e"]
 

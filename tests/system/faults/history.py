@@ -1,0 +1,59 @@
+"""What happened in a run: what clients were told, what observers saw, what is there at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, field
+
+
+class Told(Struct, frozen=True):
+    """An operation that a client was told to be journaled or committed.
+
+    Attributes:
+        client: who wrote it; `number`: its own counter.
+        kind: append, edit, part, remove, count, file, create, delete.
+        session_id: where.
+        name: the message or file; the session of a creation or deletion.
+        value: the content, or the count.
+        durability: `journaled` or `committed`.
+    """
+
+    client: str
+    number: int
+    kind: str
+    session_id: str
+    name: str
+    value: Any
+    durability: str
+
+
+class Seen(Struct, frozen=True):
+    """One operation as an observer saw it, within one life of its view (between two resets)."""
+
+    life: int
+    offset: int
+    epoch: str
+    op: str
+    name: str
+
+
+class FinalSession(Struct):
+    """A session at the end: as each daemon loads it, its log, and its conflicts as text."""
+
+    deleted: bool = False
+    loads: list[Any] = field(default_factory=list)
+    log: list[Seen] = field(default_factory=list)
+    conflicts: str = ""
+
+
+class History(Struct):
+    """One run."""
+
+    told: list[Told] = field(default_factory=list)
+    attempted: set[tuple[str, str]] = field(default_factory=set)
+    """Session and name of everything that anybody tried to write."""
+    observed: dict[str, list[list[Seen]]] = field(default_factory=dict)
+    """Session → what each observer saw."""
+    final: dict[str, FinalSession] = field(default_factory=dict)
+    recovery_seconds: float = 0.0

@@ -1,0 +1,76 @@
+"""What goes wrong when: derived from a seed alone, so that it can be run once more."""
+
+from __future__ import annotations
+
+from random import Random
+
+from msgspec import Struct
+
+SIDECARS = 2
+SECONDS = 2.5
+FINAL = ("rollback", "flushall", "kill redis")
+"""Faults that may be the very last thing that happens."""
+
+_WEIGHTS = {
+    "kill sidecar": 3,
+    "pause sidecar": 1,
+    "kill redis": 2,
+    "pause redis": 1,
+    "rollback": 3,
+    "flushall": 1,
+    "slow": 1,
+    "stop up": 1,
+    "stop down": 1,
+    "refuse": 1,
+    "cut answer": 3,
+    "zombie": 2,
+    "kill client": 1,
+    "full memory": 1,
+    "full disk": 1,
+    "torn tail": 1,
+    "wrong clock": 1,
+}
+KINDS = tuple(_WEIGHTS)
+
+
+class Step(Struct, frozen=True):
+    """One fault: when it begins, at which sidecar, and how long it lasts, in seconds."""
+
+    at: float
+    kind: str
+    sidecar: int
+    lasts: float
+
+    def __str__(self) -> str:
+        return f"{self.at:5.2f} s  {self.kind}, sidecar {self.sidecar}, for {self.lasts:.2f} s"
+
+
+class Schedule(Struct, frozen=True):
+    """The faults of a run, and the seed that its clients draw from."""
+
+    seed: int
+    steps: list[Step]
+
+    def __str__(self) -> str:
+        return "\n".join([f"seed {self.seed}", *map(str, self.steps)])
+
+
+def schedule(seed: int, kinds: tuple[str, ...] = KINDS) -> Schedule:
+    """Return the schedule of a seed; `kinds` leaves some faults out."""
+    random = Random(seed)
+    weights = [_WEIGHTS[kind] for kind in kinds]
+    times = sorted(random.uniform(0.2, SECONDS) for _ in range(random.randint(1, 4)))
+    steps = [
+        Step(
+            at=round(at, 2),
+            kind=random.choices(kinds, weights)[0],
+            sidecar=random.randrange(SIDECARS),
+            lasts=round(random.uniform(0.1, 1.2), 2),
+        )
+        for at in times
+    ]
+    final = [kind for kind in FINAL if kind in kinds]
+    if final and random.random() < 0.3:
+        kind = random.choice(final)
+        steps.append(Step(at=SECONDS + 0.1, kind=kind, sidecar=0, lasts=0.1))
+    return Schedule(seed, steps)

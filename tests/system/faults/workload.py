@@ -1,0 +1,207 @@
+"""Clients that write like careful users, and remember what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+import msgspec
+
+from sessiond.client import DaemonClient
+from sessiond.errors import NotFound, SessionDeleted, SessiondError
+from sessiond.model import Context, NewMessage, NewSession, Operation, Reset
+from tests.system.faults.history import History, Seen, Told
+
+_PATIENCE_SECONDS = 20.0
+_SOMETIMES_LARGE = 200_000
+_ACTIONS = {
+    "append": 60,
+    "edit": 10,
+    "part": 8,
+    "count": 12,
+    "file": 10,
+    "remove": 3,
+    "create": 2,
+    "delete": 1,
+}
+
+
+class Writer:
+    """One client at one daemon: one write after the other, each repeated until it is answered.
+
+    Args:
+        name: its own; what it writes carries it.
+        socket: of the daemon.
+        sessions: where it writes.
+        history: where it notes what it was told.
+        seed: what it does.
+    """
+
+    def __init__(
+        self, name: str, socket: str, sessions: list[str], history: History, seed: int
+    ) -> None:
+        self.name = name
+        self._client = DaemonClient(socket=socket, name=name)
+        self._sessions = list(sessions)
+        self._own_sessions: list[str] = []
+        self._history = history
+        self._random = Random(f"{seed} {name}")
+        self._number = 0
+        self._own: dict[str, list[str]] = {}
+        self._versions: dict[str, str] = {}
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Write until `stop`."""
+        while not self._stopping:
+            self._number += 1
+            (action,) = self._random.choices(list(_ACTIONS), list(_ACTIONS.values()))
+            session_id = self._random.choice(self._sessions)
+            try:
+                await getattr(self, f"_{action}")(session_id)
+            except (NotFound, SessionDeleted):
+                continue  # somebody removed or deleted it: it is refused, and told so
+            await asyncio.sleep(self._random.uniform(0, 0.01))
+        await self._client.close()
+
+    def stop(self) -> None:
+        """End after the write that is under way."""
+        self._stopping = True
+
+    async def _append(self, session_id: str) -> None:
+        name = f"{self.name}-{self._number}"
+        size = _SOMETIMES_LARGE if self._random.random() < 0.02 else 10
+        message = NewMessage(role="user", content=f"{name} " + "x" * size, id=name)
+        self._history.attempted.add((session_id, name))
+        written = await self._surely(
+            lambda key: self._client.append(session_id, [message], key=key)
+        )
+        self._versions[name] = written.records[0].version
+        self._own.setdefault(session_id, []).append(name)
+        self._tell("append", session_id, name, name, written.durability)
+
+    async def _edit(self, session_id: str) -> None:
+        name, value = self._one_of(session_id), f"edit-{self.name}-{self._number}."
+        if name:
+            patch, base = {"content": value}, self._versions[name]
+            written = await self._surely(
+                lambda key: self._client.edit(session_id, name, patch, base=base, key=key)
+            )
+            self._versions[name] = written.version
+            self._tell("edit", session_id, name, value, written.durability)
+
+    async def _part(self, session_id: str) -> None:
+        name, value = self._one_of(session_id), f"part-{self.name}-{self._number}."
+        if name:
+            part = {"type": "text", "text": value}
+            part_id = f"p{self._number}"
+            written = await self._surely(
+                lambda key: self._client.put_part(session_id, name, part_id, part, key=key)
+            )
+            self._versions.pop(name)  # a part changed it: it is not edited any more
+            self._own[session_id].remove(name)
+            self._tell("part", session_id, name, value, written.durability)
+
+    async def _remove(self, session_id: str) -> None:
+        name = self._one_of(session_id)
+        if name:
+            self._own[session_id].remove(name)
+            written = await self._surely(lambda key: self._client.remove(session_id, name, key=key))
+            self._tell("remove", session_id, name, name, written.durability)
+
+    async def _count(self, session_id: str) -> None:
+        patch = {"state": {self.name: self._number}}
+        changed = await self._surely(
+            lambda key: self._client.change_document(session_id, "context", patch, key=key)
+        )
+        self._tell("count", session_id, self.name, self._number, changed.durability)
+
+    async def _file(self, session_id: str) -> None:
+        known = await self._surely(lambda _: self._client.document(session_id, "context"))
+        name = f"{self.name}-{self._number}.py"
+        patch = {"active_files": [*known.value["active_files"], name]}
+        changed = await self._surely(
+            lambda key: self._client.change_document(
+                session_id, "context", patch, base=known.version, key=key
+            )
+        )
+        self._tell("file", session_id, name, name, changed.durability)
+
+    async def _create(self, _: str) -> None:
+        session_id = f"{self._sessions[0]}-{self.name}-{self._number}"
+        new = NewSession(session_id=session_id, context=Context(state={"made": self.name}))
+        session = await self._surely(lambda key: self._client.create(new, key=key))
+        self._sessions.append(session_id)
+        self._own_sessions.append(session_id)
+        self._tell("create", session_id, session_id, self.name, session.durability)
+
+    async def _delete(self, _: str) -> None:
+        if self._own_sessions:
+            session_id = self._own_sessions.pop()
+            self._sessions.remove(session_id)
+            position = await self._surely(lambda key: self._client.delete(session_id, key=key))
+            durability = "committed" if position else "journaled"
+            self._tell("delete", session_id, session_id, "", durability)
+
+    def _one_of(self, session_id: str) -> str:
+        own = self._own.get(session_id, [])
+        return self._random.choice(own) if own else ""
+
+    async def _surely(self, write: Any) -> Any:
+        """Repeat a call until it is answered, always with the same key."""
+        key = f"key-{self.name}-{self._number}"
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while True:
+                try:
+                    return await write(key)
+                except SessiondError as error:
+                    if not error.temporary:
+                        raise
+                await asyncio.sleep(0.05)
+
+    def _tell(self, kind: str, session_id: str, name: str, value: Any, durability: Any) -> None:
+        told = durability or "committed"
+        self._history.told.append(
+            Told(self.name, self._number, kind, session_id, name, value, told)
+        )
+
+
+class Watcher:
+    """Follows a session through one daemon, from position to position."""
+
+    def __init__(self, socket: str, session_id: str) -> None:
+        self.seen: list[Seen] = []
+        self._life = 0
+        self._client = DaemonClient(socket=socket)
+        self._session_id = session_id
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Follow it no more."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._client.close()
+
+    async def _watch(self) -> None:
+        after = "0"
+        while True:
+            try:
+                async for event in self._client.stream(
+                    f"/v1/sessions/{self._session_id}/events", after
+                ):
+                    if event.name == "reset":
+                        msgspec.json.decode(event.data, type=Reset)
+                        self._life += 1
+                    elif event.id:
+                        self.seen.append(seen_in(event.data, self._life))
+                        after = event.id
+            except SessiondError:
+                await asyncio.sleep(0.05)
+
+
+def seen_in(data: bytes, life: int) -> Seen:
+    """Return an operation as an observer notes it."""
+    operation = msgspec.json.decode(data, type=Operation)
+    epoch, _, offset = operation.position.partition(":")
+    return Seen(life, int(offset), epoch, operation.op, operation.id)

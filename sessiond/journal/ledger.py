@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import msgspec
+from msgspec import structs
 
 from sessiond.errors import JournalUnavailable
 from sessiond.journal.connection import (
@@ -137,7 +138,8 @@ class Ledger:
         """Return a page of a session's entries."""
         self._settle_confirmed()
         numbers = self.index.after(session_id, number, _PAGE_ENTRIES)
-        return self._page(_THESE, (msgspec.json.encode(numbers).decode(),), number)
+        entries, number = self._page(_THESE, (msgspec.json.encode(numbers).decode(),), number)
+        return self._with_unwritten(entries), number
 
     def newest_confirmed(self) -> dict[str, Position]:
         """Return the highest position of each session."""
@@ -222,6 +224,16 @@ class Ledger:
                     break
             cursor.close()
         return entries, number
+
+    def _with_unwritten(self, entries: list[Entry]) -> list[Entry]:
+        """Return entries with what Redis confirmed of them that a full disk did not take yet."""
+        said = {confirmation.span: confirmation.position for confirmation in self._unwritten}
+        if not said:
+            return entries
+        return [
+            structs.replace(entry, position=said.get(entry.span) or entry.position)
+            for entry in entries
+        ]
 
     def _oldest_pending_ms(self) -> int | None:
         entries, number = self._page(_PENDING, (self._pending_from, 1), 0)

@@ -15,7 +15,7 @@ from sessiond.errors import JournalFull, JournalUnavailable, SessiondError
 from sessiond.journal import Journal, JournalOptions, Span
 from sessiond.journal.connection import Connection, Cursor, connect
 from sessiond.journal.record import Row
-from tests.journal.support import as_killed, at, entries_of, pending_of
+from tests.journal.support import as_killed, at, entries_of, of_session, pending_of
 
 KIB = b"x" * 1024
 
@@ -128,6 +128,26 @@ async def test_whatever_fails_is_refused_and_undone(
     assert (first.first, again.first) == (1, 2)
     assert [entry.position for entry in await entries_of(journal)] == [at(1), None]
     assert journal.recoveries == []
+    await journal.close()
+
+
+async def test_what_redis_confirmed_while_the_disk_is_full_is_known_of_a_session(
+    tmp_path: Path,
+) -> None:
+    """So it is missed if Redis loses it again."""
+    opened: list[FailingConnection] = []
+
+    def failing(path: Path) -> Connection:
+        opened.append(FailingConnection(path))
+        return opened[-1]
+
+    journal = await Journal.open(tmp_path / "j", JournalOptions(connect=failing))
+    spans = [await journal.append("ses_1", [b"x"]) for _ in range(2)]
+    opened[-1].fault = ("BEGIN", sqlite3.SQLITE_FULL)
+    journal.confirm(spans[0], at(1))
+    assert [entry.position for entry in await of_session(journal, "ses_1")] == [at(1), None]
+    opened[-1].fault = None
+    assert [entry.span for entry in await pending_of(journal)] == spans[1:]
     await journal.close()
 
 

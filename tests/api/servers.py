@@ -61,6 +61,10 @@ class DurableServer:
         """Copy its files as they are now."""
         shutil.copytree(self._data, self._folder / name)
 
+    def forget(self, name: str) -> None:
+        """Remove a copy."""
+        shutil.rmtree(self._folder / name)
+
     def restore(self, name: str) -> None:
         """Put a copy in the place of its files; it must not run."""
         self.clear()

@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 from collections import Counter
+from pathlib import Path
 
 from tests.system.faults.planted import BUGS, VARIABLE
 from tests.system.faults.runs import Outcome, run_seeds
@@ -25,7 +26,13 @@ def main() -> int:
     first = options.seed if options.seed is not None else options.from_seed
     kinds = tuple(options.faults.split(",")) if options.faults else None
     outcomes = asyncio.run(
-        run_seeds(range(first, first + count), jobs=options.jobs, kinds=kinds, tell=_tell)
+        run_seeds(
+            range(first, first + count),
+            jobs=options.jobs,
+            kinds=kinds,
+            tell=_tell,
+            keep=options.keep,
+        )
     )
     if options.seed is not None:
         print(outcomes[0].schedule)
@@ -40,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="laboratories at once")
     parser.add_argument("--faults", help="only these, separated by commas")
+    parser.add_argument("--keep", type=Path, help="folder for what is known of failed runs")
     parser.add_argument("--planted", help=f"run with a bug: {', '.join(BUGS)}, or all")
     return parser
 

@@ -105,8 +105,15 @@ def nothing_appears_that_nobody_wrote(history: History) -> Iterator[str]:
 def all_daemons_agree(history: History) -> Iterator[str]:
     """I7: every daemon loads the same session."""
     for session_id, final in history.final.items():
-        if any(load != final.loads[0] for load in final.loads):
+        if final.missing != (not final.loads and not final.deleted) or any(
+            load != final.loads[0] for load in final.loads
+        ):
             yield f"daemons differ about {session_id}"
+
+
+def all_clients_came_through(history: History) -> Iterator[str]:
+    """I9: no client was left without an answer, and all came to rest."""
+    yield from history.failures
 
 
 def recovery_is_bounded(history: History) -> Iterator[str]:
@@ -124,6 +131,7 @@ CHECKS: tuple[Check, ...] = (
     offsets_are_contiguous,
     nothing_appears_that_nobody_wrote,
     all_daemons_agree,
+    all_clients_came_through,
     recovery_is_bounded,
 )
 

@@ -39,11 +39,17 @@ class Seen(Struct, frozen=True):
 
 
 class FinalSession(Struct):
-    """A session at the end: as each daemon loads it, its log, and its conflicts as text."""
+    """A session at the end: as each daemon loads it, its log, and its conflicts as text.
+
+    `missing`: a daemon knows nothing of it. `operations` is the log once more, with all that it
+    says: for people who look into a failure.
+    """
 
     deleted: bool = False
+    missing: bool = False
     loads: list[Any] = field(default_factory=list)
     log: list[Seen] = field(default_factory=list)
+    operations: list[Any] = field(default_factory=list)
     conflicts: str = ""
 
 
@@ -56,4 +62,6 @@ class History(Struct):
     observed: dict[str, list[list[Seen]]] = field(default_factory=dict)
     """Session → what each observer saw."""
     final: dict[str, FinalSession] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    """Clients that gave up, and what did not come to rest."""
     recovery_seconds: float = 0.0

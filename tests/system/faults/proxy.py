@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
-
-from msgspec import Struct
 
 _CHUNK = 1 << 16
 
 
-class _Link(Struct, eq=False):
-    """One connection through the proxy: the daemon's side, and Redis's."""
+class Way(Enum):
+    """A direction."""
 
-    here: asyncio.StreamWriter
-    there: asyncio.StreamWriter
-    tasks: list[asyncio.Task[None]] = []
+    TO_REDIS = "up"
+    TO_DAEMON = "down"
+
+
+class _Link:
+    """One connection through the proxy: its two sides, and what passes between them.
+
+    `held` is set while what comes from the daemon is kept, even when the daemon is gone by then.
+    """
+
+    def __init__(self, daemon: asyncio.StreamWriter, redis: asyncio.StreamWriter) -> None:
+        self.daemon = daemon
+        self.redis = redis
+        self.released = asyncio.Event()
+        self.released.set()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def end(self) -> None:
+        """Close both sides; what was written to them goes first."""
+        for writer in (self.daemon, self.redis):
+            with suppress(OSError, RuntimeError):
+                writer.close()
+
+    async def break_off(self) -> None:
+        """End both sides at once, whatever was on its way."""
+        for task in self.tasks:
+            task.cancel()
+        for writer in (self.daemon, self.redis):
+            writer.transport.abort()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 class ChaosProxy:
     """Passes bytes on between a socket of its own and another one, as well as it is allowed to.
 
-    Attributes:
-        delay_seconds: how late every chunk is.
-        stops_up: nothing reaches Redis; it is kept, and passed on when this ends.
-        stops_down: no answer reaches the daemon; the same.
-        holds: what reaches Redis is kept until `release`, even if the daemon is gone by then.
+    Args:
+        listen: the socket that a daemon connects to.
+        target: Redis's; may be changed, for connections to come.
     """
 
     def __init__(self, listen: Path, target: Path) -> None:
         self.listen = listen
         self.target = target
-        self.delay_seconds = 0.0
-        self._flows = {"up": asyncio.Event(), "down": asyncio.Event()}
+        self._delay_seconds = 0.0
+        self._open = {way: asyncio.Event() for way in Way}
         self._refuses = False
-        self._held = False
+        self._cut_after: int | None = None
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
-        self._cut_after: int | None = None
         self.calm()
 
     @property
@@ -50,95 +73,108 @@ class ChaosProxy:
         """Begin to listen."""
         self._server = await asyncio.start_unix_server(self._accept, str(self.listen))
 
+    async def start_on_loopback(self) -> int:
+        """Begin to listen on a TCP port of the loopback instead; returns which."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
     async def stop(self) -> None:
         """End everything."""
         if self._server:
             self._server.close()
-        await self._drop()
+        await self.drop()
 
     def calm(self) -> None:
         """Pass everything on at once; what was kept goes on its way."""
-        self.delay_seconds = 0.0
-        self._refuses = self._held = False
+        self._delay_seconds = 0.0
+        self._refuses = False
         self._cut_after = None
-        for flow in self._flows.values():
-            flow.set()
+        for each in self._open.values():
+            each.set()
+        self.release()
 
     def slow(self, seconds: float) -> None:
         """Delay every chunk."""
-        self.delay_seconds = seconds
+        self._delay_seconds = seconds
 
-    def block(self, way: str) -> None:
-        """Let nothing pass in one direction, `up` to Redis or `down` from it."""
-        self._flows[way].clear()
+    def block(self, way: Way) -> None:
+        """Let nothing pass in one direction; it is kept, and passed on by `calm`."""
+        self._open[way].clear()
 
     def hold(self) -> None:
-        """Keep what goes to Redis until `calm`, even when its daemon is killed meanwhile."""
-        self._held = True
-        self._flows["up"].clear()
+        """Keep what present connections have for Redis until `release`.
+
+        New connections pass. What is kept reaches Redis although its daemon may be gone by then:
+        so it goes with requests that are under way in a network when their sender dies.
+        """
+        for link in self._links:
+            link.released.clear()
+
+    def release(self) -> None:
+        """Pass on what `hold` kept."""
+        for link in self._links:
+            link.released.set()
 
     async def refuse(self) -> None:
-        """Drop all connections and take no new ones."""
+        """Drop all connections and take no new ones, until `calm`."""
         self._refuses = True
-        await self._drop()
+        await self.drop()
 
     def cut_answers(self, after_bytes: int) -> None:
-        """Break a connection in the middle of what Redis answers next."""
+        """Break a connection within the next answer of Redis, behind so many bytes of it."""
         self._cut_after = after_bytes
+
+    async def drop(self) -> None:
+        """Break all connections."""
+        links, self._links = self._links, set()
+        for link in links:
+            await link.break_off()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:
-            writer.close()
+            writer.transport.abort()
             return
         try:
             from_redis, to_redis = await asyncio.open_unix_connection(str(self.target))
         except OSError:
-            writer.close()
+            writer.transport.abort()
             return
         link = _Link(writer, to_redis)
-        link.tasks = [
-            asyncio.create_task(self._pass("up", reader, to_redis, link)),
-            asyncio.create_task(self._pass("down", from_redis, writer, link)),
-        ]
         self._links.add(link)
+        link.tasks = [
+            asyncio.create_task(self._pass(Way.TO_REDIS, reader, to_redis, link)),
+            asyncio.create_task(self._pass(Way.TO_DAEMON, from_redis, writer, link)),
+        ]
+        for task in link.tasks:
+            task.add_done_callback(lambda _: self._forget(link))
 
     async def _pass(
-        self, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
+        self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
     ) -> None:
-        try:
+        """Pass on one direction of a connection until its source ends it; then end both."""
+        with suppress(OSError):
             while chunk := await reader.read(_CHUNK):
-                if self.delay_seconds:
-                    await asyncio.sleep(self.delay_seconds)
-                await self._flows[way].wait()
-                if way == "down" and self._cut_after is not None:
-                    chunk, self._cut_after = chunk[: self._cut_after], None
-                    writer.write(chunk)
+                await self._until_allowed(way, link)
+                if way is Way.TO_DAEMON and self._cut_after is not None:
+                    writer.write(chunk[: self._cut_after])
+                    self._cut_after = None
+                    await writer.drain()
                     break
-                writer.write(chunk)
-                await writer.drain()
-            else:
-                if way == "up" and self._held:
-                    await self._flows["up"].wait()
-                    await asyncio.sleep(0.05)
-        except OSError:
-            pass
-        finally:
-            self._close(link)
+                if not writer.is_closing():
+                    writer.write(chunk)
+                    await writer.drain()
+            await self._until_allowed(way, link)
+        if way is Way.TO_REDIS or link.released.is_set():  # else what is held is still to go
+            link.end()
 
-    def _close(self, link: _Link) -> None:
-        if link in self._links and not (self._held and not self._flows["up"].is_set()):
+    async def _until_allowed(self, way: Way, link: _Link) -> None:
+        if self._delay_seconds:
+            await asyncio.sleep(self._delay_seconds)
+        await self._open[way].wait()
+        if way is Way.TO_REDIS:
+            await link.released.wait()
+
+    def _forget(self, link: _Link) -> None:
+        if all(task.done() for task in link.tasks):
             self._links.discard(link)
-            for writer in (link.here, link.there):
-                with contextlib.suppress(OSError, RuntimeError):
-                    writer.close()
-
-    async def _drop(self) -> None:
-        links, self._links = list(self._links), set()
-        for link in links:
-            for task in link.tasks:
-                task.cancel()
-            for writer in (link.here, link.there):
-                writer.close()
-        await asyncio.gather(
-            *(task for link in links for task in link.tasks), return_exceptions=True
-        )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from tests.system.faults.checks import violations
-from tests.system.faults.history import Told
-from tests.system.faults.laboratory import laboratory
+from tests.system.faults.history import History, Told
+from tests.system.faults.laboratory import Laboratory
+from tests.system.faults.machines import Machines, machines
 from tests.system.faults.schedule import KINDS, Schedule, schedule
 
 
@@ -30,8 +34,9 @@ async def run_seeds(
     module: str = "sessiond",
     until_violation: bool = False,
     tell: Callable[[Outcome], None] = lambda _: None,
+    keep: Path | None = None,
 ) -> list[Outcome]:
-    """Run the schedules of seeds; after a violation a laboratory begins anew.
+    """Run the schedules of seeds; after a violation the machines begin anew.
 
     Args:
         seeds: which.
@@ -40,29 +45,39 @@ async def run_seeds(
         module: what runs as a daemon.
         until_violation: stop at the first.
         tell: told of each.
+        keep: where to keep what there is about a run in which something did not hold.
     """
     waiting = iter(seeds)
     outcomes: list[Outcome] = []
 
     async def work() -> None:
         while not (until_violation and outcomes and outcomes[-1].violations):
-            async with laboratory(module) as found:
+            async with machines(module) as found:
+                laboratory = Laboratory(found)
                 for seed in waiting:
                     planned = schedule(seed, kinds or KINDS)
-                    outcome = Outcome(planned, [], [], 0.0)
-                    try:
-                        history = await found.run(planned)
-                        outcome = Outcome(
-                            planned, history.told, violations(history), history.recovery_seconds
-                        )
-                    except (RuntimeError, TimeoutError, AssertionError) as error:
-                        outcome.violations.append(f"the run failed: {error!r}")
+                    history = await laboratory.run(planned)
+                    outcome = Outcome(
+                        planned, history.told, violations(history), history.recovery_seconds
+                    )
                     outcomes.append(outcome)
                     tell(outcome)
                     if outcome.violations:
+                        if keep:
+                            keep_evidence(keep, planned, history, found)
                         break
                 else:
                     return
 
     await asyncio.gather(*(work() for _ in range(jobs)))
     return outcomes
+
+
+def keep_evidence(folder: Path, planned: Schedule, history: History, found: Machines) -> None:
+    """Write a run's schedule and history into a folder, and copy the logs of its daemons."""
+    folder = folder / f"seed-{planned.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "schedule.txt").write_text(f"{planned}\n", encoding="utf-8")
+    (folder / "history.json").write_bytes(msgspec.json.encode(history))
+    for number, machine in enumerate(found.each):
+        shutil.copy(machine.sidecar.folder / "log", folder / f"sidecar{number}.log")

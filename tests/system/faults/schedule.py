@@ -8,27 +8,31 @@ from msgspec import Struct
 
 SIDECARS = 2
 SECONDS = 2.5
-FINAL = ("rollback", "flushall", "kill redis")
+FINAL = ("rollback", "flush", "kill redis", "promote")
 """Faults that may be the very last thing that happens."""
 
 _WEIGHTS = {
     "kill sidecar": 3,
-    "pause sidecar": 1,
+    "pause sidecar": 2,
+    "late request": 2,
+    "torn tail": 2,
+    "wrong clock": 1,
+    "full disk": 1,
+    "kill client": 1,
+    "slow consumer": 1,
+    "slow": 1,
+    "requests stall": 1,
+    "answers stall": 1,
+    "answers lost": 2,
+    "refuse": 1,
+    "cut answer": 2,
     "kill redis": 2,
     "pause redis": 1,
     "rollback": 3,
-    "flushall": 1,
-    "slow": 1,
-    "stop up": 1,
-    "stop down": 1,
-    "refuse": 1,
-    "cut answer": 3,
-    "zombie": 2,
-    "kill client": 1,
+    "flush": 1,
     "full memory": 1,
-    "full disk": 1,
-    "torn tail": 1,
-    "wrong clock": 1,
+    "demote": 1,
+    "promote": 1,
 }
 KINDS = tuple(_WEIGHTS)
 
@@ -72,5 +76,7 @@ def schedule(seed: int, kinds: tuple[str, ...] = KINDS) -> Schedule:
     final = [kind for kind in FINAL if kind in kinds]
     if final and random.random() < 0.3:
         kind = random.choice(final)
-        steps.append(Step(at=SECONDS + 0.1, kind=kind, sidecar=0, lasts=0.1))
+        steps.append(
+            Step(at=SECONDS + 0.1, kind=kind, sidecar=0, lasts=round(random.uniform(0.1, 1.2), 2))
+        )
     return Schedule(seed, steps)

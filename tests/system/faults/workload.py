@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -14,7 +15,11 @@ from sessiond.model import Context, NewMessage, NewSession, Operation, Reset
 from tests.system.faults.history import History, Seen, Told
 
 _PATIENCE_SECONDS = 20.0
-_SOMETIMES_LARGE = 200_000
+_SIZES = {10: 97.0, 200_000: 2.0, 900_000: 0.9, 15_000_000: 0.02}
+"""Bytes of a message, and of how many in a hundred."""
+_IMPATIENT = 0.05
+"""So often a client asks once more before it has its answer."""
+_SOON_SECONDS = 0.003
 _ACTIONS = {
     "append": 60,
     "edit": 10,
@@ -54,16 +59,16 @@ class Writer:
 
     async def run(self) -> None:
         """Write until `stop`."""
-        while not self._stopping:
-            self._number += 1
-            (action,) = self._random.choices(list(_ACTIONS), list(_ACTIONS.values()))
-            session_id = self._random.choice(self._sessions)
-            try:
-                await getattr(self, f"_{action}")(session_id)
-            except (NotFound, SessionDeleted):
-                continue  # somebody removed or deleted it: it is refused, and told so
-            await asyncio.sleep(self._random.uniform(0, 0.01))
-        await self._client.close()
+        try:
+            while not self._stopping:
+                self._number += 1
+                (action,) = self._random.choices(list(_ACTIONS), list(_ACTIONS.values()))
+                session_id = self._random.choice(self._sessions)
+                with suppress(NotFound, SessionDeleted):  # somebody removed it: this was told so
+                    await getattr(self, f"_{action}")(session_id)
+                await asyncio.sleep(self._random.uniform(0, 0.01))
+        finally:
+            await self._client.close()
 
     def stop(self) -> None:
         """End after the write that is under way."""
@@ -71,7 +76,7 @@ class Writer:
 
     async def _append(self, session_id: str) -> None:
         name = f"{self.name}-{self._number}"
-        size = _SOMETIMES_LARGE if self._random.random() < 0.02 else 10
+        (size,) = self._random.choices(list(_SIZES), list(_SIZES.values()))
         message = NewMessage(role="user", content=f"{name} " + "x" * size, id=name)
         self._history.attempted.add((session_id, name))
         written = await self._surely(
@@ -151,10 +156,11 @@ class Writer:
     async def _surely(self, write: Any) -> Any:
         """Repeat a call until it is answered, always with the same key."""
         key = f"key-{self.name}-{self._number}"
+        is_impatient = self._random.random() < _IMPATIENT
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while True:
                 try:
-                    return await write(key)
+                    return await (_first_of_two(write, key) if is_impatient else write(key))
                 except SessiondError as error:
                     if not error.temporary:
                         raise
@@ -165,6 +171,20 @@ class Writer:
         self._history.told.append(
             Told(self.name, self._number, kind, session_id, name, value, told)
         )
+
+
+async def _first_of_two(write: Any, key: str) -> Any:
+    """Make a call twice, almost at once; return the first answer, and leave the other call."""
+    first = asyncio.create_task(write(key))
+    await asyncio.wait([first], timeout=_SOON_SECONDS)
+    calls = [first, asyncio.create_task(write(key))]
+    try:
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 class Watcher:

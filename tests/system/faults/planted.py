@@ -1,37 +1,51 @@
-"""A daemon with one bug in it, chosen by SESSIOND_TEST_PLANTED: the laboratory must find each."""
+"""A daemon with one bug in it, chosen by PLANTED_BUG: the laboratory must find each."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from msgspec import structs
 
 from sessiond.cli.main import main
-from sessiond.journal import Journal, Span
+from sessiond.codec import json
+from sessiond.journal import Journal, Span, journal
+from sessiond.journal.connection import LOG, PAGE_BYTES
+from sessiond.journal.opening import CURRENT, Opened, open_journal
 from sessiond.journal.thread import JournalThread
+from sessiond.model import Message, NewMessage
+from sessiond.service.clock import system_clock, timestamp
 from sessiond.service.feeds import _SessionFeed
 from sessiond.service.messages import Messages
 from sessiond.service.outbox import Outbox
 from sessiond.service.writes import Append
-from sessiond.store.committer import Committer
+from sessiond.service.writing import commit
+from sessiond.store.committer import Committed, Committer, Draft
 from sessiond.store.sessions import SessionStore
 
+_SLOW_DISK_SECONDS = 0.3
+_LOG_HEADER_BYTES = 32
+_FRAME_BYTES = PAGE_BYTES + 24
 
-def _plant(owner: type, name: str, bug: Callable[..., Any]) -> None:
+
+def _plant(owner: type | ModuleType, name: str, bug: Callable[..., Any]) -> None:
     setattr(owner, name, bug)
 
 
 def no_fsync() -> None:
-    """A write is acknowledged before it is on the disk; the disk gets it a second later."""
+    """A write is acknowledged before it is on the disk; the disk gets it a moment later."""
     begin = Journal.begin
 
     def at_once(self: Journal, *given: Any, **more: Any) -> asyncio.Future[Span]:
         loop = asyncio.get_running_loop()
-        loop.call_later(1.0, lambda: begin(self, *given, **more))
+        loop.call_later(_SLOW_DISK_SECONDS, lambda: begin(self, *given, **more))
         done: asyncio.Future[Span] = loop.create_future()
         done.set_result(Span("0" * 12, 1, 1))
         return done
@@ -40,15 +54,25 @@ def no_fsync() -> None:
 
 
 def no_dedupe() -> None:
-    """A message that is sent again gets another name, as if ids meant nothing."""
-    append = Messages.append
-    count = iter(range(10**9))
+    """A message that comes once more is written once more, under another name."""
+    count = itertools.count(1)
 
-    async def renamed(self: Messages, session_id: str, given: Any, *more: Any) -> Any:
-        again = [structs.replace(new, id=f"{new.id}.{next(count)}") for new in given]
-        return await append(self, session_id, again, *more)
+    async def written_again(
+        self: Messages, session_id: str, _: list[NewMessage], messages: list[Message]
+    ) -> Committed:
+        again = f"again{next(count)}"
+        group = [
+            Draft(
+                "message.append",
+                f"{message.id}.{again}",
+                timestamp(system_clock()),
+                json.encode(structs.replace(message, id=f"{message.id}.{again}")),
+            )
+            for message in messages
+        ]
+        return await commit(self._around, session_id, group)
 
-    _plant(Messages, "append", renamed)
+    _plant(Messages, "_appended_before", written_again)
 
 
 def counter_epoch() -> None:
@@ -73,6 +97,51 @@ def forget_what_waits() -> None:
         self._known = {}
 
     _plant(Outbox, "start", start)
+
+
+def keep_torn_tail() -> None:
+    """A journal is written on behind a torn tail: what stands there, the next life cannot read."""
+
+    def opened(folder: Path, *given: Any) -> Opened:
+        log, kept = folder / CURRENT / LOG, folder / "torn"
+        if kept.exists():
+            kept.replace(log)
+        elif log.exists() and (log.stat().st_size - _LOG_HEADER_BYTES) % _FRAME_BYTES:
+            shutil.copy(log, kept)
+        return open_journal(folder, *given)
+
+    _plant(journal, "open_journal", opened)
+
+
+def retry_without_waiting() -> None:
+    """On a slow disk, a retry is answered while its first try is still being written."""
+    begin = Journal.begin
+    under_way: set[str] = set()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def impatient(
+        self: Journal, session_id: str, group: Any, *, key: str = ""
+    ) -> asyncio.Future[Span]:
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Span] = loop.create_future()
+        if key and key in under_way:
+            outcome.set_result(Span("0" * 12, 1, 1))
+            return outcome
+
+        async def write() -> None:
+            await asyncio.sleep(_SLOW_DISK_SECONDS)
+            span = await begin(self, session_id, group, key=key)
+            under_way.discard(key)
+            if not outcome.done():
+                outcome.set_result(span)
+
+        under_way.add(key)
+        task = loop.create_task(write())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return outcome
+
+    _plant(Journal, "begin", impatient)
 
 
 def retry_overtakes() -> None:
@@ -129,12 +198,14 @@ BUGS: dict[str, Callable[[], None]] = {
         counter_epoch,
         trust_the_ack,
         forget_what_waits,
+        keep_torn_tail,
+        retry_without_waiting,
         retry_overtakes,
         skipped_gap,
         silent_failure,
     )
 }
-VARIABLE = "SESSIOND_TEST_PLANTED"
+VARIABLE = "PLANTED_BUG"
 
 if __name__ == "__main__":
     BUGS[os.environ.pop(VARIABLE)]()

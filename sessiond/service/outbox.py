@@ -24,18 +24,28 @@ from msgspec import Struct, field, structs
 from sessiond.errors import (
     JournalFull,
     JournalUnavailable,
+    NotFound,
     SessiondError,
     StoreUnavailable,
     StoreWentBack,
 )
 from sessiond.journal import Entry, Journal, Span
+from sessiond.model import Document
 from sessiond.service import writes
 from sessiond.service.clock import Clock
-from sessiond.service.identity import Entropy, new_session_id
+from sessiond.service.identity import Entropy, content_digest, new_session_id
 from sessiond.service.performing import Performed
 from sessiond.service.reachability import Reachability
 from sessiond.service.status import OutboxStatus
-from sessiond.service.writes import Append, ChangeDocument, Create, Write, made_before, op_of
+from sessiond.service.writes import (
+    Append,
+    ChangeDocument,
+    Create,
+    PutPart,
+    Write,
+    made_before,
+    op_of,
+)
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
@@ -66,7 +76,7 @@ class Surroundings(Struct, frozen=True):
     perform: Callable[[Write], Awaitable[Performed]]
     keep_refused: Callable[[Write, SessiondError], Awaitable[None]]
     are_there: Callable[[str, list[Position]], Awaitable[list[bool]]]
-    forgive: Callable[[str], None]
+    forgive: Callable[[str], Awaitable[None]]
     redis: Reachability
     clock: Clock
     entropy: Entropy
@@ -128,6 +138,8 @@ class Outbox:
         self._confirmed: list[tuple[str, Position]] = []
         self._looked_at: list[tuple[str, Position]] = []
         self._doubted: set[str] = set()
+        self._examined: set[str] = set()
+        self._values: dict[tuple[str, str], str] = {}
         self._is_trusted = asyncio.Event()
         self._on_doubt: Callable[[], None] = lambda: None
 
@@ -223,6 +235,7 @@ class Outbox:
         """To be called before Redis is asked whether it is still the one that it was."""
         self._looked_at += self._confirmed
         self._confirmed = []
+        self._examined = set(self._doubted)
 
     def end_look(self) -> None:
         """To be called when it is."""
@@ -231,7 +244,11 @@ class Outbox:
             if known is None or position.offset > known.offset:
                 self._known[session_id] = position
         self._looked_at = []
-        self._is_trusted.set()
+        self._doubted -= self._examined
+        if self._doubted:  # it went back once more meanwhile
+            self._on_doubt()
+        else:
+            self._is_trusted.set()
 
     async def recheck(self) -> int:
         """Look for what Redis confirmed, and have done again what it has not any more.
@@ -259,9 +276,8 @@ class Outbox:
         if checks:
             await asyncio.wait(checks)
         lost = sum(done.result() for done in checks)
-        for session_id in self._doubted:
-            self._around.forgive(session_id)
-        self._doubted.clear()
+        for session_id in self._examined:
+            await self._around.forgive(session_id)
         self.end_look()
         if lost:
             _log.warning("outbox.redis_lost_writes", count=lost)
@@ -289,18 +305,21 @@ class Outbox:
         if isinstance(performed, SessiondError):
             self._around.journal.discard(span)
             raise performed
-        self._confirm(write.session_id, span, performed.position)
+        self._confirm(write.session_id, span, performed)
         return performed
 
-    def _confirm(self, session_id: str, span: Span, position: Position) -> None:
-        self._around.journal.confirm(span, position)
-        self._confirmed.append((session_id, position))
+    def _confirm(self, session_id: str, span: Span, performed: Performed) -> None:
+        self._around.journal.confirm(span, performed.position)
+        self._confirmed.append((session_id, performed.position))
+        if isinstance(performed.result, Document):
+            _forget_old(self._values)
+            self._values[session_id, str(performed.position)] = _digest_of(performed.result)
 
     async def _try(self, write: Write, seconds: float) -> Performed | SessiondError | None:
         """Perform a write; returns what came of it or why it is refused, None if not in time."""
         try:
             async with asyncio.timeout(seconds):
-                return await self._around.perform(write)
+                return await self._perform(write)
         except TimeoutError:
             self._around.redis.suspect()
             return None
@@ -309,6 +328,16 @@ class Outbox:
                 return error
             self._note(error, write.session_id)
             return None
+
+    async def _perform(self, write: Write) -> Performed:
+        """Perform a write; a session that is missing although it was there is no refusal."""
+        try:
+            return await self._around.perform(write)
+        except NotFound as error:
+            known = self._known.get(write.session_id)
+            if known and not all(await self._around.are_there(write.session_id, [known])):
+                raise StoreWentBack(error.detail, hint=error.hint) from error
+            raise
 
     def _queue_abandoned(self, write: Write, begun: asyncio.Future[Span]) -> None:
         if not begun.cancelled() and begun.exception() is None:
@@ -376,7 +405,7 @@ class Outbox:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
         batch = self._next_batch(lane.writes)
         outcomes = await asyncio.gather(
-            *(self._around.perform(self._based(waiting.write)) for waiting in batch),
+            *(self._perform(self._based(waiting.write)) for waiting in batch),
             return_exceptions=True,
         )
         done = 0
@@ -385,8 +414,8 @@ class Outbox:
                 if not await self._is_decided(lane, waiting, outcome):
                     break
             else:
-                self._confirm(lane.session_id, waiting.span, outcome.position)
-                self._note_move(lane.session_id, waiting.place, outcome.position)
+                self._confirm(lane.session_id, waiting.span, outcome)
+                self._note_move(waiting, outcome)
                 if waiting.outcome and not waiting.outcome.done():
                     waiting.outcome.set_result(outcome)
             lane.writes.remove(waiting)
@@ -470,7 +499,7 @@ class Outbox:
                     lost.append(_Waiting(_again(_write_of(entry)), entry.span, was=position))
         self._known.pop(session_id, None)
         self._looked_at += kept
-        self._doubted.add(session_id)
+        self._examined.add(session_id)
         lane = self._lanes.get(session_id)
         waiting = {waiting.span for waiting in lane.writes} if lane else set()
         lost = [write for write in lost if write.span not in waiting]
@@ -496,10 +525,20 @@ class Outbox:
         request = structs.replace(request, base=base, expected=expected)
         return structs.replace(write, request=request)
 
-    def _note_move(self, session_id: str, before: Position, after: Position) -> None:
-        if before != after:
+    def _note_move(self, waiting: _Waiting, outcome: Performed) -> None:
+        """Note where a version is now that was told of before, if it is the very same value.
+
+        One that is not, because it met others there, is no base of what was made on the other one:
+        what they wrote would look as if it had been removed.
+        """
+        before, after = (waiting.write.session_id, str(waiting.place)), str(outcome.position)
+        is_same = _stands_for_itself(waiting.write) or (
+            isinstance(outcome.result, Document)
+            and self._values.get(before) == _digest_of(outcome.result)
+        )
+        if is_same and before[1] != after:
             _forget_old(self._moved)
-            self._moved[session_id, str(before)] = str(after)
+            self._moved[before] = after
 
     def _told(self, waiting: _Waiting) -> Journaled:
         """Return what a writer is told whose write waits, who may go on from there."""
@@ -524,6 +563,23 @@ def _again(write: Write) -> Write:
     return structs.replace(
         write, request=structs.replace(request, base=request.expected, expected="")
     )
+
+
+def _stands_for_itself(write: Write) -> bool:
+    """Tell whether what is written does not depend on what stood there."""
+    match write:
+        case Create():
+            return True
+        case Append():
+            return len(write.messages) == 1
+        case PutPart():
+            return not write.request.base
+        case _:
+            return False
+
+
+def _digest_of(document: Document) -> str:
+    return content_digest(writes.encode(document.value))
 
 
 def _forget_old(known: dict[tuple[str, str], Any]) -> None:

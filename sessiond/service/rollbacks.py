@@ -68,16 +68,15 @@ class RollbackWatch:
         """Compare Redis with what it was, and note how far the journal is."""
         status = await self._journal.status()
         (journal, *_) = await self._journal.incarnations()
+        now = Watermark(status.incarnation, status.last_sequence)
         self._outbox.begin_look()
-        life, found = await self._watermarks.read(journal)
-        if not self._life and found:
-            await self._journal.seen(found.incarnation, found.sequence)
-        if life != self._life or found != self._noted or self._outbox.is_in_doubt:
+        life, before = await self._watermarks.exchange(journal, now)
+        noted, self._noted = self._noted, now
+        if not self._life and before:
+            await self._journal.seen(before.incarnation, before.sequence)
+        if life != self._life or before != noted or self._outbox.is_in_doubt:
+            self._life = ""  # until it is known what became of what was there
             await self._outbox.recheck()
             self._life = life
         else:
             self._outbox.end_look()
-        now = Watermark(status.incarnation, status.last_sequence)
-        if now != found:
-            await self._watermarks.write(journal, now)
-        self._noted = now

@@ -231,8 +231,15 @@ class Committer:
             loop.call_soon(self._send_ahead, lane)
         return await waiting.outcome
 
-    def forgive(self, session_id: str) -> None:
-        """Write to a session again that Redis does not have as it was."""
+    async def forgive(self, session_id: str) -> None:
+        """Write to a session again that Redis does not have as it was.
+
+        What was handed over before is refused first: its callers may have given it up, and then it
+        would come before what was lost.
+        """
+        while lane := self._lanes.get(session_id):
+            if lane.flusher:
+                await asyncio.wait([lane.flusher])
         self._applied.pop(session_id, None)
 
     async def drain(self) -> None:
@@ -334,7 +341,7 @@ class Committer:
             except RedisError as error:
                 if _OUT_OF_ORDER in str(error):
                     if self.forgives:
-                        self.forgive(call.session_id)
+                        self._applied.pop(call.session_id, None)
                     raise _went_back(call.session_id) from error
                 if not may_pass(error) or self._now() + pause > deadline:
                     raise translate(error) from error

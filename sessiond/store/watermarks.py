@@ -28,24 +28,23 @@ class WatermarkStore:
         self._redis = redis
         self._keys = keys
 
-    async def read(self, journal: str) -> tuple[str, Watermark | None]:
-        """Return what tells this server and its history from others, and a journal's watermark.
+    async def exchange(self, journal: str, now: Watermark) -> tuple[str, Watermark | None]:
+        """Note how far a journal is written; return what was noted before, all at one moment.
+
+        Returns:
+            What tells this server and its history from others, and the watermark from before.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        async with self._redis.pipeline(transaction=False) as pipeline:
+        async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.info("server")
             pipeline.info("replication")
             pipeline.hget(self._keys.writers, journal)
-            server, replication, value = await answered(pipeline.execute())
+            pipeline.hset(self._keys.writers, journal, f"{now.incarnation} {now.sequence}")
+            server, replication, before, _ = await answered(pipeline.execute())
         life = f"{server.get('run_id', '')} {replication.get('master_replid', '')}"
-        return life, _watermark(value)
-
-    async def write(self, journal: str, watermark: Watermark) -> None:
-        """Note how far a journal is written."""
-        value = f"{watermark.incarnation} {watermark.sequence}"
-        await answered(self._redis.hset(self._keys.writers, journal, value))
+        return life, _watermark(before)
 
 
 def _watermark(value: bytes | None) -> Watermark | None:

@@ -92,6 +92,9 @@ class PlayedRedis:
             for at in positions
         ]
 
+    async def forgive(self, session_id: str) -> None:
+        self.forgiven.append(session_id)
+
     async def answers(self) -> None:
         self.answer_or_fail()
 
@@ -144,7 +147,7 @@ class Machine:
             perform=self.redis.perform,
             keep_refused=self.redis.keep_refused,
             are_there=self.redis.are_there,
-            forgive=self.redis.forgiven.append,
+            forgive=self.redis.forgive,
             redis=self.reachability,
             clock=lambda: 1_000,
             entropy=lambda count: next(self._ids).to_bytes(count, "big"),

@@ -22,9 +22,12 @@ from sessiond.errors import (
     StoreDamaged,
     StoreRefusesUser,
     StoreUnavailable,
+    StoreWentBack,
 )
 from sessiond.store.committer import Committed, Committer
 from sessiond.store.keys import Keys
+from sessiond.sync.entry import Entry
+from sessiond.sync.position import START
 from tests.store.support import (
     Line,
     Services,
@@ -35,6 +38,8 @@ from tests.store.support import (
     creating,
     editing,
     real_servers,
+    roll_back,
+    take_copy,
     until,
 )
 
@@ -360,3 +365,39 @@ async def test_a_server_without_memory_takes_nothing_and_nothing_in_part(
     finally:
         await core.redis.config_set("maxmemory", "0")
     assert (await committer.commit("ses_1", [appending("m-3")])).positions[0].offset == 3
+
+
+async def entries_of(core: Services) -> list[Entry]:
+    return (await core.store.log.page("ses_1", START)).entries
+
+
+async def test_a_redis_that_went_back_takes_nothing_until_that_is_forgiven(
+    core: Services, committer: Committer
+) -> None:
+    """Nothing may come before what it lost."""
+    committer.forgives = False
+    await committer.commit("ses_1", [appending("a")])
+    copy = await take_copy(core, "ses_1")
+    await committer.commit("ses_1", [appending("b")])
+    await roll_back(core, "ses_1", copy)
+    for _ in range(2):
+        with pytest.raises(StoreWentBack):
+            await committer.commit("ses_1", [appending("c")])
+    given_up = asyncio.create_task(committer.commit("ses_1", [appending("d")]))
+    await asyncio.sleep(0)
+    await committer.forgive("ses_1")
+    with pytest.raises(StoreWentBack):
+        await given_up
+    for name in ("b", "c"):
+        await committer.commit("ses_1", [appending(name)])
+    assert [entry.id for entry in await entries_of(core)] == ["ses_1", "a", "b", "c"]
+
+
+async def test_without_an_outbox_the_next_try_is_taken(
+    core: Services, committer: Committer
+) -> None:
+    await committer.commit("ses_1", [appending("a")])
+    await core.redis.delete(*core.keys.log("ses_1"))
+    with pytest.raises(StoreWentBack):
+        await committer.commit("ses_1", [appending("b")])
+    await committer.commit("ses_1", [creating("ses_1")])

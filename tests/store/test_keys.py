@@ -149,6 +149,6 @@ async def _everything(core: Services) -> None:
     await core.store.beat("here", 1_000, 500)
     await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
     await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))
-    await WatermarkStore(core.redis, core.keys).write("journal", Watermark("i", 1))
+    await WatermarkStore(core.redis, core.keys).exchange("journal", Watermark("i", 1))
     await OpencodeStore(core.redis, core.keys).beat({"oc-1": b"{}"})
     await until(lambda: not core.store._committer._lanes)

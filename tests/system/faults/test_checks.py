@@ -1,0 +1,165 @@
+"""Every check passes a history in which all is well, and finds the one thing that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from tests.system.faults import checks
+from tests.system.faults.checks import Check, violations
+from tests.system.faults.history import FinalSession, History, Seen, Told
+from tests.system.faults.schedule import KINDS, schedule
+
+Damage = Callable[[History], None]
+
+
+def seen(offset: int, name: str, life: int = 0, epoch: str = "") -> Seen:
+    op = "session.create" if offset == 1 else "message.append"
+    return Seen(life, offset, epoch or f"e{offset}", op, name)
+
+
+def loaded(*names: str) -> dict[str, Any]:
+    messages = [{"id": name, "content": f"{name} edited"} for name in names]
+    context = {"state": {"w": 7}, "active_files": ["w-3.py"]}
+    return {"conversation": {"messages": messages}, "context": context}
+
+
+def told(kind: str, number: int, name: str, value: Any = "") -> Told:
+    return Told("w", number, kind, "s", name, value or name, "committed")
+
+
+def well() -> History:
+    log = [seen(1, "s"), seen(2, "w-1"), seen(3, "w-2")]
+    return History(
+        told=[
+            told("append", 1, "w-1"),
+            told("append", 2, "w-2"),
+            told("file", 3, "w-3.py"),
+            told("edit", 4, "w-1", "edited"),
+            told("part", 5, "w-2", "edited"),
+            told("remove", 6, "w-0"),
+            told("count", 7, "w", 7),
+        ],
+        attempted={("s", "w-1"), ("s", "w-2"), ("s", "w-0")},
+        observed={"s": [list(log), [structs.replace(one, life=1) for one in log]]},
+        final={"s": FinalSession(loads=[loaded("w-1", "w-2"), loaded("w-1", "w-2")], log=log)},
+        recovery_seconds=0.5,
+    )
+
+
+def final(history: History) -> FinalSession:
+    return history.final["s"]
+
+
+def without(kind: str) -> Damage:
+    def damage(history: History) -> None:
+        load: dict[str, Any] = loaded("w-1", "w-2")
+        match kind:
+            case "append":
+                load = loaded("w-1")
+            case "remove":
+                load = loaded("w-0", "w-1", "w-2")
+            case "count":
+                load["context"]["state"]["w"] = 6
+            case "file":
+                load["context"]["active_files"] = []
+            case _:
+                for message in load["conversation"]["messages"]:
+                    message["content"] = "as it was"
+        final(history).loads = [load, load]
+
+    return damage
+
+
+def say_twice(history: History) -> None:
+    final(history).loads = [loaded("w-1", "w-2", "w-2")] * 2
+
+
+def log_twice(history: History) -> None:
+    final(history).log.append(seen(4, "w-1"))
+
+
+def disagree(history: History) -> None:
+    history.observed["s"][1][2] = seen(3, "another", life=1)  # at the same place, epoch and all
+
+
+def fall_behind(history: History) -> None:
+    del history.observed["s"][0][2:]
+
+
+def turn_round(history: History) -> None:
+    final(history).log = [seen(1, "s"), seen(2, "w-2"), seen(3, "w-1")]
+
+
+def leave_a_gap(history: History) -> None:
+    final(history).log = [seen(1, "s"), seen(3, "w-1"), seen(4, "w-2")]
+
+
+def skip_one(history: History) -> None:
+    del history.observed["s"][0][1]
+
+
+def make_up(history: History) -> None:
+    final(history).loads = [loaded("w-1", "w-2", "ghost")] * 2
+
+
+def differ(history: History) -> None:
+    final(history).loads[1] = loaded("w-2", "w-1")
+
+
+def take_long(history: History) -> None:
+    history.recovery_seconds = 60
+
+
+def keep_the_deleted(history: History) -> None:
+    history.told.append(told("delete", 8, "s"))
+
+
+def test_all_is_well() -> None:
+    assert violations(well()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        *(
+            (without(kind), checks.nothing_acknowledged_is_lost)
+            for kind in ("append", "edit", "part", "remove", "count", "file")
+        ),
+        (lambda history: history.final.clear(), checks.nothing_acknowledged_is_lost),
+        (keep_the_deleted, checks.nothing_acknowledged_is_lost),
+        (say_twice, checks.nothing_is_applied_twice),
+        (log_twice, checks.nothing_is_applied_twice),
+        (disagree, checks.observers_agree),
+        (fall_behind, checks.observers_end_with_the_log),
+        (turn_round, checks.own_order_is_kept),
+        (leave_a_gap, checks.offsets_are_contiguous),
+        (skip_one, checks.offsets_are_contiguous),
+        (make_up, checks.nothing_appears_that_nobody_wrote),
+        (differ, checks.all_daemons_agree),
+        (take_long, checks.recovery_is_bounded),
+    ],
+)
+def test_what_is_not_is_found(damage: Damage, check: Check) -> None:
+    history = well()
+    damage(history)
+    assert list(check(history)) != []
+
+
+def test_what_a_conflict_holds_is_not_lost() -> None:
+    history = well()
+    without("append")(history)
+    final(history).conflicts = '[{"id":"w-2"}]'
+    lost = [found for found in violations(history) if "append" in found]
+    assert lost == []
+
+
+def test_a_seed_is_a_schedule() -> None:
+    assert str(schedule(7)) == str(schedule(7))
+    assert str(schedule(7)) != str(schedule(8))
+    used = {step.kind for seed in range(300) for step in schedule(seed).steps}
+    assert used == set(KINDS)
+    assert {step.kind for step in schedule(3, ("flushall",)).steps} <= {"flushall"}

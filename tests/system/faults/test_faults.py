@@ -1,0 +1,42 @@
+"""Schedules of faults on the real thing; and daemons with a planted bug, each of which is found.
+
+`python -m tests.system.faults` runs thousands; `--planted all` says how many each bug needed.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.system.faults.planted import BUGS, VARIABLE
+from tests.system.faults.runs import Outcome, run_seeds
+
+SCHEDULES = 60
+FIRST = 1_000
+
+
+def told(outcomes: list[Outcome]) -> str:
+    """What did not hold, and how to run it once more."""
+    return "\n".join(
+        f"{violation}\npython -m tests.system.faults --seed {outcome.schedule.seed}\n"
+        f"{outcome.schedule}"
+        for outcome in outcomes
+        for violation in outcome.violations
+    )
+
+
+async def test_whatever_happens_nothing_that_was_acknowledged_is_lost() -> None:
+    outcomes = await run_seeds(range(FIRST, FIRST + SCHEDULES), jobs=2)
+    assert len(outcomes) == SCHEDULES
+    assert not told(outcomes), told(outcomes)
+    acknowledged = sum(len(outcome.told) for outcome in outcomes)
+    assert acknowledged > 100 * SCHEDULES, "hardly anything was written: this proves little"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("bug", BUGS)
+async def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, bug)
+    outcomes = await run_seeds(
+        range(1, 41), module="tests.system.faults.planted", until_violation=True
+    )
+    assert outcomes[-1].violations, f"{bug} was not found by {len(outcomes)} schedules"

@@ -24,6 +24,7 @@ def nothing_acknowledged_is_lost(history: History) -> Iterator[str]:
         final = history.final.get(told.session_id)
         if (
             final is None
+            or final.missing
             or (told.kind == "delete" and not final.deleted)
             or (not final.deleted and not _is_there(told, final, removed))
         ):

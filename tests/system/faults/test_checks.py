@@ -11,7 +11,8 @@ from msgspec import structs
 from tests.system.faults import checks
 from tests.system.faults.checks import Check, violations
 from tests.system.faults.history import FinalSession, History, Seen, Told
-from tests.system.faults.schedule import KINDS, schedule
+from tests.system.faults.nemeses import NEMESES
+from tests.system.faults.schedule import FINAL, KINDS, schedule
 
 Damage = Callable[[History], None]
 
@@ -110,6 +111,14 @@ def differ(history: History) -> None:
     final(history).loads[1] = loaded("w-2", "w-1")
 
 
+def forget_one(history: History) -> None:
+    final(history).loads, final(history).missing = final(history).loads[:1], True
+
+
+def give_up(history: History) -> None:
+    history.failures.append("a client gave up")
+
+
 def take_long(history: History) -> None:
     history.recovery_seconds = 60
 
@@ -140,6 +149,9 @@ def test_all_is_well() -> None:
         (skip_one, checks.offsets_are_contiguous),
         (make_up, checks.nothing_appears_that_nobody_wrote),
         (differ, checks.all_daemons_agree),
+        (forget_one, checks.all_daemons_agree),
+        (forget_one, checks.nothing_acknowledged_is_lost),
+        (give_up, checks.all_clients_came_through),
         (take_long, checks.recovery_is_bounded),
     ],
 )
@@ -157,9 +169,14 @@ def test_what_a_conflict_holds_is_not_lost() -> None:
     assert lost == []
 
 
+def test_every_fault_of_a_schedule_can_be_done() -> None:
+    assert set(KINDS) == set(NEMESES)
+    assert set(FINAL) <= set(KINDS)
+
+
 def test_a_seed_is_a_schedule() -> None:
     assert str(schedule(7)) == str(schedule(7))
     assert str(schedule(7)) != str(schedule(8))
     used = {step.kind for seed in range(300) for step in schedule(seed).steps}
     assert used == set(KINDS)
-    assert {step.kind for step in schedule(3, ("flushall",)).steps} <= {"flushall"}
+    assert {step.kind for step in schedule(3, ("flush",)).steps} <= {"flush"}

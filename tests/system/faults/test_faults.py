@@ -24,6 +24,7 @@ def told(outcomes: list[Outcome]) -> str:
     )
 
 
+@pytest.mark.timeout(600)
 async def test_whatever_happens_nothing_that_was_acknowledged_is_lost() -> None:
     outcomes = await run_seeds(range(FIRST, FIRST + SCHEDULES), jobs=2)
     assert len(outcomes) == SCHEDULES
@@ -33,6 +34,7 @@ async def test_whatever_happens_nothing_that_was_acknowledged_is_lost() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("bug", BUGS)
 async def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, bug)

@@ -49,7 +49,8 @@ from sessiond.service.writes import (
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
-_HELD_SECONDS = (1.0, 30.0)
+_HELD_SECONDS = (0.1, 30.0)
+_HELD_GROWTH = 1.5
 _CHECKED_AT_ONCE = 16
 _REMEMBERED = 10_000
 
@@ -398,7 +399,7 @@ class Outbox:
                 lane.held, pause = "", _HELD_SECONDS[0]
             elif lane.held:
                 await self._around.sleep(pause)
-                pause = min(2 * pause, _HELD_SECONDS[1])
+                pause = min(_HELD_GROWTH * pause, _HELD_SECONDS[1])
         del self._lanes[lane.session_id]
 
     async def _perform_next(self, lane: _Lane) -> int:

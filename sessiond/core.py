@@ -100,6 +100,7 @@ class Core:
             rules=merge_rules(sync.merge),
             clock=clock,
         )
+        self.workspace = sync.workspace
         self.sessions = Sessions(around, workspace=sync.workspace)
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
         self.records = Records(around)

@@ -28,6 +28,7 @@ from sessiond.diagnosis import Examiner, durability_of
 from sessiond.durable import DurableWrites
 from sessiond.errors import ConfigurationError, SessiondError
 from sessiond.logs import Logs
+from sessiond.offline import OfflineReading
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
 from sessiond.service.checks import check_server
 from sessiond.service.clock import system_clock
@@ -38,6 +39,7 @@ from sessiond.service.status import (
     Health,
     InstanceStatus,
     KeyContent,
+    ReplicaStatus,
     ServerStatus,
     Status,
 )
@@ -74,6 +76,7 @@ class Daemon:
         self._embedded: EmbeddedServer | None = None
         self._core: Core | None = None
         self._durable: DurableWrites | None = None
+        self._offline: OfflineReading | None = None
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
         self._facts = ServerFacts(version="")
@@ -119,8 +122,10 @@ class Daemon:
         self._opencodes = self._open_opencodes(self._core)
         self._durable = durable = await self._open_durable(self._core)
         self._examiner = self._open_examiner(self._core, durable)
-        self._server = self._api(self._core, durable, self._opencodes, listening)
+        self._offline = offline = await self._open_offline(self._core, durable)
+        self._server = self._api(self._core, durable, offline, self._opencodes, listening)
         await durable.start()
+        offline.start()
         await self._server.start(listening)
         self._opencodes.start()
         await self._beat_once()
@@ -145,6 +150,8 @@ class Daemon:
             await self._server.stop(_GRACE_SECONDS)
         if self._opencodes:
             await self._opencodes.close()
+        if self._offline:
+            await self._offline.close()
         if self._durable:
             await self._durable.close()
         if self._core:
@@ -190,6 +197,7 @@ class Daemon:
             lag=core.feeds.lag,
             bus_connected=core.bus.connected,
             outbox=await self._running_durable.outbox.status(),
+            replica=self._replica_status(),
             instances=[
                 InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
                 for name, seen in sorted(instances.items())
@@ -201,6 +209,15 @@ class Daemon:
         if self._examiner is None:
             raise RuntimeError("the daemon was not started")
         return await self._examiner.diagnose()
+
+    def _replica_status(self) -> ReplicaStatus | None:
+        offline = self._offline
+        if not (offline and offline.replica and offline.copier):
+            return None
+        replica = offline.replica
+        return ReplicaStatus(
+            sessions=len(replica.copies), bytes=replica.size, behind=offline.copier.behind
+        )
 
     def options(self) -> dict[str, str]:
         """Return the options in force, secrets hidden."""
@@ -268,6 +285,7 @@ class Daemon:
         self,
         core: Core,
         durable: DurableWrites,
+        offline: OfflineReading,
         opencodes: Opencodes,
         listening: list[socket.socket],
     ) -> ApiServer:
@@ -279,9 +297,8 @@ class Daemon:
             allowed_origins=api.allowed_origins,
         )
         services = Services(
+            offline.reading,
             core.sessions,
-            core.messages,
-            core.documents,
             core.conflicts,
             core.feeds,
             core.presences,
@@ -289,7 +306,7 @@ class Daemon:
         )
         system = System(self)
         plugin = OpencodeHandlers(opencodes, self._streams)
-        writing = WriteHandlers(durable.outbox, lambda: core.is_degraded)
+        writing = WriteHandlers(durable.outbox, offline.reading, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
         table = [
             *routes(Handlers(services), writing, system),
@@ -321,6 +338,11 @@ class Daemon:
         owned = self._embedded is not None
         return Examiner(core, durable.journal, owned=owned, folders=folders)
 
+    async def _open_offline(self, core: Core, durable: DurableWrites) -> OfflineReading:
+        folder = data_folder(self._environ) / "replica"
+        limit_mib = self.configuration.replica.limit_mib
+        return await OfflineReading.open(core, durable, folder, limit_mib=limit_mib)
+
     async def _start_embedded(self) -> str:
         options = embedded_options(self.configuration, self._environ)
         self._embedded = EmbeddedServer(options, self._log)
@@ -350,8 +372,11 @@ class Daemon:
         )
 
     def _trace_sessions(self) -> None:
-        on = self.configuration.debug.sessions
-        self._running.store.on_commit = self._log_commit if on else None
+        told = self._running.store.on_commit
+        if self._log_commit in told:
+            told.remove(self._log_commit)
+        if self.configuration.debug.sessions:
+            told.append(self._log_commit)
 
     def _log_commit(self, session_id: str, group: list[Draft], committed: Committed) -> None:
         for draft, position in zip(group, committed.positions, strict=True):

@@ -33,7 +33,8 @@ class DurableWrites:
             entropy=core.around.entropy,
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
-        self.watch = RollbackWatch(journal, WatermarkStore(core.redis, core.keys), self.outbox)
+        watermarks = WatermarkStore(core.redis, core.keys)
+        self.watch = RollbackWatch(journal, watermarks, self.outbox, self.redis)
         self.redis.call_when_back(self.watch.look_now)
         self.outbox.call_in_doubt(self.watch.look_now)
         self._watching: asyncio.Task[None] | None = None

@@ -35,7 +35,7 @@ from sessiond.service.identity import Entropy, new_session_id
 from sessiond.service.performing import Performed
 from sessiond.service.reachability import Reachability
 from sessiond.service.status import OutboxStatus
-from sessiond.service.writes import Append, ChangeDocument, Create, Write, made_before, op_of
+from sessiond.service.writes import Append, ChangeDocument, Write, made_before, op_of
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
@@ -181,16 +181,14 @@ class Outbox:
         """Return the id of a session whose creator named none: with a key, always the same."""
         return new_session_id(key, self._around.clock(), self._around.entropy)
 
-    def waiting(self, session_id: str) -> list[Write]:
+    def waiting(self, session_id: str) -> list[Journaled]:
         """Return the writes of a session that are journaled and not done, in order."""
         lane = self._lanes.get(session_id)
-        return [waiting.write for waiting in lane.writes] if lane else []
+        return [_journaled(waiting) for waiting in lane.writes] if lane else []
 
-    def waiting_creations(self) -> list[Create]:
-        """Return the sessions that are yet to be created."""
-        lanes = self._lanes.values()
-        found = (waiting.write for lane in lanes for waiting in lane.writes)
-        return [write for write in found if isinstance(write, Create)]
+    def waiting_sessions(self) -> dict[str, list[Journaled]]:
+        """Return all writes that are journaled and not done, by session."""
+        return {session_id: self.waiting(session_id) for session_id in self._lanes}
 
     async def status(self) -> OutboxStatus:
         """Return what waits."""
@@ -505,7 +503,11 @@ class Outbox:
         """Return what a writer is told whose write waits, who may go on from there."""
         _forget_old(self._told_of)
         self._told_of[waiting.write.session_id, str(waiting.place)] = waiting.write
-        return Journaled(waiting.write, str(waiting.place))
+        return _journaled(waiting)
+
+
+def _journaled(waiting: _Waiting) -> Journaled:
+    return Journaled(waiting.write, str(waiting.place))
 
 
 def _write_of(entry: Entry) -> Write:

@@ -37,6 +37,7 @@ class Reachability:
         self._is_back.set()
         self._when_back: list[Callable[[], None]] = []
         self._asking: asyncio.Task[None] | None = None
+        self._answered_at = float("-inf")
         self.away_since: float | None = None
         """When it was first missed (`time.monotonic`); None while it answers."""
 
@@ -44,6 +45,15 @@ class Reachability:
     def is_away(self) -> bool:
         """Whether it did not answer when it was last asked."""
         return self.away_since is not None
+
+    @property
+    def answered_seconds_ago(self) -> float:
+        """How long ago it was last known to answer; endless if it never was."""
+        return time.monotonic() - self._answered_at
+
+    def note_answer(self) -> None:
+        """Note that it answered just now."""
+        self._answered_at = time.monotonic()
 
     def call_when_back(self, callback: Callable[[], None]) -> None:
         """Have something called every time that it answers again."""
@@ -96,6 +106,7 @@ class Reachability:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         _log.info("redis.back", seconds=round(time.monotonic() - began, 2))
         self.away_since = None
+        self.note_answer()
         self._is_back.set()
         for callback in self._when_back:
             callback()

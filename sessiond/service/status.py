@@ -62,10 +62,22 @@ class DurabilityStatus(Struct, kw_only=True):
     degraded_writes: int
 
 
+class ReplicaStatus(Struct, kw_only=True):
+    """The copies of sessions for when Redis is away.
+
+    `behind`: how many of the `sessions` are not known to be copied wholly.
+    """
+
+    sessions: int
+    bytes: int
+    behind: int
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
-    `lag`: announcements heard but not yet handed on to subscribers.
+    `lag`: announcements heard but not yet handed on to subscribers; `replica`: None where no copies
+    are kept.
     """
 
     version: str
@@ -82,6 +94,7 @@ class Status(Struct, kw_only=True):
     lag: int
     bus_connected: bool
     outbox: OutboxStatus
+    replica: ReplicaStatus | None
     instances: list[InstanceStatus]
 
 

@@ -1,0 +1,120 @@
+"""While Redis is away, a daemon answers for the sessions that it saw, and says how old that is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from sessiond.client import DaemonClient
+from sessiond.model import Context, NewMessage, NewSession
+from sessiond.service.status import Status
+from tests.api.client import Client
+from tests.api.servers import DurableServer, durable_server
+from tests.api.wire import Answer
+from tests.daemons import RunningDaemon, running_daemon
+from tests.system.observing import until
+
+
+@pytest.fixture
+def server() -> Iterator[DurableServer]:
+    with durable_server() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(server: DurableServer) -> Iterator[RunningDaemon]:
+    with running_daemon("--redis-url", server.url, start=False) as daemon:
+        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
+        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
+        daemon.start()
+        yield daemon
+
+
+@pytest.fixture
+async def client(daemon: RunningDaemon) -> AsyncIterator[DaemonClient]:
+    client = DaemonClient(socket=str(daemon.socket), name="ana")
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+def wire(daemon: RunningDaemon) -> Client:
+    return Client(daemon.socket)
+
+
+def message(content: str, name: str) -> NewMessage:
+    return NewMessage(role="user", content=content, id=name)
+
+
+async def copied(client: DaemonClient, sessions: int) -> None:
+    """Return when a daemon has copies of so many sessions, with all that is in them."""
+
+    async def is_copied() -> bool:
+        status: Status
+        status, _ = await client.call("GET", "/v1/status", Status)
+        replica = status.replica
+        return replica is not None and (replica.sessions, replica.behind) == (sessions, 0)
+
+    await until(is_copied)
+
+
+async def write_history(client: DaemonClient) -> None:
+    context = Context(state={"phase": 1}, active_files=["a.py"])
+    await client.create(NewSession(session_id="s", title="seen", context=context))
+    for number in range(12):
+        await client.append("s", [message(f"words {number}", f"m{number}")])
+    await client.edit("s", "m3", {"content": "edited"})
+    await client.remove("s", "m4")
+    await client.put_part("s", "m5", "p1", {"type": "text", "text": "a part"})
+    await client.change_document("s", "context", {"state": {"phase": 2}})
+    await client.change_document("s", "preferences", {"theme": "dark"})
+    await client.create(NewSession(session_id="t", title="another"))
+
+
+READS = (
+    "/v1/sessions/s",
+    "/v1/sessions/s/position",
+    "/v1/sessions/s/operations?after=3&limit=5",
+    "/v1/sessions/s/messages?limit=4",
+    "/v1/sessions/s/messages?after=6&limit=100",
+    "/v1/sessions/s/messages/m3",
+    "/v1/sessions/s/messages/m5",
+    "/v1/sessions/s/metadata",
+    "/v1/sessions/s/context",
+    "/v1/sessions/s/preferences",
+    "/v1/sessions?limit=1",
+    "/v1/sessions?limit=10",
+    "/v1/sessions?user_id=nobody",
+)
+
+
+def told(answer: Answer) -> tuple[int, Any, str]:
+    return answer.status, answer.json, answer.header("etag")
+
+
+async def fresh(wire: Client) -> bool:
+    """Tell whether Redis is known to be back."""
+    return not wire.call("GET", "/v1/sessions").header("sessiond-stale")
+
+
+async def test_what_was_seen_is_read_as_it_was_and_marked_stale_until_redis_is_back(
+    server: DurableServer, client: DaemonClient, wire: Client
+) -> None:
+    await write_history(client)
+    await copied(client, sessions=2)
+    before = {path: wire.call("GET", path) for path in READS}
+    assert not any(answer.header("sessiond-stale") for answer in before.values())
+    server.kill()
+    for path, answer in before.items():
+        now = wire.call("GET", path)
+        assert told(now) == told(answer), path
+        assert 0 <= float(now.header("sessiond-stale")) < 30, path
+        assert not now.header("sessiond-waiting")
+    server.start()
+    await until(lambda: fresh(wire))
+    for path, answer in before.items():
+        now = wire.call("GET", path)
+        assert told(now) == told(answer), path
+        assert not now.header("sessiond-stale")

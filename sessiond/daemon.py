@@ -26,7 +26,7 @@ from sessiond.config import Configuration
 from sessiond.core import Core
 from sessiond.diagnosis import Examiner, durability_of
 from sessiond.durable import DurableWrites
-from sessiond.errors import ConfigurationError, SessiondError
+from sessiond.errors import ConfigurationError, SessiondError, StoreUnavailable
 from sessiond.logs import Logs
 from sessiond.offline import OfflineReading
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
@@ -58,7 +58,8 @@ _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
 _GRACE_SECONDS = 10.0
 _TRIM_SECONDS = 3600.0
-_WAIT_FOR_REDIS_SECONDS = 5.0
+_WAIT_FOR_EMBEDDED_SECONDS = 5.0
+_WAIT_FOR_REDIS_SECONDS = 1.0
 
 
 class Daemon:
@@ -107,14 +108,18 @@ class Daemon:
     async def start(self) -> None:
         """Start the embedded server if there is to be one, then serve.
 
+        A Redis of somebody else may be away: what was seen before is read and writes are journaled
+        until it answers.
+
         Raises:
-            ConfigurationError, FolderHeld, EmbeddedServerFailed, StoreUnavailable.
+            ConfigurationError, FolderHeld, EmbeddedServerFailed.
+            StoreRefusesUser: Redis refuses this user.
+            StoreUnavailable: the embedded server does not answer.
         """
         url = self.configuration.redis.url or await self._start_embedded()
         self._core = Core(url, self.configuration, instance=self._instance)
-        self._facts = await self._reach(self._core)
-        check_server(self._facts)
-        if self._core.replicas:
+        away = await self._reach(self._core)
+        if self._core.replicas and not away:
             await answered(self._core.replicas.check())
         self._trace_sessions()
         listening = self._bind()
@@ -123,12 +128,15 @@ class Daemon:
         self._durable = durable = await self._open_durable(self._core)
         self._examiner = self._open_examiner(self._core, durable)
         self._offline = offline = await self._open_offline(self._core, durable)
+        if away:
+            durable.redis.note_failure()
         self._server = self._api(self._core, durable, offline, self._opencodes, listening)
         await durable.start()
         offline.start()
         await self._server.start(listening)
         self._opencodes.start()
-        await self._beat_once()
+        if not away:
+            await self._beat_once()
         jobs = (self._beat(), self._trim(), self._examiner.watch())
         self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(
@@ -136,7 +144,7 @@ class Daemon:
             instance=self._instance,
             socket=str(self.socket_path),
             address=self.address,
-            server=self._facts.version,
+            server=self._facts.version or "away",
             duration_ms=round((time.monotonic() - self._began) * 1000),
         )
         self._serving = True
@@ -169,19 +177,22 @@ class Daemon:
     async def health(self) -> Health:
         """Tell whether the daemon and its Redis can work."""
         try:
-            check_server(await self._running.facts())
+            await self._ask_server()
+            check_server(self._facts)
         except SessiondError as error:
             return Health(status=error.code, version=__version__, ready=False)
         return Health(status="ok", version=__version__, ready=True)
 
     async def status(self) -> Status:
-        """Tell what the daemon does."""
+        """Tell what the daemon does; of Redis, while it is away, what was known last."""
         core = self._running
-        began = time.perf_counter()
-        self._facts = await core.facts()
-        ping_ms = round((time.perf_counter() - began) * 1000, 2)
+        instances: dict[str, int] | None = None
+        ping_ms: float | None = None
+        replica, sessions = self._replica_status(), None
+        with contextlib.suppress(StoreUnavailable):
+            ping_ms = await self._ask_server()
+            instances, sessions = await core.store.instances(), await core.store.count()
         now = system_clock()
-        instances = await core.store.instances()
         return Status(
             version=__version__,
             instance=self._instance,
@@ -192,15 +203,15 @@ class Daemon:
             token_file=str(self._token_file) if self.address else None,
             server=self._server_status(ping_ms),
             durability=durability_of(core),
-            sessions=await core.store.count(),
+            sessions=sessions,
             subscribers=core.feeds.subscribers,
             lag=core.feeds.lag,
             bus_connected=core.bus.connected,
             outbox=await self._running_durable.outbox.status(),
-            replica=self._replica_status(),
+            replica=replica,
             instances=[
                 InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
-                for name, seen in sorted(instances.items())
+                for name, seen in sorted((instances or {}).items())
             ],
         )
 
@@ -209,6 +220,23 @@ class Daemon:
         if self._examiner is None:
             raise RuntimeError("the daemon was not started")
         return await self._examiner.diagnose()
+
+    async def _ask_server(self) -> float:
+        """Ask the server what it is; return how many milliseconds the answer took.
+
+        Raises:
+            StoreUnavailable: it is away.
+        """
+        redis = self._running_durable.redis
+        if redis.is_away:
+            raise StoreUnavailable("Redis does not answer")
+        began = time.perf_counter()
+        try:
+            self._facts = await self._running.facts()
+        except StoreUnavailable:
+            redis.note_failure()
+            raise
+        return round((time.perf_counter() - began) * 1000, 2)
 
     def _replica_status(self) -> ReplicaStatus | None:
         offline = self._offline
@@ -349,17 +377,31 @@ class Daemon:
         await self._embedded.start()
         return self._embedded.url
 
-    async def _reach(self, core: Core) -> ServerFacts:
-        deadline = time.monotonic() + _WAIT_FOR_REDIS_SECONDS
+    async def _reach(self, core: Core) -> StoreUnavailable | None:
+        """Find out what the server is; return why it does not answer, where it may be away.
+
+        Raises:
+            ConfigurationError: it could not keep what it is given.
+            StoreRefusesUser: it refuses this user.
+            StoreUnavailable: it is our own, and does not answer.
+        """
+        patience = _WAIT_FOR_EMBEDDED_SECONDS if self._embedded else _WAIT_FOR_REDIS_SECONDS
+        deadline = time.monotonic() + patience
         while True:
             try:
-                return await core.facts()
-            except SessiondError as error:
-                if not error.temporary or time.monotonic() > deadline:
+                self._facts = await core.facts()
+            except StoreUnavailable as error:
+                if time.monotonic() < deadline:
+                    await asyncio.sleep(0.1)
+                    continue
+                if self._embedded:
                     raise
-                await asyncio.sleep(0.1)
+                self._log.warning("daemon.starts_without_redis", reason=error.detail)
+                return error
+            check_server(self._facts)
+            return None
 
-    def _server_status(self, ping_ms: float) -> ServerStatus:
+    def _server_status(self, ping_ms: float | None) -> ServerStatus:
         embedded = self._embedded
         url = embedded.url if embedded else self.configuration.redis.url
         shown = config.shown_address(url)
@@ -368,6 +410,7 @@ class Daemon:
             owned=embedded is not None,
             version=self._facts.version,
             ping_ms=ping_ms,
+            away_seconds=self._running_durable.redis.away_seconds,
             redis_cli=embedded.cli_command if embedded else f"redis-cli -u {shown}",
         )
 

@@ -38,6 +38,7 @@ class Reachability:
         self._when_back: list[Callable[[], None]] = []
         self._asking: asyncio.Task[None] | None = None
         self._answered_at = float("-inf")
+        self._is_refused = False
         self.away_since: float | None = None
         """When it was first missed (`time.monotonic`); None while it answers."""
 
@@ -45,6 +46,12 @@ class Reachability:
     def is_away(self) -> bool:
         """Whether it did not answer when it was last asked."""
         return self.away_since is not None
+
+    @property
+    def away_seconds(self) -> float | None:
+        """How long it has been away; None while it answers."""
+        since = self.away_since
+        return None if since is None else round(time.monotonic() - since, 1)
 
     @property
     def answered_seconds_ago(self) -> float:
@@ -94,8 +101,12 @@ class Reachability:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self._ask()
-        except (SessiondError, TimeoutError):
+        except (SessiondError, TimeoutError) as error:
+            if isinstance(error, SessiondError) and not error.temporary and not self._is_refused:
+                self._is_refused = True
+                _log.error("redis.refuses", reason=error.detail, hint=error.hint)
             return False
+        self._is_refused = False
         return True
 
     async def _ask_until_back(self) -> None:

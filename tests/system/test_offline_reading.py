@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from sessiond.client import DaemonClient
-from sessiond.model import Context, NewMessage, NewSession
+from sessiond.model import JOURNALED, Context, NewMessage, NewSession
 from sessiond.service.status import Status
 from tests.api.client import Client
 from tests.api.servers import DurableServer, durable_server
 from tests.api.wire import Answer
 from tests.daemons import RunningDaemon, running_daemon
-from tests.system.observing import until
+from tests.system.observing import settled, until
 
 
 @pytest.fixture
@@ -91,7 +92,10 @@ READS = (
 
 
 def told(answer: Answer) -> tuple[int, Any, str]:
-    return answer.status, answer.json, answer.header("etag")
+    """What must be the same without Redis: of a cursor, that there is one."""
+    body = answer.json
+    cursor = {"cursor": bool(body["cursor"])} if "cursor" in body else {}
+    return answer.status, body | cursor, answer.header("etag")
 
 
 async def fresh(wire: Client) -> bool:
@@ -118,3 +122,89 @@ async def test_what_was_seen_is_read_as_it_was_and_marked_stale_until_redis_is_b
         now = wire.call("GET", path)
         assert told(now) == told(answer), path
         assert not now.header("sessiond-stale")
+
+
+async def test_a_daemon_starts_without_redis_reads_what_it_knew_and_goes_on_when_it_is_there(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient, wire: Client
+) -> None:
+    await write_history(client)
+    await copied(client, sessions=2)
+    before = {path: wire.call("GET", path) for path in READS}
+    daemon.stop()
+    server.kill()
+    daemon.start()
+    for path, answer in before.items():
+        now = wire.call("GET", path)
+        assert told(now) == told(answer), path
+        assert 0 < float(now.header("sessiond-stale")) < 60, path
+    status: Status
+    status, _ = await client.call("GET", "/v1/status", Status)
+    assert status.server.away_seconds is not None
+    assert (status.sessions, status.server.ping_ms) == (None, None)
+    assert wire.call("GET", "/v1/ready").status == 503
+    written = await client.append("s", [message("offline", "m99")])
+    assert written.durability == JOURNALED
+    assert (await client.load("s")).conversation.messages[-1].content == "offline"
+    server.start()
+    await settled(client)
+    await until(lambda: fresh(wire))
+    assert wire.call("GET", "/v1/ready").status == 200
+    assert (await client.load("s")).conversation.messages[-1].content == "offline"
+    await copied(client, sessions=2)
+
+
+async def test_own_and_neighbours_journaled_writes_are_read_and_may_be_gone_on_from(
+    server: DurableServer, client: DaemonClient, wire: Client
+) -> None:
+    await client.create(NewSession(session_id="s", context=Context(state={"a": 1})))
+    await client.append("s", [message("first", "m1")])
+    await copied(client, sessions=1)
+    server.kill()
+    patch = {"state": {"b": 2}}
+    changed = await client.change_document("s", "context", patch)
+    assert changed.value["state"] == {"a": 1, "b": 2}, "the whole document, not the patch"
+    await client.append("s", [message("second", "m2")])
+    await client.create(NewSession(session_id="t", title="made offline"))
+    found = wire.call("GET", "/v1/sessions/s")
+    assert (found.header("sessiond-waiting"), found.json["versions"]["context"]) == (
+        "2",
+        changed.version,
+    )
+    assert [each["id"] for each in found.json["conversation"]["messages"]] == ["m1", "m2"]
+    assert found.json["context"]["state"] == {"a": 1, "b": 2}
+    assert wire.get("/v1/sessions/t/metadata")["title"] == "made offline"
+    listed = (await client.list_sessions()).sessions
+    assert {each.metadata.session_id: each.total_messages for each in listed} == {"s": 2, "t": 0}
+    await client.change_document("s", "context", {"state": {"c": 3}}, base=changed.version)
+    server.start()
+    await settled(client)
+    await until(lambda: fresh(wire))
+    assert (await client.load("s")).context.state == {"a": 1, "b": 2, "c": 3}
+    assert await client.conflicts() == []
+
+
+async def test_a_server_that_comes_back_unfit_is_not_written_to(
+    server: DurableServer, client: DaemonClient, wire: Client
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    await copied(client, sessions=1)
+    server.kill()
+    server.start("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with Redis(unix_socket_path=str(server.socket)) as redis:
+        before = redis.info("commandstats")
+        written = await client.append("s", [message("kept here", "m1")])
+        assert written.durability == JOURNALED
+        assert wire.call("GET", "/v1/sessions/s").header("sessiond-stale")
+        assert wire.call("GET", "/v1/ready").status == 503
+        assert written_by(redis.info("commandstats")) == written_by(before)
+    server.kill()
+    server.start()
+    await settled(client)
+    await until(lambda: fresh(wire))
+    assert [each.id for each in (await client.load("s")).conversation.messages] == ["m1"]
+
+
+def written_by(stats: dict[str, Any]) -> dict[str, int]:
+    """How often each command was called that a daemon writes with."""
+    writes = ("evalsha", "eval", "hset", "zadd", "xadd", "set", "publish", "zremrangebyscore")
+    return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in writes}

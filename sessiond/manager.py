@@ -225,6 +225,7 @@ class Session:
     def __init__(self, backend: Backend, loaded: model.Session) -> None:
         self._backend = backend
         self._view = SessionView(loaded)
+        self._stale_seconds = loaded.stale_seconds
         self._left: builtins.list[ConflictRecord] = []  # found by saves that failed further on
 
     @property
@@ -256,6 +257,14 @@ class Session:
     def position(self) -> str:
         """The position in the log that this state stands for."""
         return self._view.position
+
+    @property
+    def stale_seconds(self) -> float | None:
+        """How old this state was when it was loaded without Redis; None if it came from there.
+
+        What it is there comes in with the first operation or write after Redis is back.
+        """
+        return None if self._stale_seconds is UNSET else self._stale_seconds
 
     async def add_message(self, **fields: Any) -> Message:
         """Append a message: role, content, tool_calls, metadata, parts, and id or timestamp.
@@ -361,7 +370,17 @@ class Session:
             for operation in page.operations:
                 self._view.apply(operation)
             if len(page.operations) < _PAGE:
+                await self._freshen()
                 return
+
+    async def _freshen(self) -> None:
+        """Load what was loaded without Redis once more, when it is there; keep unsaved changes."""
+        if self._stale_seconds is UNSET:
+            return
+        loaded = await retried(lambda: self._backend.load(self.id))
+        if loaded.stale_seconds is UNSET:
+            self._view.take_loaded(loaded)
+            self._stale_seconds = UNSET
 
     async def save(self, *, strict: bool = False) -> builtins.list[ConflictRecord]:
         """Send what changed in `context` and `preferences` since they were loaded or saved.
@@ -451,7 +470,8 @@ class Session:
         Raises:
             NotFound, SessionDeleted: it is gone.
         """
-        self._view = SessionView(await retried(lambda: self._backend.load(self.id)))
+        loaded = await retried(lambda: self._backend.load(self.id))
+        self._view, self._stale_seconds = SessionView(loaded), loaded.stale_seconds
         self._left.clear()
 
     async def send_live(self, body: Any) -> None:
@@ -496,6 +516,8 @@ class Session:
                     await self.refresh()
                 else:
                     self._view.apply(event)
+                    if isinstance(event, Operation) and raw.name != "session.delete":
+                        await self._freshen()
                 yield event
                 if raw.name == "session.delete":
                     return

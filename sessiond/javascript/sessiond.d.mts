@@ -100,6 +100,8 @@ export interface ListOptions {
 export interface SessionPage {
   sessions: { metadata: Metadata; total_messages: number; position: string }[];
   cursor: string | null;
+  /** How old this is, where it was answered while Redis was away. */
+  stale_seconds?: number;
 }
 
 export interface WriteOptions {
@@ -306,6 +308,8 @@ export class Session {
   preferences: Preferences;
   /** The place in the log that this state stands for. */
   readonly position: string;
+  /** How old this state was when it was loaded while Redis was away; absent if it came from there. */
+  readonly staleSeconds?: number;
 
   /** Append a message and return it as it is stored. */
   addMessage(message: NewMessage, options?: { key?: string }): Promise<Message>;

@@ -73,6 +73,22 @@ class SessionView:
         self.messages.append(message)
         self._journaled.add(message.id)
 
+    def take_loaded(self, loaded: Session) -> None:
+        """Take the session as Redis has it now, where what was known may have been old.
+
+        Unsaved changes stay, and so do messages that have no place in the log yet.
+        """
+        placed = {message.id for message in loaded.conversation.messages}
+        self._journaled -= placed
+        kept = [message for message in self.messages if message.id in self._journaled]
+        self.messages[:] = [*loaded.conversation.messages, *kept]
+        self.position = loaded.position
+        for name in DOCUMENTS:
+            value = _copied(getattr(loaded, name))
+            version = loaded.versions[name]
+            self._logged[name] = Document(name=name, value=value, version=version)
+            self._follow(name)
+
     def message(self, message_id: str) -> Message | None:
         """Return one message, if it is there."""
         index = self._index(message_id)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 from redis import Redis
 
+import sessiond as sessiond_package
+from sessiond import SessionManager
 from sessiond.client import DaemonClient
 from sessiond.model import JOURNALED, Context, NewMessage, NewSession
 from sessiond.service.status import Status
 from tests.api.client import Client
 from tests.api.servers import DurableServer, durable_server
 from tests.api.wire import Answer
+from tests.cli.commands import sessiond
 from tests.daemons import RunningDaemon, running_daemon
 from tests.system.observing import settled, until
 
@@ -208,3 +214,58 @@ def written_by(stats: dict[str, Any]) -> dict[str, int]:
     """How often each command was called that a daemon writes with."""
     writes = ("evalsha", "eval", "hset", "zadd", "xadd", "set", "publish", "zremrangebyscore")
     return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in writes}
+
+
+async def test_programs_and_people_are_told_how_old_it_is_and_get_what_is_new_afterwards(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient, wire: Client
+) -> None:
+    await write_history(client)
+    await copied(client, sessions=2)
+    server.kill()
+    await client.change_document("s", "context", {"state": {"phase": 3}})
+    for found in (
+        await client.load("s"),
+        await client.list_sessions(),
+        await client.page("s"),
+        await client.document("s", "context"),
+        await client.message("s", "m1"),
+    ):
+        assert isinstance(found.stale_seconds, float)
+    assert sessiond(daemon, "show", "s").stderr.startswith("Redis is away: this is what this machi")
+    listed = sessiond(daemon, "sessions")
+    assert " s ago" in listed.stderr
+    assert "seen" in listed.stdout
+    async with SessionManager.connect(socket=str(daemon.socket)) as manager:
+        session = await manager.load("s")
+        assert isinstance(session.stale_seconds, float)
+        assert 0 <= float(await javascript(JAVASCRIPT_LOADS, daemon)) < 60
+        assert session.context.state == {"phase": 3}
+        server.start()
+        await settled(client)
+        await until(lambda: fresh(wire))
+        session.preferences["unsaved"] = True
+        await client.append("s", [message("from elsewhere", "m50")])
+        await session.add_message(role="user", content="after", id="m51")
+        assert not session.stale_seconds
+        assert [each.id for each in session.messages[-2:]] == ["m50", "m51"]
+        assert session.context.state == {"phase": 3}
+        await session.save()
+        assert (await client.load("s")).preferences == {"theme": "dark", "unsaved": True}
+    assert (await client.load("s")).stale_seconds is UNSET
+
+
+JAVASCRIPT_LOADS = """
+const manager = SessionManager.connect({ socket: process.argv[1] });
+console.log((await manager.load("s")).staleSeconds);
+await manager.close();
+"""
+
+
+async def javascript(program: str, daemon: RunningDaemon) -> str:
+    """Run a program that uses the JavaScript module, and return what it prints."""
+    module = Path(sessiond_package.__file__).parent / "javascript" / "sessiond.mjs"
+    program = f'import {{ SessionManager }} from "{module}";\n{program}'
+    node = ("node", "--input-type=module", "-e", program, str(daemon.socket))
+    process = await asyncio.create_subprocess_exec(*node, stdout=asyncio.subprocess.PIPE)
+    printed, _ = await process.communicate()
+    return printed.decode()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from sessiond.config import JournalOptions as Options
 from sessiond.core import Core
+from sessiond.errors import InvalidInput
 from sessiond.journal import Journal, JournalOptions
 from sessiond.journal.options import MIB
-from sessiond.service.outbox import Outbox, Surroundings
+from sessiond.service.announcing import announcements
+from sessiond.service.outbox import Journaled, Outbox, Surroundings
 from sessiond.service.reachability import Reachability
 from sessiond.service.rollbacks import RollbackWatch
 from sessiond.store.watermarks import WatermarkStore
@@ -31,6 +34,7 @@ class DurableWrites:
             redis=self.redis,
             clock=core.around.clock,
             entropy=core.around.entropy,
+            told=lambda journaled: _tell_watchers(core, journaled),
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
         watermarks = WatermarkStore(core.redis, core.keys)
@@ -69,3 +73,10 @@ class DurableWrites:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self.redis.close()
         await self.outbox.close()
+
+
+def _tell_watchers(core: Core, journaled: Journaled) -> None:
+    """Let those who watch a session here see a write that waits for Redis."""
+    with suppress(InvalidInput):  # it will be refused
+        for event in announcements(journaled, core.store.writer):
+            core.feeds.tell(journaled.write.session_id, event)

@@ -39,6 +39,7 @@ from sessiond.model import (
     ConflictState,
     Context,
     Document,
+    JournaledOperation,
     Live,
     Message,
     Metadata,
@@ -63,11 +64,12 @@ from sessiond.sync.names import checked
 from sessiond.sync.parts import check_part, completed
 from sessiond.sync.view import SessionView
 
-Event = Operation | Live | Reset
+Event = Operation | Live | JournaledOperation | Reset
 
 _PAGE = 500
 _OPERATION = msgspec.json.Decoder(Operation)
 _LIVE = msgspec.json.Decoder(Live)
+_JOURNALED = msgspec.json.Decoder(JournaledOperation)
 _RESET = msgspec.json.Decoder(Reset)
 
 
@@ -502,7 +504,8 @@ class Session:
 
         It begins after this state's own position, so that nothing is missed in between, and
         ends when the session is deleted. `Reset` means that the history is another one now:
-        this state was loaded anew, and the log follows from its beginning.
+        this state was loaded anew, and the log follows from its beginning. `JournaledOperation` is
+        what somebody at the same daemon wrote while Redis is away; its messages are shown here.
 
         Args:
             after: a position to begin after instead.
@@ -527,6 +530,8 @@ def _decoded(raw: RawEvent) -> Event | None:
     match raw.name:
         case "live":
             return _LIVE.decode(raw.data)
+        case "journaled":
+            return _JOURNALED.decode(raw.data)
         case "reset":
             return _RESET.decode(raw.data)
         case "positions":

@@ -329,6 +329,30 @@ class Live(Struct, kw_only=True):
     body: Any
 
 
+class JournaledOperation(Struct, kw_only=True):
+    """A write that is journaled on this machine and waits for Redis, as it was asked for.
+
+    Told to those who watch the session at the same daemon, as an event without an id; that of the
+    operation follows when it has its place.
+
+    Attributes:
+        op: of the operation that it is to become.
+        version: what stands for its version.
+        id: as in `Operation`.
+        body: the message or part; of edits and changes of documents, the merge patch.
+        replace: whether `body` is to replace the document.
+    """
+
+    op: str
+    session_id: str
+    version: str
+    at: Timestamp
+    origin: str
+    id: str
+    body: Any
+    replace: bool = False
+
+
 class NewPresence(Struct, kw_only=True, forbid_unknown_fields=True):
     """What an instance says of itself when it announces that it is at a session.
 

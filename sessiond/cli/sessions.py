@@ -152,7 +152,7 @@ def _tail(options: argparse.Namespace) -> None:
 
 
 def _line(event: RawEvent) -> str:
-    if event.name in ("live", "reset"):
+    if event.name in ("live", "journaled", "reset"):
         return paint(f"{event.name}  {plain(event.data.decode())[:_LONGEST_LINE]}", "dim")
     operation = _OPERATION.decode(event.data)
     time = local_time(operation.at)

@@ -11,8 +11,9 @@
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
  * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Contest, Context,
- *   ErrorDetails, Event, ListOptions, LoadedSession, Message, Metadata, NewMessage, NewPresence,
- *   NewSession, Operation, Part, Preferences, SavedDocument, SessionPresence, WriteOptions }
+ *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Message, Metadata,
+ *   NewMessage, NewPresence, NewSession, Operation, Part, Preferences, SavedDocument,
+ *   SessionPresence, WriteOptions }
  *   from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
@@ -466,6 +467,7 @@ export class Session {
   /** Take an event and return it. @param {any} event @returns {Promise<Event>} */
   async #take(event) {
     if (event.name === "reset") await this.#reload();
+    else if (event.name === "journaled") this.#takeJournaled(event.data);
     else if (event.name !== "live") {
       const fits = this.#apply(event.data);
       const isOld = this.staleSeconds !== undefined && event.name !== "session.delete";
@@ -503,10 +505,20 @@ export class Session {
   #showJournaled(messages, records) {
     for (const [place, given] of messages.entries()) {
       const { id } = records[place];
-      this.#journaled.add(id);
       const blank = { content: "", tool_calls: [], metadata: {} };
-      this.messages.push({ timestamp: new Date().toISOString(), ...blank, ...given, id });
+      const body = { timestamp: new Date().toISOString(), ...blank, ...given, id };
+      this.#takeJournaled({ op: "message.append", id, body });
     }
+  }
+
+  /**
+   * Show a message that is not here yet.
+   * @param {Pick<JournaledOperation, "op" | "id" | "body">} written
+   */
+  #takeJournaled({ op, id, body }) {
+    if (op !== "message.append" || this.#indexOf(id) >= 0) return;
+    this.#journaled.add(id);
+    this.messages.push(body);
   }
 
   /** @param {SavedDocument} name @param {boolean} strict */

@@ -60,6 +60,7 @@ class Surroundings(Struct, frozen=True):
         clock: milliseconds since 1970.
         entropy: returns that many random bytes.
         sleep: how to pause.
+        told: hears of every write that is acknowledged as journaled.
     """
 
     journal: Journal
@@ -71,6 +72,7 @@ class Surroundings(Struct, frozen=True):
     clock: Clock
     entropy: Entropy
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+    told: Callable[[Journaled], None] = field(default=lambda _: None)
 
 
 class Journaled(Struct, frozen=True):
@@ -503,7 +505,9 @@ class Outbox:
         """Return what a writer is told whose write waits, who may go on from there."""
         _forget_old(self._told_of)
         self._told_of[waiting.write.session_id, str(waiting.place)] = waiting.write
-        return _journaled(waiting)
+        journaled = _journaled(waiting)
+        self._around.told(journaled)
+        return journaled
 
 
 def _journaled(waiting: _Waiting) -> Journaled:

@@ -14,7 +14,14 @@ from redis import Redis
 import sessiond as sessiond_package
 from sessiond import SessionManager
 from sessiond.client import DaemonClient
-from sessiond.model import JOURNALED, Context, NewMessage, NewSession
+from sessiond.model import (
+    JOURNALED,
+    Context,
+    JournaledOperation,
+    NewMessage,
+    NewSession,
+    Operation,
+)
 from sessiond.service.status import Status
 from tests.api.client import Client
 from tests.api.servers import DurableServer, durable_server
@@ -254,18 +261,93 @@ async def test_programs_and_people_are_told_how_old_it_is_and_get_what_is_new_af
     assert (await client.load("s")).stale_seconds is UNSET
 
 
+async def test_who_watches_here_sees_what_is_journaled_here_and_then_its_place(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    async with SessionManager.connect(socket=str(daemon.socket)) as manager:
+        session = await manager.load("s")
+        seen: list[Operation | JournaledOperation] = []
+
+        async def watch() -> None:
+            async for event in session.subscribe():
+                match event:
+                    case Operation() | JournaledOperation():
+                        seen.append(event)
+
+        async def has_seen(count: int) -> bool:
+            return len(seen) >= count
+
+        watching = asyncio.create_task(watch())
+        await client.append("s", [message("before", "m1")])
+        await until(lambda: has_seen(1))
+        server.kill()
+        written = await client.append("s", [message("offline", "m2")])
+        await client.change_document("s", "context", {"state": {"phase": 2}})
+        await until(lambda: has_seen(3))
+        said, changed = seen[1:]
+        assert isinstance(said, JournaledOperation)
+        assert isinstance(changed, JournaledOperation)
+        assert (said.op, said.id, said.version) == (
+            "message.append",
+            "m2",
+            written.records[0].version,
+        )
+        assert said.origin.startswith("ana@")
+        assert (changed.id, changed.body) == ("context", {"state": {"phase": 2}})
+        assert [each.content for each in session.messages] == ["before", "offline"]
+        server.start()
+        await until(lambda: has_seen(5))
+        assert [type(each) for each in seen[3:]] == [Operation, Operation]
+        assert [each.id for each in seen[3:]] == ["m2", "context"]
+        assert [each.content for each in session.messages] == ["before", "offline"]
+        assert session.context.state == {"phase": 2}
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_javascript_program_sees_it_too(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient
+) -> None:
+    await client.create(NewSession(session_id="s"))
+    program = await started(JAVASCRIPT_WATCHES, daemon)
+    assert program.stdout
+    assert await program.stdout.readline() == b"loaded\n"
+    await client.append("s", [message("before", "m1")])
+    assert await program.stdout.readline() == b"message.append before\n"
+    server.kill()
+    await client.append("s", [message("offline", "m2")])
+    assert await program.stdout.readline() == b"journaled before,offline\n"
+    server.start()
+    assert await program.stdout.readline() == b"message.append before,offline\n"
+    program.kill()
+    await program.wait()
+
+
 JAVASCRIPT_LOADS = """
 const manager = SessionManager.connect({ socket: process.argv[1] });
 console.log((await manager.load("s")).staleSeconds);
 await manager.close();
 """
 
+JAVASCRIPT_WATCHES = """
+const session = await SessionManager.connect({ socket: process.argv[1] }).load("s");
+console.log("loaded");
+for await (const { name } of session.subscribe()) {
+  console.log(name, session.messages.map(({ content }) => content).join());
+}
+"""
 
-async def javascript(program: str, daemon: RunningDaemon) -> str:
-    """Run a program that uses the JavaScript module, and return what it prints."""
+
+async def started(program: str, daemon: RunningDaemon) -> asyncio.subprocess.Process:
+    """Start a program that uses the JavaScript module."""
     module = Path(sessiond_package.__file__).parent / "javascript" / "sessiond.mjs"
     program = f'import {{ SessionManager }} from "{module}";\n{program}'
     node = ("node", "--input-type=module", "-e", program, str(daemon.socket))
-    process = await asyncio.create_subprocess_exec(*node, stdout=asyncio.subprocess.PIPE)
-    printed, _ = await process.communicate()
+    return await asyncio.create_subprocess_exec(*node, stdout=asyncio.subprocess.PIPE)
+
+
+async def javascript(program: str, daemon: RunningDaemon) -> str:
+    """Run such a program, and return what it prints."""
+    printed, _ = await (await started(program, daemon)).communicate()
     return printed.decode()

@@ -11,7 +11,7 @@ import asyncio
 
 import structlog
 
-from sessiond.errors import SessiondError, StoreUnavailable
+from sessiond.errors import SessiondError, StoreFull, StoreUnavailable
 from sessiond.journal import Journal
 from sessiond.service.outbox import Outbox
 from sessiond.service.reachability import Reachability
@@ -57,8 +57,9 @@ class RollbackWatch:
             try:
                 await self.look()
                 self._redis.note_answer()
-            except StoreUnavailable:
-                self._redis.note_failure()
+            except StoreUnavailable as error:
+                if not isinstance(error, StoreFull):  # that one answers
+                    self._redis.note_failure()
                 self._life = ""
             except SessiondError:  # the disk is away, or Redis refuses: the next time
                 self._life = ""

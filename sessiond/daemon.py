@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from sessiond import __version__, config, sockets
+from sessiond import config, sockets
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
 from sessiond.api.journal import JournalHandlers, journal_routes
@@ -24,12 +24,13 @@ from sessiond.api.system import System
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
 from sessiond.core import Core
-from sessiond.diagnosis import Examiner, durability_of
+from sessiond.diagnosis import Examiner
 from sessiond.durable import DurableWrites
 from sessiond.errors import ConfigurationError, SessiondError, StoreUnavailable
 from sessiond.logs import Logs
 from sessiond.offline import OfflineReading
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
+from sessiond.reporting import Place, Reporter
 from sessiond.service.checks import check_server
 from sessiond.service.clock import system_clock
 from sessiond.service.opencode.opencodes import Opencodes
@@ -37,10 +38,7 @@ from sessiond.service.opencode.outbox import Target
 from sessiond.service.status import (
     Diagnosis,
     Health,
-    InstanceStatus,
     KeyContent,
-    ReplicaStatus,
-    ServerStatus,
     Status,
 )
 from sessiond.store.committer import Committed, Draft
@@ -80,7 +78,7 @@ class Daemon:
         self._offline: OfflineReading | None = None
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
-        self._facts = ServerFacts(version="")
+        self._reporter: Reporter | None = None
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
         self._bound = self._serving = False
@@ -118,8 +116,8 @@ class Daemon:
         """
         url = self.configuration.redis.url or await self._start_embedded()
         self._core = Core(url, self.configuration, instance=self._instance)
-        away = await self._reach(self._core)
-        if self._core.replicas and not away:
+        facts = await self._reach(self._core)
+        if self._core.replicas and facts:
             await answered(self._core.replicas.check())
         self._trace_sessions()
         listening = self._bind()
@@ -128,14 +126,15 @@ class Daemon:
         self._durable = durable = await self._open_durable(self._core)
         self._examiner = self._open_examiner(self._core, durable)
         self._offline = offline = await self._open_offline(self._core, durable)
-        if away:
+        self._reporter = self._open_reporter(self._core, durable, offline)
+        if facts is None:
             durable.redis.note_failure()
         self._server = self._api(self._core, durable, offline, self._opencodes, listening)
         await durable.start()
         offline.start()
         await self._server.start(listening)
         self._opencodes.start()
-        if not away:
+        if facts:
             await self._beat_once()
         jobs = (self._beat(), self._trim(), self._examiner.watch())
         self._tasks = [asyncio.create_task(job) for job in jobs]
@@ -144,7 +143,7 @@ class Daemon:
             instance=self._instance,
             socket=str(self.socket_path),
             address=self.address,
-            server=self._facts.version or "away",
+            server=facts.version if facts else "away",
             duration_ms=round((time.monotonic() - self._began) * 1000),
         )
         self._serving = True
@@ -176,76 +175,17 @@ class Daemon:
 
     async def health(self) -> Health:
         """Tell whether the daemon and its Redis can work."""
-        try:
-            await self._ask_server()
-            check_server(self._facts)
-        except SessiondError as error:
-            return Health(status=error.code, version=__version__, ready=False)
-        return Health(status="ok", version=__version__, ready=True)
+        return await self._reporting.health()
 
     async def status(self) -> Status:
-        """Tell what the daemon does; of Redis, while it is away, what was known last."""
-        core = self._running
-        instances: dict[str, int] | None = None
-        ping_ms: float | None = None
-        replica, sessions = self._replica_status(), None
-        with contextlib.suppress(StoreUnavailable):
-            ping_ms = await self._ask_server()
-            instances, sessions = await core.store.instances(), await core.store.count()
-        now = system_clock()
-        return Status(
-            version=__version__,
-            instance=self._instance,
-            pid=os.getpid(),
-            uptime_seconds=round(time.monotonic() - self._began, 1),
-            socket=str(self.socket_path),
-            address=self.address,
-            token_file=str(self._token_file) if self.address else None,
-            server=self._server_status(ping_ms),
-            durability=durability_of(core),
-            sessions=sessions,
-            subscribers=core.feeds.subscribers,
-            lag=core.feeds.lag,
-            bus_connected=core.bus.connected,
-            outbox=await self._running_durable.outbox.status(),
-            replica=replica,
-            instances=[
-                InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
-                for name, seen in sorted((instances or {}).items())
-            ],
-        )
+        """Tell what the daemon does, also while its Redis is away."""
+        return await self._reporting.status()
 
     async def diagnose(self) -> Diagnosis:
         """Return what is found about this daemon and its Redis, and what can be promised."""
         if self._examiner is None:
             raise RuntimeError("the daemon was not started")
         return await self._examiner.diagnose()
-
-    async def _ask_server(self) -> float:
-        """Ask the server what it is; return how many milliseconds the answer took.
-
-        Raises:
-            StoreUnavailable: it is away.
-        """
-        redis = self._running_durable.redis
-        if redis.is_away:
-            raise StoreUnavailable("Redis does not answer")
-        began = time.perf_counter()
-        try:
-            self._facts = await self._running.facts()
-        except StoreUnavailable:
-            redis.note_failure()
-            raise
-        return round((time.perf_counter() - began) * 1000, 2)
-
-    def _replica_status(self) -> ReplicaStatus | None:
-        offline = self._offline
-        if not (offline and offline.replica and offline.copier):
-            return None
-        replica = offline.replica
-        return ReplicaStatus(
-            sessions=len(replica.copies), bytes=replica.size, behind=offline.copier.behind
-        )
 
     def options(self) -> dict[str, str]:
         """Return the options in force, secrets hidden."""
@@ -282,10 +222,10 @@ class Daemon:
         return self._core
 
     @property
-    def _running_durable(self) -> DurableWrites:
-        if self._durable is None:
+    def _reporting(self) -> Reporter:
+        if self._reporter is None:
             raise RuntimeError("the daemon was not started")
-        return self._durable
+        return self._reporter
 
     def _bind(self) -> list[socket.socket]:
         bound = [sockets.bind_unix(self.socket_path)]
@@ -377,8 +317,8 @@ class Daemon:
         await self._embedded.start()
         return self._embedded.url
 
-    async def _reach(self, core: Core) -> StoreUnavailable | None:
-        """Find out what the server is; return why it does not answer, where it may be away.
+    async def _reach(self, core: Core) -> ServerFacts | None:
+        """Find out what the server is; None where it is away, and may be.
 
         Raises:
             ConfigurationError: it could not keep what it is given.
@@ -389,7 +329,7 @@ class Daemon:
         deadline = time.monotonic() + patience
         while True:
             try:
-                self._facts = await core.facts()
+                facts = await core.facts()
             except StoreUnavailable as error:
                 if time.monotonic() < deadline:
                     await asyncio.sleep(0.1)
@@ -397,22 +337,25 @@ class Daemon:
                 if self._embedded:
                     raise
                 self._log.warning("daemon.starts_without_redis", reason=error.detail)
-                return error
-            check_server(self._facts)
-            return None
+                return None
+            check_server(facts)
+            return facts
 
-    def _server_status(self, ping_ms: float | None) -> ServerStatus:
+    def _open_reporter(
+        self, core: Core, durable: DurableWrites, offline: OfflineReading
+    ) -> Reporter:
         embedded = self._embedded
-        url = embedded.url if embedded else self.configuration.redis.url
-        shown = config.shown_address(url)
-        return ServerStatus(
-            url=shown,
+        url = config.shown_address(embedded.url if embedded else self.configuration.redis.url)
+        place = Place(
+            instance=self._instance,
+            socket=self.socket_path,
+            address=self.address,
+            token_file=self._token_file if self.address else None,
+            url=url,
             owned=embedded is not None,
-            version=self._facts.version,
-            ping_ms=ping_ms,
-            away_seconds=self._running_durable.redis.away_seconds,
-            redis_cli=embedded.cli_command if embedded else f"redis-cli -u {shown}",
+            redis_cli=embedded.cli_command if embedded else f"redis-cli -u {url}",
         )
+        return Reporter(core, durable, offline, place, began=self._began)
 
     def _trace_sessions(self) -> None:
         told = self._running.store.on_commit

@@ -12,6 +12,7 @@ from sessiond.errors import ReplicaUnavailable
 from sessiond.replica import Replica
 from sessiond.service.copying import Copier, Source
 from sessiond.service.reading import Offline, Reading, Services
+from sessiond.service.status import ReplicaStatus
 
 _MIB = 1024 * 1024
 
@@ -66,6 +67,13 @@ class OfflineReading:
         """Begin to keep the copies fresh."""
         if self.copier:
             self.copier.start()
+
+    def status(self) -> ReplicaStatus | None:
+        """Return what is kept; None where nothing is."""
+        if not (self.replica and self.copier):
+            return None
+        kept = self.replica
+        return ReplicaStatus(sessions=len(kept.copies), bytes=kept.size, behind=self.copier.behind)
 
     async def close(self) -> None:
         """Stop that, and let go of the files."""

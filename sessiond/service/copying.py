@@ -134,8 +134,12 @@ class Copier:
         return self._ago(self._current_ms(copy)) if copy and copy.current_ms else None
 
     def stale_seconds_of_all(self) -> float:
-        """Return how long ago all copies were last known to be all that Redis had of them."""
-        return self._ago(self._all_current_ms())
+        """Return how long ago all copies were last known to be all that Redis had of them.
+
+        Where there never was any, that is since Redis is away.
+        """
+        current_ms = self._all_current_ms()
+        return self._ago(current_ms) if current_ms else self._source.redis.away_seconds or 0.0
 
     # What the bus says
 
@@ -183,8 +187,7 @@ class Copier:
 
     async def _work(self) -> None:
         """Listen where there are sessions, compare what may have changed, and read it."""
-        for workspace in {copy.workspace for copy in self._replica.copies.values()} | self._changed:
-            await self._listen(workspace)
+        await self._listen_where_copies_are()
         for workspace in list(self._changed):
             await self._compare(workspace)
             self._changed.discard(workspace)
@@ -201,8 +204,15 @@ class Copier:
             if error is not None:
                 raise error
 
+    async def _listen_where_copies_are(self) -> None:
+        workspaces = {copy.workspace for copy in self._replica.copies.values()}
+        for workspace in workspaces:
+            await self._listen(workspace)
+        for workspace in self._heard.keys() - workspaces:
+            await self._source.bus.leave(self._channel(workspace), self._heard.pop(workspace))
+
     async def _listen(self, workspace: str) -> None:
-        if not workspace or workspace in self._heard:
+        if workspace in self._heard:
             return
 
         def hear(message: bytes | None) -> None:
@@ -231,7 +241,7 @@ class Copier:
         self._reading.add(session_id)
         try:
             await self._copy(session_id)
-            self._replica.note_read(session_id, now)
+            await self._note_read(session_id, now)
         except (NotFound, SessionDeleted):
             pass  # there is nothing to copy
         except (TooLarge, StoreDamaged) as error:
@@ -261,6 +271,13 @@ class Copier:
                 raise StoreDamaged(f"the log of session {session_id!r}: {page.reset}")
             copy = await self._replica.begin(session_id, copy.workspace)
             restarted = True
+
+    async def _note_read(self, session_id: str, now_ms: int) -> None:
+        copy = self._replica.copies.get(session_id)
+        is_first = copy is not None and not copy.current_ms
+        self._replica.note_read(session_id, now_ms)
+        if is_first:  # from now on it is worth something, also to the next life
+            await self._replica.note_current(self._replica.current_ms)
 
     async def _begin(self, session_id: str) -> Copy:
         workspace = await self._source.store.workspace_of(session_id)
@@ -295,7 +312,9 @@ class Copier:
 
     def _all_current_ms(self) -> int:
         copies = (copy for copy in self._replica.copies.values() if copy.current_ms)
-        return min(map(self._current_ms, copies), default=self._sure_ms)
+        return min(
+            map(self._current_ms, copies), default=max(self._sure_ms, self._replica.current_ms)
+        )
 
     def _ago(self, ms: int) -> float:
         return max(0, self._source.clock() - ms) / 1000

@@ -184,13 +184,16 @@ async def test_a_deleted_session_is_known_to_be_deleted(here: Machine) -> None:
     assert (await listed(here)).value.sessions == []
 
 
-async def test_after_a_rollback_the_copy_is_read_anew(here: Machine, core: Services) -> None:
+async def test_after_a_rollback_the_copy_is_read_anew(
+    here: Machine, core: Services, start: StartServices
+) -> None:
+    other = await start(instance="elsewhere")
     await create(core, "s")
     before = await take_copy(core, "s")
     await core.messages.append("s", [said("lost", "m1"), said("lost too", "m2")])
     await here.copied("s")
     await roll_back(core, "s", before)
-    await core.messages.append("s", [said("other", "m3")])
+    await other.messages.append("s", [said("other", "m3")])
     await here.copied("s")
     here.lose_redis()
     assert [each.id for each in (await loaded(here, "s")).conversation.messages] == ["m3"]

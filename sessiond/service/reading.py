@@ -144,11 +144,11 @@ class Reading:
         Raises:
             InvalidInput: the cursor is not one that a listing gave.
         """
-        if not self._redis.is_away:
-            try:
+        try:
+            async with self._redis.needed():
                 return Found(await self._online.sessions.list_page(wanted, cursor, limit))
-            except StoreUnavailable:
-                self._redis.note_failure()
+        except StoreUnavailable:
+            self._redis.note_failure()
         offline = self._require_offline()
         sessions, waiting = await self._known_outlines(offline)
         found = [outline for outline in sessions if _is_listed(outline, wanted)]
@@ -170,17 +170,17 @@ class Reading:
         *,
         also_deleted: bool = False,
     ) -> Found[Value]:
-        if not self._redis.is_away:
-            try:
+        try:
+            async with self._redis.needed():
                 found = Found(await online())
-            except StoreUnavailable:
-                self._redis.note_failure()
-            except NotFound:
-                if not self._is_to_be_created(session_id):
-                    raise
-            else:
-                self.see(session_id)
-                return found
+        except StoreUnavailable:
+            self._redis.note_failure()
+        except NotFound:
+            if not self._is_to_be_created(session_id):
+                raise
+        else:
+            self.see(session_id)
+            return found
         known = await self._known(self._require_offline(), session_id)
         if known is None:
             raise _unseen(f"session {session_id!r}")

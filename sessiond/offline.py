@@ -34,7 +34,7 @@ class OfflineReading:
         if replica:
             source = Source(core.store, core.bus, core.keys, durable.redis, core.around.clock)
             self.copier = copier = Copier(replica, source)
-            core.store.on_commit.append(lambda session_id, *_: copier.see(session_id))
+            core.store.on_commit.append(copier.take_written)
             offline = Offline(replica, copier, durable.outbox, core.workspace)
         online = Services(core.sessions, core.messages, core.documents)
         self.reading = Reading(online, offline, durable.redis)

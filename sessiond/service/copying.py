@@ -28,7 +28,9 @@ from sessiond.errors import (
 from sessiond.replica import Copy, Replica
 from sessiond.service.clock import Clock
 from sessiond.service.reachability import Reachability
+from sessiond.service.written import Written
 from sessiond.store.bus import Bus, Listener
+from sessiond.store.committer import Committed, Draft
 from sessiond.store.keys import Keys
 from sessiond.store.sessions import SessionStore
 
@@ -95,6 +97,8 @@ class Copier:
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._tasks: list[asyncio.Task[None]] = []
+        self.written = Written(source.store.writer)
+        """What this process wrote and is not copied yet."""
 
     def start(self) -> None:
         """Begin to copy."""
@@ -124,6 +128,11 @@ class Copier:
         dropped_ms = self._replica.dropped.get(session_id)
         if dropped_ms is None or self._source.clock() - dropped_ms > _REST_MS:
             self._read_soon(session_id)
+
+    def take_written(self, session_id: str, group: list[Draft], committed: Committed) -> None:
+        """Take note of what this process wrote: until it is copied, it is known from here."""
+        self.see(session_id)
+        self.written.note(session_id, group, committed)
 
     def stale_seconds(self, session_id: str) -> float | None:
         """Return how long ago a copy was last known to be all that Redis had.
@@ -223,16 +232,23 @@ class Copier:
 
     async def _compare(self, workspace: str) -> None:
         """Find out which sessions of a workspace are not what was copied."""
-        positions = await self._source.store.positions(workspace)
+        copies = self._replica.copies
+        names = {name for name, copy in copies.items() if copy.workspace == workspace}
         now = self._source.clock()
-        for copy in list(self._replica.copies.values()):
-            if copy.workspace != workspace:
-                continue
-            if positions.get(copy.session_id) == copy.position:
-                self._behind.discard(copy.session_id)
-                self._replica.note_read(copy.session_id, now)
+        self._behind -= names  # what is said of them from now on counts again
+        self._reading |= names
+        try:
+            positions = await self._source.store.positions(workspace)
+        except BaseException:
+            self._behind |= names
+            raise
+        finally:
+            self._reading -= names
+        for name in names & copies.keys():
+            if positions.get(name) == copies[name].position:
+                self._replica.note_read(name, now)
             else:
-                self._read_soon(copy.session_id)
+                self._read_soon(name)
 
     async def _read(self, session_id: str) -> None:
         """Copy what a session has more than its copy."""
@@ -242,6 +258,8 @@ class Copier:
         try:
             await self._copy(session_id)
             await self._note_read(session_id, now)
+            if copy := self._replica.copies.get(session_id):
+                self.written.forget(session_id, copy.position.offset)
         except (NotFound, SessionDeleted):
             pass  # there is nothing to copy
         except (TooLarge, StoreDamaged) as error:

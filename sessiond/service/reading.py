@@ -210,13 +210,18 @@ class Reading:
         waiting = offline.outbox.waiting(session_id)
         stale = offline.copier.stale_seconds(session_id)
         content = await offline.replica.content(session_id) if stale is not None else None
-        if content and (content[0].documents or content[0].deleted):
-            known = KnownSession(session_id, *content)
+        outline, entries = content or (Outline(), [])
+        written = offline.copier.written.after(session_id, outline.position)
+        for entry in written:
+            outline.apply(entry)
+        if outline.documents or outline.deleted:
+            known = KnownSession(session_id, outline, [*entries, *written])
+            stale = self._redis.away_seconds or 0.0 if stale is None else stale
         else:
-            outline = _created(waiting, offline.workspace)
-            if outline is None:
+            created_here = _created(waiting, offline.workspace)
+            if created_here is None:
                 return None
-            known, stale = KnownSession(session_id, outline), 0.0
+            known, stale = KnownSession(session_id, created_here), 0.0
         lay_over(known, waiting)
         return Found(known, stale, len(waiting))
 
@@ -228,11 +233,17 @@ class Reading:
             for outline in await offline.replica.outlines()
             if outline.documents and offline.copier.stale_seconds(_id(outline)) is not None
         }
-        for session_id, writes in waiting.items():
-            outline = found.get(session_id) or _created(writes, offline.workspace)
-            if outline:
-                lay_over_outline(outline, writes)
+        for session_id in offline.copier.written.sessions:
+            outline = found.get(session_id) or Outline()
+            for entry in offline.copier.written.after(session_id, outline.position):
+                outline.apply(entry)
+            if outline.documents or outline.deleted:
                 found[session_id] = outline
+        for session_id, writes in waiting.items():
+            known = found.get(session_id) or _created(writes, offline.workspace)
+            if known:
+                lay_over_outline(known, writes)
+                found[session_id] = known
         return list(found.values()), sum(map(len, waiting.values()))
 
 

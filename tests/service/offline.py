@@ -54,7 +54,7 @@ class Machine:
         offline = Offline(replica, self.copier, outbox, "default")
         online = Online(core.sessions, core.messages, core.documents)
         self.reading = Reading(online, offline, self.redis)
-        core.store.on_commit.append(lambda session_id, *_: self.copier.see(session_id))
+        core.store.on_commit.append(self.copier.take_written)
 
     def lose_redis(self) -> None:
         """From now on nothing is asked of Redis."""

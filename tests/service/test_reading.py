@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreUnavailable
-from sessiond.model import DOCUMENTS, Context, NewSession, Session, SessionPage
+from sessiond.model import DOCUMENTS, Context, NewSession, Session, SessionPage, SessionSummary
+from sessiond.replica import Replica
 from sessiond.service.clock import moment
 from sessiond.service.reading import Found
 from sessiond.service.sessions import Filter
@@ -64,6 +66,14 @@ steps = st.one_of(
 async def here(core: Services, tmp_path: Path) -> AsyncIterator[Machine]:
     async with machine(core, tmp_path / "replica") as running:
         yield running
+
+
+@pytest.fixture
+async def idle(core: Services, tmp_path: Path) -> AsyncIterator[Machine]:
+    """A machine that copies nothing."""
+    replica = await Replica.open(tmp_path / "idle", limit_bytes=2**28, clock=core.clock)
+    yield Machine(core, replica)
+    await replica.close()
 
 
 async def take(core: Services, session_id: str, step: Any) -> None:
@@ -147,6 +157,83 @@ async def test_offline_answers_are_the_online_answers_of_the_same_position(
     offline = await answers(here, session_id, positions)
     here.find_redis()
     assert offline == online
+
+
+@settings(
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(history=st.lists(steps, max_size=10))
+async def test_what_was_written_here_is_read_though_it_was_not_copied_yet(
+    idle: Machine, core: Services, history: list[Any]
+) -> None:
+    session_id = await create(core, f"ses_{next(_ids)}", title="t", context=Context(state={"x": 1}))
+    for step in history:
+        await take(core, session_id, step)
+    entries = await core_entries(core, session_id)
+    positions = [START, *(entry.position for entry in entries), Position("", 1)]
+    online = await answers(idle, session_id, positions)
+    (summary, *_) = (await listed(idle)).value.sessions
+    idle.lose_redis()
+    assert await answers(idle, session_id, positions) == online
+    assert (await listed(idle)).value.sessions[0] == summary
+    idle.find_redis()
+    core.clock.ms += 1_000
+    assert idle.replica.copies == {}
+
+
+async def test_own_writes_are_added_to_a_copy_as_far_as_nobody_elses_come_between(
+    here: Machine, start: StartServices
+) -> None:
+    other = await start(instance="elsewhere")
+    await create(here.core, "s")
+    await here.core.messages.append("s", [said("copied", "m1")])
+    await here.copied("s")
+    await here.copier.close()
+    await here.core.messages.append("s", [said("known here", "m2")])
+    await other.messages.append("s", [said("theirs", "m3")])
+    await here.core.messages.append("s", [said("behind theirs", "m4")])
+    await create(here.core, "only-written")
+    here.lose_redis()
+    assert [each.id for each in (await loaded(here, "s")).conversation.messages] == ["m1", "m2"]
+    counts = {each.metadata.session_id: each.total_messages for each in await summaries(here)}
+    assert counts == {"s": 2, "only-written": 0}
+
+
+async def test_what_was_written_to_a_history_that_redis_lost_is_not_added_to_the_new_one(
+    here: Machine, core: Services
+) -> None:
+    await create(core, "s")
+    before = await take_copy(core, "s")
+    await core.messages.append("s", [said("lost", "m1")])
+    await here.copied("s")
+    await here.copier.close()
+    await roll_back(core, "s", before)
+    core.committer.forgive("s")
+    await core.messages.append("s", [said("other", "m2"), said("last", "m3")])
+    here.lose_redis()
+    assert [each.id for each in (await loaded(here, "s")).conversation.messages] == ["m1"]
+
+
+async def test_what_happens_while_copies_are_compared_is_not_missed(
+    here: Machine, start: StartServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, asked = await start(instance="elsewhere"), here.core.store.positions
+    begun = False
+
+    async def old_positions(workspace: str) -> dict[str, Position]:
+        nonlocal begun
+        positions = await asked(workspace)
+        if "s" in positions and not begun:
+            begun = True
+            await other.messages.append("s", [said("meanwhile", "m1")])
+            await asyncio.sleep(0.05)  # so that it is heard
+        return positions
+
+    monkeypatch.setattr(here.core.store, "positions", old_positions)
+    await create(here.core, "s")
+    await until(lambda: begun)  # as after every confirmation of a subscription
+    await here.copied("s")
 
 
 async def core_entries(core: Services, session_id: str) -> list[Any]:
@@ -307,6 +394,10 @@ async def test_age_is_that_of_the_last_moment_that_it_was_known_to_be_current(
 
 async def listed(here: Machine) -> Found[SessionPage]:
     return await here.reading.list_page(Filter(), None, 50)
+
+
+async def summaries(here: Machine) -> list[SessionSummary]:
+    return (await listed(here)).value.sessions
 
 
 async def loaded(here: Machine, session_id: str) -> Session:

@@ -71,6 +71,7 @@ class Surroundings(Struct, frozen=True):
         clock: milliseconds since 1970.
         entropy: returns that many random bytes.
         sleep: how to pause.
+        told: hears of every write that is acknowledged as journaled.
     """
 
     journal: Journal
@@ -82,6 +83,7 @@ class Surroundings(Struct, frozen=True):
     clock: Clock
     entropy: Entropy
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+    told: Callable[[Journaled], None] = field(default=lambda _: None)
 
 
 class Journaled(Struct, frozen=True):
@@ -194,16 +196,14 @@ class Outbox:
         """Return the id of a session whose creator named none: with a key, always the same."""
         return new_session_id(key, self._around.clock(), self._around.entropy)
 
-    def waiting(self, session_id: str) -> list[Write]:
+    def waiting(self, session_id: str) -> list[Journaled]:
         """Return the writes of a session that are journaled and not done, in order."""
         lane = self._lanes.get(session_id)
-        return [waiting.write for waiting in lane.writes] if lane else []
+        return [_journaled(waiting) for waiting in lane.writes] if lane else []
 
-    def waiting_creations(self) -> list[Create]:
-        """Return the sessions that are yet to be created."""
-        lanes = self._lanes.values()
-        found = (waiting.write for lane in lanes for waiting in lane.writes)
-        return [write for write in found if isinstance(write, Create)]
+    def waiting_sessions(self) -> dict[str, list[Journaled]]:
+        """Return all writes that are journaled and not done, by session."""
+        return {session_id: self.waiting(session_id) for session_id in self._lanes}
 
     async def status(self) -> OutboxStatus:
         """Return what waits."""
@@ -545,7 +545,13 @@ class Outbox:
         """Return what a writer is told whose write waits, who may go on from there."""
         _forget_old(self._told_of)
         self._told_of[waiting.write.session_id, str(waiting.place)] = waiting.write
-        return Journaled(waiting.write, str(waiting.place))
+        journaled = _journaled(waiting)
+        self._around.told(journaled)
+        return journaled
+
+
+def _journaled(waiting: _Waiting) -> Journaled:
+    return Journaled(waiting.write, str(waiting.place))
 
 
 def _write_of(entry: Entry) -> Write:

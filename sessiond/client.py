@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from sessiond.backend import RawEvent
 from sessiond.codec import json
@@ -42,6 +42,7 @@ from sessiond.model import (
 from sessiond.sync.names import checked, checked_version
 
 Answer = TypeVar("Answer")
+Aged = TypeVar("Aged", Session, SessionPage, MessagePage)
 
 Query = Mapping[str, str | int]
 
@@ -98,7 +99,7 @@ class DaemonClient:
         answer, told = await self._exchange(
             method, path, kind, body=body, query=query, headers=headers
         )
-        return answer, told.get("ETag", "").strip('"')
+        return answer, _version(told)
 
     async def _exchange(
         self,
@@ -134,7 +135,7 @@ class DaemonClient:
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
-        return (await self.call("GET", _session(session_id), Session))[0]
+        return await self._read(_session(session_id), Session)
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -143,7 +144,7 @@ class DaemonClient:
         query: dict[str, str | int] = {**filters, "limit": limit}
         if cursor:
             query["cursor"] = cursor
-        return (await self.call("GET", "/v1/sessions", SessionPage, query=query))[0]
+        return await self._read("/v1/sessions", SessionPage, query)
 
     async def delete(
         self, session_id: str, *, expected: str = "", base: str = "", key: str = ""
@@ -165,13 +166,13 @@ class DaemonClient:
         """Return messages first written after an offset."""
         path = _session(session_id) + "/messages"
         query = {"after": after, "limit": limit}
-        return (await self.call("GET", path, MessagePage, query=query))[0]
+        return await self._read(path, MessagePage, query)
 
     async def message(self, session_id: str, message_id: str) -> VersionedMessage:
         """Return one message."""
         found: Message
-        found, version = await self.call("GET", _message(session_id, message_id), Message)
-        return VersionedMessage(message=found, version=version)
+        found, told = await self._exchange("GET", _message(session_id, message_id), Message)
+        return VersionedMessage(message=found, version=_version(told), stale_seconds=_stale(told))
 
     async def edit(
         self,
@@ -234,8 +235,8 @@ class DaemonClient:
     async def document(self, session_id: str, name: DocumentName) -> Document:
         """Return a document."""
         value: Any
-        value, version = await self.call("GET", _session(session_id) + f"/{name}", Any)
-        return Document(name=name, value=value, version=version)
+        value, told = await self._exchange("GET", _session(session_id) + f"/{name}", Any)
+        return Document(name=name, value=value, version=_version(told), stale_seconds=_stale(told))
 
     async def change_document(
         self,
@@ -257,7 +258,7 @@ class DaemonClient:
             body=patch,
             headers=_headers(key=key, expected=expected, base=base),
         )
-        version, conflicts = told.get("ETag", "").strip('"'), told.get("Sessiond-Conflicts")
+        version, conflicts = _version(told), told.get("Sessiond-Conflicts")
         return Document(
             name=name,
             value=value,
@@ -380,6 +381,12 @@ class DaemonClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._understood(error) from error
 
+    async def _read(self, path: str, kind: type[Aged], query: Query | None = None) -> Aged:
+        answer: Aged
+        answer, told = await self._exchange("GET", path, kind, query=query)
+        answer.stale_seconds = _stale(told)
+        return answer
+
     async def _write(
         self, method: str, path: str, body: Any, headers: Mapping[str, str]
     ) -> WrittenRecord:
@@ -435,6 +442,16 @@ def rebuilt(content: bytes, status: int) -> SessiondError:
         return SessiondError(f"the daemon answered {status} without a problem document")
     kind = BY_CODE.get(problem.code, SessiondError)
     return kind(problem.detail, hint=problem.hint or "")
+
+
+def _version(told: Mapping[str, str]) -> str:
+    return told.get("ETag", "").strip('"')
+
+
+def _stale(told: Mapping[str, str]) -> float | UnsetType:
+    """Return how old an answer is that this machine gave without Redis."""
+    stale = told.get("Sessiond-Stale")
+    return UNSET if stale is None else float(stale)
 
 
 def _session(session_id: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Redis
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 from sessiond.config import Configuration
 from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
+from sessiond.service.checks import check_server
 from sessiond.service.clock import Clock, system_clock
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
@@ -37,7 +39,7 @@ from sessiond.store.keys import Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.presence import PresenceStore
-from sessiond.store.probe import ServerFacts, read_facts
+from sessiond.store.probe import ServerFacts, facts_of, read_facts
 from sessiond.store.replicas import ReplicaAcks
 from sessiond.store.sessions import SessionStore
 
@@ -67,8 +69,12 @@ class Core:
         _require_verified_tls(url)
         redis, sync = configuration.redis, configuration.sync
         self.keys = Keys(redis.namespace)
+        self._plain = connect(url, timeout_seconds=redis.timeout_seconds, max_connections=2)
         self.redis: Redis = connect(
-            url, timeout_seconds=redis.timeout_seconds, max_connections=redis.max_connections
+            url,
+            timeout_seconds=redis.timeout_seconds,
+            max_connections=redis.max_connections,
+            admit=_admit,
         )
         self._subscriber = connect_subscriber(url, timeout_seconds=redis.timeout_seconds)
         self._commits = OrderedConnections(
@@ -100,6 +106,7 @@ class Core:
             rules=merge_rules(sync.merge),
             clock=clock,
         )
+        self.workspace = sync.workspace
         self.sessions = Sessions(around, workspace=sync.workspace)
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
         self.records = Records(around)
@@ -150,7 +157,7 @@ class Core:
         Raises:
             StoreUnavailable, ConfigurationError: it does not answer, or refuses this user.
         """
-        return await read_facts(self.redis)
+        return await read_facts(self._plain)
 
     async def close(self) -> None:
         """Finish what was accepted, then leave."""
@@ -162,6 +169,11 @@ class Core:
         await self._commits.close()
         await self._subscriber.aclose()
         await self.redis.aclose()
+        await self._plain.aclose()
+
+
+def _admit(info: Mapping[str, Any]) -> None:
+    check_server(facts_of(info))
 
 
 def _require_verified_tls(url: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from sessiond import __version__, config, sockets
+from sessiond import config, sockets
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
 from sessiond.api.journal import JournalHandlers, journal_routes
@@ -24,11 +24,13 @@ from sessiond.api.system import System
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
 from sessiond.core import Core
-from sessiond.diagnosis import Examiner, durability_of
+from sessiond.diagnosis import Examiner
 from sessiond.durable import DurableWrites
-from sessiond.errors import ConfigurationError, SessiondError
+from sessiond.errors import ConfigurationError, SessiondError, StoreUnavailable
 from sessiond.logs import Logs
+from sessiond.offline import OfflineReading
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
+from sessiond.reporting import Place, Reporter
 from sessiond.service.checks import check_server
 from sessiond.service.clock import system_clock
 from sessiond.service.opencode.opencodes import Opencodes
@@ -36,9 +38,7 @@ from sessiond.service.opencode.outbox import Target
 from sessiond.service.status import (
     Diagnosis,
     Health,
-    InstanceStatus,
     KeyContent,
-    ServerStatus,
     Status,
 )
 from sessiond.store.committer import Committed, Draft
@@ -56,7 +56,8 @@ _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
 _GRACE_SECONDS = 10.0
 _TRIM_SECONDS = 3600.0
-_WAIT_FOR_REDIS_SECONDS = 5.0
+_WAIT_FOR_EMBEDDED_SECONDS = 5.0
+_WAIT_FOR_REDIS_SECONDS = 1.0
 
 
 class Daemon:
@@ -74,9 +75,10 @@ class Daemon:
         self._embedded: EmbeddedServer | None = None
         self._core: Core | None = None
         self._durable: DurableWrites | None = None
+        self._offline: OfflineReading | None = None
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
-        self._facts = ServerFacts(version="")
+        self._reporter: Reporter | None = None
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
         self._bound = self._serving = False
@@ -104,14 +106,18 @@ class Daemon:
     async def start(self) -> None:
         """Start the embedded server if there is to be one, then serve.
 
+        A Redis of somebody else may be away: what was seen before is read and writes are journaled
+        until it answers.
+
         Raises:
-            ConfigurationError, FolderHeld, EmbeddedServerFailed, StoreUnavailable.
+            ConfigurationError, FolderHeld, EmbeddedServerFailed.
+            StoreRefusesUser: Redis refuses this user.
+            StoreUnavailable: the embedded server does not answer.
         """
         url = self.configuration.redis.url or await self._start_embedded()
         self._core = Core(url, self.configuration, instance=self._instance)
-        self._facts = await self._reach(self._core)
-        check_server(self._facts)
-        if self._core.replicas:
+        facts = await self._reach(self._core)
+        if self._core.replicas and facts:
             await answered(self._core.replicas.check())
         self._trace_sessions()
         listening = self._bind()
@@ -119,11 +125,17 @@ class Daemon:
         self._opencodes = self._open_opencodes(self._core)
         self._durable = durable = await self._open_durable(self._core)
         self._examiner = self._open_examiner(self._core, durable)
-        self._server = self._api(self._core, durable, self._opencodes, listening)
+        self._offline = offline = await self._open_offline(self._core, durable)
+        self._reporter = self._open_reporter(self._core, durable, offline)
+        if facts is None:
+            durable.redis.note_failure()
+        self._server = self._api(self._core, durable, offline, self._opencodes, listening)
         await durable.start()
+        offline.start()
         await self._server.start(listening)
         self._opencodes.start()
-        await self._beat_once()
+        if facts:
+            await self._beat_once()
         jobs = (self._beat(), self._trim(), self._examiner.watch())
         self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(
@@ -131,7 +143,7 @@ class Daemon:
             instance=self._instance,
             socket=str(self.socket_path),
             address=self.address,
-            server=self._facts.version,
+            server=facts.version if facts else "away",
             duration_ms=round((time.monotonic() - self._began) * 1000),
         )
         self._serving = True
@@ -145,6 +157,8 @@ class Daemon:
             await self._server.stop(_GRACE_SECONDS)
         if self._opencodes:
             await self._opencodes.close()
+        if self._offline:
+            await self._offline.close()
         if self._durable:
             await self._durable.close()
         if self._core:
@@ -161,40 +175,11 @@ class Daemon:
 
     async def health(self) -> Health:
         """Tell whether the daemon and its Redis can work."""
-        try:
-            check_server(await self._running.facts())
-        except SessiondError as error:
-            return Health(status=error.code, version=__version__, ready=False)
-        return Health(status="ok", version=__version__, ready=True)
+        return await self._reporting.health()
 
     async def status(self) -> Status:
-        """Tell what the daemon does."""
-        core = self._running
-        began = time.perf_counter()
-        self._facts = await core.facts()
-        ping_ms = round((time.perf_counter() - began) * 1000, 2)
-        now = system_clock()
-        instances = await core.store.instances()
-        return Status(
-            version=__version__,
-            instance=self._instance,
-            pid=os.getpid(),
-            uptime_seconds=round(time.monotonic() - self._began, 1),
-            socket=str(self.socket_path),
-            address=self.address,
-            token_file=str(self._token_file) if self.address else None,
-            server=self._server_status(ping_ms),
-            durability=durability_of(core),
-            sessions=await core.store.count(),
-            subscribers=core.feeds.subscribers,
-            lag=core.feeds.lag,
-            bus_connected=core.bus.connected,
-            outbox=await self._running_durable.outbox.status(),
-            instances=[
-                InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
-                for name, seen in sorted(instances.items())
-            ],
-        )
+        """Tell what the daemon does, also while its Redis is away."""
+        return await self._reporting.status()
 
     async def diagnose(self) -> Diagnosis:
         """Return what is found about this daemon and its Redis, and what can be promised."""
@@ -237,10 +222,10 @@ class Daemon:
         return self._core
 
     @property
-    def _running_durable(self) -> DurableWrites:
-        if self._durable is None:
+    def _reporting(self) -> Reporter:
+        if self._reporter is None:
             raise RuntimeError("the daemon was not started")
-        return self._durable
+        return self._reporter
 
     def _bind(self) -> list[socket.socket]:
         bound = [sockets.bind_unix(self.socket_path)]
@@ -268,6 +253,7 @@ class Daemon:
         self,
         core: Core,
         durable: DurableWrites,
+        offline: OfflineReading,
         opencodes: Opencodes,
         listening: list[socket.socket],
     ) -> ApiServer:
@@ -279,9 +265,8 @@ class Daemon:
             allowed_origins=api.allowed_origins,
         )
         services = Services(
+            offline.reading,
             core.sessions,
-            core.messages,
-            core.documents,
             core.conflicts,
             core.feeds,
             core.presences,
@@ -289,7 +274,7 @@ class Daemon:
         )
         system = System(self)
         plugin = OpencodeHandlers(opencodes, self._streams)
-        writing = WriteHandlers(durable.outbox, lambda: core.is_degraded)
+        writing = WriteHandlers(durable.outbox, offline.reading, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
         table = [
             *routes(Handlers(services), writing, system),
@@ -321,37 +306,63 @@ class Daemon:
         owned = self._embedded is not None
         return Examiner(core, durable.journal, owned=owned, folders=folders)
 
+    async def _open_offline(self, core: Core, durable: DurableWrites) -> OfflineReading:
+        folder = data_folder(self._environ) / "replica"
+        limit_mib = self.configuration.replica.limit_mib
+        return await OfflineReading.open(core, durable, folder, limit_mib=limit_mib)
+
     async def _start_embedded(self) -> str:
         options = embedded_options(self.configuration, self._environ)
         self._embedded = EmbeddedServer(options, self._log)
         await self._embedded.start()
         return self._embedded.url
 
-    async def _reach(self, core: Core) -> ServerFacts:
-        deadline = time.monotonic() + _WAIT_FOR_REDIS_SECONDS
+    async def _reach(self, core: Core) -> ServerFacts | None:
+        """Find out what the server is; None where it is away, and may be.
+
+        Raises:
+            ConfigurationError: it could not keep what it is given.
+            StoreRefusesUser: it refuses this user.
+            StoreUnavailable: it is our own, and does not answer.
+        """
+        patience = _WAIT_FOR_EMBEDDED_SECONDS if self._embedded else _WAIT_FOR_REDIS_SECONDS
+        deadline = time.monotonic() + patience
         while True:
             try:
-                return await core.facts()
-            except SessiondError as error:
-                if not error.temporary or time.monotonic() > deadline:
+                facts = await core.facts()
+            except StoreUnavailable as error:
+                if time.monotonic() < deadline:
+                    await asyncio.sleep(0.1)
+                    continue
+                if self._embedded:
                     raise
-                await asyncio.sleep(0.1)
+                self._log.warning("daemon.starts_without_redis", reason=error.detail)
+                return None
+            check_server(facts)
+            return facts
 
-    def _server_status(self, ping_ms: float) -> ServerStatus:
+    def _open_reporter(
+        self, core: Core, durable: DurableWrites, offline: OfflineReading
+    ) -> Reporter:
         embedded = self._embedded
-        url = embedded.url if embedded else self.configuration.redis.url
-        shown = config.shown_address(url)
-        return ServerStatus(
-            url=shown,
+        url = config.shown_address(embedded.url if embedded else self.configuration.redis.url)
+        place = Place(
+            instance=self._instance,
+            socket=self.socket_path,
+            address=self.address,
+            token_file=self._token_file if self.address else None,
+            url=url,
             owned=embedded is not None,
-            version=self._facts.version,
-            ping_ms=ping_ms,
-            redis_cli=embedded.cli_command if embedded else f"redis-cli -u {shown}",
+            redis_cli=embedded.cli_command if embedded else f"redis-cli -u {url}",
         )
+        return Reporter(core, durable, offline, place, began=self._began)
 
     def _trace_sessions(self) -> None:
-        on = self.configuration.debug.sessions
-        self._running.store.on_commit = self._log_commit if on else None
+        told = self._running.store.on_commit
+        if self._log_commit in told:
+            told.remove(self._log_commit)
+        if self.configuration.debug.sessions:
+            told.append(self._log_commit)
 
     def _log_commit(self, session_id: str, group: list[Draft], committed: Committed) -> None:
         for draft, position in zip(group, committed.positions, strict=True):

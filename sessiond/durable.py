@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from sessiond.config import JournalOptions as Options
 from sessiond.core import Core
+from sessiond.errors import InvalidInput
 from sessiond.journal import Journal, JournalOptions
 from sessiond.journal.options import MIB
-from sessiond.service.outbox import Outbox, Surroundings
+from sessiond.service.announcing import announcements
+from sessiond.service.outbox import Journaled, Outbox, Surroundings
 from sessiond.service.reachability import Reachability
 from sessiond.service.rollbacks import RollbackWatch
 from sessiond.store.watermarks import WatermarkStore
@@ -31,9 +34,11 @@ class DurableWrites:
             redis=self.redis,
             clock=core.around.clock,
             entropy=core.around.entropy,
+            told=lambda journaled: _tell_watchers(core, journaled),
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
-        self.watch = RollbackWatch(journal, WatermarkStore(core.redis, core.keys), self.outbox)
+        watermarks = WatermarkStore(core.redis, core.keys)
+        self.watch = RollbackWatch(journal, watermarks, self.outbox, self.redis)
         self.redis.call_when_back(self.watch.look_now)
         self.outbox.call_in_doubt(self.watch.look_now)
         self._watching: asyncio.Task[None] | None = None
@@ -68,3 +73,10 @@ class DurableWrites:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self.redis.close()
         await self.outbox.close()
+
+
+def _tell_watchers(core: Core, journaled: Journaled) -> None:
+    """Let those who watch a session here see a write that waits for Redis."""
+    with suppress(InvalidInput):  # it will be refused
+        for event in announcements(journaled, core.store.writer):
+            core.feeds.tell(journaled.write.session_id, event)

@@ -180,6 +180,14 @@ class StoreWentBack(StoreUnavailable):
     title = "Store went back"
 
 
+class ReplicaUnavailable(SessiondError):
+    """The copies of sessions on this machine's disk cannot be read or written now."""
+
+    code = "replica-unavailable"
+    title = "Replica unavailable"
+    temporary = True
+
+
 class JournalUnavailable(SessiondError):
     """The journal's disk is full, or fails. Nothing was acknowledged that is not durable.
 

@@ -39,6 +39,7 @@ from sessiond.model import (
     ConflictState,
     Context,
     Document,
+    JournaledOperation,
     Live,
     Message,
     Metadata,
@@ -63,11 +64,12 @@ from sessiond.sync.names import checked
 from sessiond.sync.parts import check_part, completed
 from sessiond.sync.view import SessionView
 
-Event = Operation | Live | Reset
+Event = Operation | Live | JournaledOperation | Reset
 
 _PAGE = 500
 _OPERATION = msgspec.json.Decoder(Operation)
 _LIVE = msgspec.json.Decoder(Live)
+_JOURNALED = msgspec.json.Decoder(JournaledOperation)
 _RESET = msgspec.json.Decoder(Reset)
 
 
@@ -225,6 +227,7 @@ class Session:
     def __init__(self, backend: Backend, loaded: model.Session) -> None:
         self._backend = backend
         self._view = SessionView(loaded)
+        self._stale_seconds = loaded.stale_seconds
         self._left: builtins.list[ConflictRecord] = []  # found by saves that failed further on
 
     @property
@@ -256,6 +259,14 @@ class Session:
     def position(self) -> str:
         """The position in the log that this state stands for."""
         return self._view.position
+
+    @property
+    def stale_seconds(self) -> float | None:
+        """How old this state was when it was loaded without Redis; None if it came from there.
+
+        What it is there comes in with the first operation or write after Redis is back.
+        """
+        return None if self._stale_seconds is UNSET else self._stale_seconds
 
     async def add_message(self, **fields: Any) -> Message:
         """Append a message: role, content, tool_calls, metadata, parts, and id or timestamp.
@@ -361,7 +372,17 @@ class Session:
             for operation in page.operations:
                 self._view.apply(operation)
             if len(page.operations) < _PAGE:
+                await self._freshen()
                 return
+
+    async def _freshen(self) -> None:
+        """Load what was loaded without Redis once more, when it is there; keep unsaved changes."""
+        if self._stale_seconds is UNSET:
+            return
+        loaded = await retried(lambda: self._backend.load(self.id))
+        if loaded.stale_seconds is UNSET:
+            self._view.take_loaded(loaded)
+            self._stale_seconds = UNSET
 
     async def save(self, *, strict: bool = False) -> builtins.list[ConflictRecord]:
         """Send what changed in `context` and `preferences` since they were loaded or saved.
@@ -451,7 +472,8 @@ class Session:
         Raises:
             NotFound, SessionDeleted: it is gone.
         """
-        self._view = SessionView(await retried(lambda: self._backend.load(self.id)))
+        loaded = await retried(lambda: self._backend.load(self.id))
+        self._view, self._stale_seconds = SessionView(loaded), loaded.stale_seconds
         self._left.clear()
 
     async def send_live(self, body: Any) -> None:
@@ -482,7 +504,8 @@ class Session:
 
         It begins after this state's own position, so that nothing is missed in between, and
         ends when the session is deleted. `Reset` means that the history is another one now:
-        this state was loaded anew, and the log follows from its beginning.
+        this state was loaded anew, and the log follows from its beginning. `JournaledOperation` is
+        what somebody at the same daemon wrote while Redis is away; its messages are shown here.
 
         Args:
             after: a position to begin after instead.
@@ -496,6 +519,8 @@ class Session:
                     await self.refresh()
                 else:
                     self._view.apply(event)
+                    if isinstance(event, Operation) and raw.name != "session.delete":
+                        await self._freshen()
                 yield event
                 if raw.name == "session.delete":
                     return
@@ -505,6 +530,8 @@ def _decoded(raw: RawEvent) -> Event | None:
     match raw.name:
         case "live":
             return _LIVE.decode(raw.data)
+        case "journaled":
+            return _JOURNALED.decode(raw.data)
         case "reset":
             return _RESET.decode(raw.data)
         case "positions":

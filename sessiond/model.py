@@ -116,7 +116,11 @@ class Cache(Struct, kw_only=True):
 
 
 class Session(Struct, kw_only=True):
-    """A whole session at one position of its log; `versions` are those of its documents."""
+    """A whole session at one position of its log; `versions` are those of its documents.
+
+    `stale_seconds`, here and below: what a client was told (`Sessiond-Stale`) when Redis was away:
+    so long ago this was last known to be what it has. Absent when it is fresh.
+    """
 
     metadata: Metadata
     conversation: Conversation
@@ -125,6 +129,7 @@ class Session(Struct, kw_only=True):
     position: str
     versions: dict[DocumentName, str]
     durability: Durability | UnsetType = UNSET
+    stale_seconds: float | UnsetType = UNSET
 
 
 class SessionSummary(Struct, kw_only=True):
@@ -140,6 +145,7 @@ class SessionPage(Struct, kw_only=True):
 
     sessions: list[SessionSummary]
     cursor: str | None = None
+    stale_seconds: float | UnsetType = UNSET
 
 
 class NewSession(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -188,6 +194,7 @@ class MessagePage(Struct, kw_only=True):
     messages: list[Message]
     position: str
     next: int | None = None
+    stale_seconds: float | UnsetType = UNSET
 
 
 class VersionedMessage(Struct, kw_only=True):
@@ -195,6 +202,7 @@ class VersionedMessage(Struct, kw_only=True):
 
     message: Message
     version: str
+    stale_seconds: float | UnsetType = UNSET
 
 
 class Document(Struct, kw_only=True):
@@ -208,6 +216,7 @@ class Document(Struct, kw_only=True):
     version: str
     conflicts: list[str] | UnsetType = UNSET
     durability: Durability | UnsetType = UNSET
+    stale_seconds: float | UnsetType = UNSET
 
 
 class ConflictSide(Struct, kw_only=True):
@@ -318,6 +327,30 @@ class Live(Struct, kw_only=True):
     session_id: str
     origin: str
     body: Any
+
+
+class JournaledOperation(Struct, kw_only=True):
+    """A write that is journaled on this machine and waits for Redis, as it was asked for.
+
+    Told to those who watch the session at the same daemon, as an event without an id; that of the
+    operation follows when it has its place.
+
+    Attributes:
+        op: of the operation that it is to become.
+        version: what stands for its version.
+        id: as in `Operation`.
+        body: the message or part; of edits and changes of documents, the merge patch.
+        replace: whether `body` is to replace the document.
+    """
+
+    op: str
+    session_id: str
+    version: str
+    at: Timestamp
+    origin: str
+    id: str
+    body: Any
+    replace: bool = False
 
 
 class NewPresence(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -26,7 +26,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "service.clock": (),
     "opencode": ("opencode", "sync", "codec", "model", "errors"),
     "journal": ("journal", "folders", "sync", "codec", "model", "errors"),
-    "service": ("service", "store", "journal", "opencode", "sync", "codec", "model", "errors"),
+    "replica": ("replica", "folders", "sync", "codec", "model", "errors"),
+    "service": (
+        *("service", "store", "journal", "replica", "opencode", "sync", "codec", "model"),
+        "errors",
+    ),
     "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),
@@ -56,7 +60,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "redis": ("store", "core"),
     "hiredis": ("store", "core"),
     "aiohttp": ("api", "client"),
-    "sqlite3": ("opencode.database", "journal"),
+    "sqlite3": ("opencode.database", "journal", "replica"),
 }
 """Library → the only places that may import it."""
 
@@ -185,6 +189,8 @@ def test_every_layer_of_the_rules_that_should_exist_does() -> None:
         ("journal.journal", "from sessiond.store.keys import Keys"),
         ("journal.journal", "from sessiond.service.clock import Clock"),
         ("journal.carving", "import sqlite3"),
+        ("replica.replica", "from sessiond.store.log import LogReader"),
+        ("replica.file", "from sessiond.journal.connection import open_file"),
         ("client", "from sessiond.service.status import Status"),
         ("client", "import sessiond.daemon"),
         ("client", "import redis"),
@@ -209,6 +215,7 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ("service.feeds", "import asyncio\nfrom sessiond.store.bus import Bus"),
         ("service.clock", "import time"),
         ("journal.connection", "import sqlite3\nfrom sessiond.errors import JournalUnavailable"),
+        ("replica.file", "import sqlite3\nfrom sessiond.sync.outline import Outline"),
         ("cli.run", "def f():\n    from sessiond.daemon import Daemon"),
         ("cli.inspect_redis", "from sessiond.store.keys import TABLE"),
         ("core", "from redis.asyncio import Redis\nfrom sessiond.store.bus import Bus"),

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from sessiond.codec import json
+from sessiond.service.reading import Found
 
 CONFLICTS = "Sessiond-Conflicts"
 """The header of an answer that names the conflicts which a merge left behind."""
@@ -20,7 +21,21 @@ REPLICAS = "Sessiond-Replicas"
 
 UNCONFIRMED = "unconfirmed"
 
+STALE = "Sessiond-Stale"
+"""The header of what this machine knew when Redis went away: how many seconds ago that was."""
+
+WAITING = "Sessiond-Waiting"
+"""The header of the same: how many writes it shows that wait for Redis."""
+
 COMMITTED = {DURABILITY: "committed"}
+
+
+def found_headers(found: Found[Any]) -> dict[str, str]:
+    """Return the headers that tell how far what was read can be trusted."""
+    if found.stale_seconds is None:
+        return {}
+    headers = {STALE: f"{found.stale_seconds:.1f}"}
+    return {**headers, WAITING: str(found.waiting)} if found.waiting else headers
 
 
 def answer(

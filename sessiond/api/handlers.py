@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from sessiond.api import requests as read
-from sessiond.api.answers import answer
+from sessiond.api.answers import answer, found_headers
 from sessiond.api.sse import EventStreams
 from sessiond.model import (
     ConflictPage,
@@ -16,10 +16,9 @@ from sessiond.model import (
     PresentSessions,
 )
 from sessiond.service.conflicts import MOST, Conflicts
-from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
-from sessiond.service.messages import Messages
 from sessiond.service.presence import Presences
+from sessiond.service.reading import Reading
 from sessiond.service.sessions import Filter, Sessions
 from sessiond.sync.position import START, parse_position
 
@@ -31,9 +30,8 @@ _CONFLICTS_PER_PAGE = 1_000
 class Services(Struct, frozen=True):
     """What the routes call."""
 
+    reading: Reading
     sessions: Sessions
-    messages: Messages
-    documents: Documents
     conflicts: Conflicts
     feeds: Feeds
     presences: Presences
@@ -44,9 +42,8 @@ class Handlers:
     """One method per route."""
 
     def __init__(self, services: Services) -> None:
+        self._reading = services.reading
         self._sessions = services.sessions
-        self._messages = services.messages
-        self._documents = services.documents
         self._conflicts = services.conflicts
         self._feeds = services.feeds
         self._presences = services.presences
@@ -57,43 +54,48 @@ class Handlers:
         filters = ("workspace", "status", "user_id", "environment")
         wanted = Filter(**{name: request.query.get(name) for name in filters})
         limit = read.number(request, "limit", 50, 1, 500)
-        page = await self._sessions.list_page(wanted, request.query.get("cursor"), limit)
-        return answer(page)
+        found = await self._reading.list_page(wanted, request.query.get("cursor"), limit)
+        return answer(found.value, headers=found_headers(found))
 
     async def load_session(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}."""
-        return answer(await self._sessions.load(read.session_id(request)))
+        found = await self._reading.load(read.session_id(request))
+        return answer(found.value, headers=found_headers(found))
 
     async def position(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/position."""
         session_id = read.session_id(request)
-        position = str(await self._sessions.position(session_id))
+        found = await self._reading.position(session_id)
+        position = str(found.value)
         reply = PositionReply(session_id=session_id, position=position)
-        return answer(reply, version=position)
+        return answer(reply, version=position, headers=found_headers(found))
 
     async def operations(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/operations."""
         after = parse_position(request.query.get("after", "0"))
         limit = read.number(request, "limit", 500, 1, 1000)
-        session_id = read.session_id(request)
-        return answer(await self._sessions.operations(session_id, after, limit))
+        found = await self._reading.operations(read.session_id(request), after, limit)
+        return answer(found.value, headers=found_headers(found))
 
     async def page_messages(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/messages."""
         after = read.number(request, "after", 0, 0, 10**15 - 1)
         limit = read.number(request, "limit", 100, 1, _MOST_PER_PAGE)
-        return answer(await self._messages.page(read.session_id(request), after, limit))
+        found = await self._reading.page(read.session_id(request), after, limit)
+        return answer(found.value, headers=found_headers(found))
 
     async def read_message(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/messages/{message_id}."""
-        found = await self._messages.read(read.session_id(request), read.message_id(request))
-        return answer(found.message, version=found.version)
+        found = await self._reading.message(read.session_id(request), read.message_id(request))
+        message = found.value
+        return answer(message.message, version=message.version, headers=found_headers(found))
 
     async def read_document(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/{document}."""
         name = read.document_name(request)
-        document = await self._documents.read(read.session_id(request), name)
-        return answer(document.value, version=document.version)
+        found = await self._reading.document(read.session_id(request), name)
+        document = found.value
+        return answer(document.value, version=document.version, headers=found_headers(found))
 
     async def list_conflicts(self, request: web.Request) -> web.Response:
         """GET /v1/conflicts."""
@@ -146,10 +148,11 @@ class Handlers:
         text = request.headers.get("Last-Event-ID") or request.query.get("after")
         session_id = read.session_id(request)
         if text is None:
-            after = await self._sessions.position(session_id)
+            after = (await self._reading.position(session_id)).value
         else:
             after = parse_position(text) if text else START
         async with self._feeds.session(session_id, after) as events:
+            self._reading.see(session_id)
             return await self._streams.send(request, events)
 
     async def workspace_events(self, request: web.Request) -> web.StreamResponse:

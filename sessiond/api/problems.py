@@ -33,6 +33,7 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.StoreUnavailable: 503,
     errors.JournalUnavailable: 503,
     errors.StoreFull: 507,
+    errors.ReplicaUnavailable: 503,
     errors.JournalFull: 507,
 }
 

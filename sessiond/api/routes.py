@@ -45,6 +45,7 @@ class Route(Struct, frozen=True):
     """One route. `query` and `headers` are the optional parameters it knows.
 
     `body` is a type, or a tuple of types of which one is sent; `unready` is answered with 503.
+    `offline`: what was seen here is answered while Redis is away, too, and its age is told.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Route(Struct, frozen=True):
     headers: tuple[str, ...] = ()
     media_type: str = "application/json"
     unready: Any = None
+    offline: bool = False
 
 
 def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[Route]:
@@ -86,6 +88,7 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             "Page through the conversation",
             MessagePage,
             query=page,
+            offline=True,
         ),
         Route(
             "GET",
@@ -97,7 +100,14 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             headers=("Last-Event-ID",),
             media_type=EVENT_STREAM,
         ),
-        Route("GET", session + "/position", handlers.position, "Where the log ends", PositionReply),
+        Route(
+            "GET",
+            session + "/position",
+            handlers.position,
+            "Where the log ends",
+            PositionReply,
+            offline=True,
+        ),
         Route(
             "GET",
             session + "/operations",
@@ -105,6 +115,7 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             "A stretch of the log",
             OperationPage,
             query=page,
+            offline=True,
         ),
         Route(
             "POST",
@@ -140,7 +151,7 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             "Who is at a session, and which files each has open",
             SessionPresence,
         ),
-        Route("GET", message, handlers.read_message, "Read a message", Message),
+        Route("GET", message, handlers.read_message, "Read a message", Message, offline=True),
         Route(
             "PATCH",
             message,
@@ -168,7 +179,7 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             headers=CHANGE,
         ),
         Route("DELETE", part, writing.remove_part, "Remove a part", WrittenRecord, headers=CHANGE),
-        Route("GET", session, handlers.load_session, "Load a whole session", Session),
+        Route("GET", session, handlers.load_session, "Load a whole session", Session, offline=True),
         Route(
             "DELETE",
             session,
@@ -201,6 +212,7 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             handlers.read_document,
             "Read a document: metadata, context or preferences",
             dict[str, Any],
+            offline=True,
         ),
         Route(
             "PATCH",
@@ -237,6 +249,7 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             "List sessions, most recently active first",
             SessionPage,
             query=listing,
+            offline=True,
         ),
         Route(
             "GET",

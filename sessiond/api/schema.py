@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sessiond import __version__
+from sessiond.api.answers import STALE, WAITING
 from sessiond.api.problems import CONTENT_TYPE
 from sessiond.api.routes import EVENT_STREAM, Route
 from sessiond.codec.json import encode
@@ -16,6 +17,16 @@ from sessiond.model import Problem
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _NUMBERS = frozenset({"limit"})
+_AGE = {
+    STALE: {
+        "description": "Redis is away: so many seconds ago this was last known to be what it has",
+        "schema": {"type": "number"},
+    },
+    WAITING: {
+        "description": "How many writes this shows that are journaled here and wait for Redis",
+        "schema": {"type": "integer"},
+    },
+}
 _PATTERNS = {
     "session_id": r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
     "message_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
@@ -60,6 +71,8 @@ def _operation(route: Route, schemas: dict[str, dict[str, Any]]) -> dict[str, An
         done["content"] = {route.media_type: {"schema": schemas[repr(route.answer)]}}
     if route.media_type == EVENT_STREAM:
         done["description"] += ". Each event's data is an operation; see the README for the others."
+    if route.offline:
+        done["headers"] = _AGE
     problem = {"schema": schemas[repr(Problem)]}
     operation: dict[str, Any] = {
         "summary": route.summary,

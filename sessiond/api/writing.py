@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -10,7 +11,7 @@ from aiohttp import web
 from sessiond.api import requests as read
 from sessiond.api.answers import COMMITTED, CONFLICTS, DURABILITY, REPLICAS, UNCONFIRMED, answer
 from sessiond.codec import json
-from sessiond.errors import InvalidInput
+from sessiond.errors import InvalidInput, SessiondError
 from sessiond.model import (
     JOURNALED,
     Choice,
@@ -28,6 +29,7 @@ from sessiond.model import (
 from sessiond.service.outbox import Journaled, Outbox
 from sessiond.service.performing import Result
 from sessiond.service.provisional import provisional
+from sessiond.service.reading import Reading
 from sessiond.service.sessions import Created
 from sessiond.service.writes import (
     Append,
@@ -55,11 +57,13 @@ class WriteHandlers:
 
     Args:
         outbox: takes the writes.
+        reading: knows the documents that they change.
         is_degraded: tells whether replicas that are to confirm writes do not.
     """
 
-    def __init__(self, outbox: Outbox, is_degraded: Callable[[], bool]) -> None:
+    def __init__(self, outbox: Outbox, reading: Reading, is_degraded: Callable[[], bool]) -> None:
         self._outbox = outbox
+        self._reading = reading
         self._is_degraded = is_degraded
 
     async def create_session(self, request: web.Request) -> web.Response:
@@ -147,15 +151,29 @@ class WriteHandlers:
     async def _answer(self, request: web.Request, write: Write) -> web.Response:
         outcome = await self._outbox.submit(write, read.patience(request))
         if isinstance(outcome, Journaled):
-            return _accepted(outcome)
+            return _accepted(outcome, await self._changed_document(outcome.write))
         done = _done(write.session_id, outcome.result)
         if self._is_degraded():  # if it was so for this write, it is so still, or it has them now
             done.headers[REPLICAS] = UNCONFIRMED
         return done
 
+    async def _changed_document(self, write: Write) -> Document | None:
+        """Return what a change that waits makes of its document, as far as that is known here."""
+        self._reading.see(write.session_id)
+        if not isinstance(write, ChangeDocument):
+            return None
+        with suppress(SessiondError):
+            return await self._reading.known_document(write.session_id, write.name)
+        return None
 
-def _accepted(outcome: Journaled) -> web.Response:
-    """Return the answer to a write that waits for Redis."""
+
+def _accepted(outcome: Journaled, changed: Document | None) -> web.Response:
+    """Return the answer to a write that waits for Redis.
+
+    Args:
+        outcome: the write, and its version.
+        changed: what it makes of the document that it changes; None where that is not known.
+    """
     body = provisional(outcome.write, outcome.version)
     headers: dict[str, str] = {DURABILITY: JOURNALED}
     match body:
@@ -163,7 +181,8 @@ def _accepted(outcome: Journaled) -> web.Response:
             headers["Location"] = f"/v1/sessions/{outcome.write.session_id}"
             return answer(body, status=202, headers=headers)
         case Document():
-            return answer(body.value, status=202, version=outcome.version, headers=headers)
+            value = changed.value if changed else body.value
+            return answer(value, status=202, version=outcome.version, headers=headers)
         case _:
             return answer(body, status=202, version=outcome.version, headers=headers)
 

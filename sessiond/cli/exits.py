@@ -15,6 +15,7 @@ _CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
     errors.ConfigurationError: (4, "configuration, or another daemon holds the folder"),
     errors.EmbeddedServerFailed: (5, "the embedded Redis server failed"),
     errors.StoreUnavailable: (6, "Redis does not answer, or is full"),
+    errors.ReplicaUnavailable: (6, "Redis does not answer, or is full"),
     errors.DaemonUnreachable: (7, "no daemon answers"),
     errors.NotFound: (8, "not found, or deleted"),
     errors.SessionDeleted: (8, "not found, or deleted"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from sessiond.backend import RawEvent
 from sessiond.cli.conflicts import open_conflicts
@@ -64,19 +65,21 @@ def _sessions(options: argparse.Namespace) -> None:
         if getattr(options, name)
     }
 
-    async def fetch(client: DaemonClient) -> list[SessionSummary]:
+    async def fetch(client: DaemonClient) -> tuple[list[SessionSummary], float | UnsetType]:
         found: list[SessionSummary] = []
-        cursor = None
+        cursor: str | None = None
+        stale: float | UnsetType = UNSET
         while len(found) < options.limit:
             limit = min(500, options.limit - len(found))
             page = await client.list_sessions(cursor=cursor, limit=limit, **filters)
             found += page.sessions
-            cursor = page.cursor
+            cursor, stale = page.cursor, page.stale_seconds
             if cursor is None:
                 break
-        return found
+        return found, stale
 
-    found = with_client(options, fetch)
+    found, stale = with_client(options, fetch)
+    _tell_age(stale)
     if options.json:
         print_json(found)
         return
@@ -101,13 +104,14 @@ def _show(options: argparse.Namespace) -> None:
     async def fetch(
         client: DaemonClient,
     ) -> tuple[Session, list[ConflictRecord], SessionPresence | None]:
-        return (
-            await client.load(options.id),
-            await client.conflicts(options.id, state="open"),
-            await people_at(client, options.id),
-        )
+        session = await client.load(options.id)
+        if session.stale_seconds is not UNSET:  # only Redis knows the rest
+            return session, [], None
+        undecided = await client.conflicts(options.id, state="open")
+        return session, undecided, await people_at(client, options.id)
 
     session, undecided, present = with_client(options, fetch)
+    _tell_age(session.stale_seconds)
     if options.json:
         print_json(session)
         return
@@ -123,6 +127,13 @@ def _show(options: argparse.Namespace) -> None:
         print()
         print(_heading(message))
         print("\n".join(_body(message)))
+
+
+def _tell_age(seconds: float | UnsetType) -> None:
+    """Say it where an answer came without Redis, beside the answer itself."""
+    if seconds is not UNSET:
+        age = f"Redis is away: this is what this machine knew {seconds:.0f} s ago"
+        print(paint(age, "yellow"), file=sys.stderr)
 
 
 def _tail(options: argparse.Namespace) -> None:
@@ -141,7 +152,7 @@ def _tail(options: argparse.Namespace) -> None:
 
 
 def _line(event: RawEvent) -> str:
-    if event.name in ("live", "reset"):
+    if event.name in ("live", "journaled", "reset"):
         return paint(f"{event.name}  {plain(event.data.decode())[:_LONGEST_LINE]}", "dim")
     operation = _OPERATION.decode(event.data)
     time = local_time(operation.at)

@@ -18,7 +18,7 @@ from sessiond.client import DaemonClient
 from sessiond.errors import SessiondError
 from sessiond.model import SessionPresence
 from sessiond.service.opencode.overview import OpencodeStatus
-from sessiond.service.status import DurabilityStatus, Status
+from sessiond.service.status import DurabilityStatus, ServerStatus, Status
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,9 +38,11 @@ def _status(options: argparse.Namespace) -> None:
     ) -> tuple[Status, list[OpencodeStatus], list[SessionPresence]]:
         status: Status = (await client.call("GET", "/v1/status", Status))[0]
         opencodes: list[OpencodeStatus] = []
+        present: list[SessionPresence] = []
         with contextlib.suppress(SessiondError):  # the rest is worth telling without them
             opencodes = (await overview(client)).instances
-        return status, opencodes, await sessions_with_people(client)
+            present = await sessions_with_people(client)
+        return status, opencodes, present
 
     status, opencodes, present = with_client(options, fetch)
     if options.json:
@@ -61,11 +63,11 @@ def _status(options: argparse.Namespace) -> None:
         "instance": status.instance,
         "socket": status.socket,
         "address": f"{status.address} (token in {status.token_file})" if status.address else "",
-        "server": f"{server.version}, {'embedded' if server.owned else 'configured'}, "
-        f"{server.ping_ms:g} ms away",
+        "server": _server(server),
         "durability": _durability(status.durability),
         "look inside": server.redis_cli,
-        "sessions": str(status.sessions),
+        "sessions": "" if status.sessions is None else str(status.sessions),
+        "copies": _copies(status),
         "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
         "others": ", ".join(others),
     }
@@ -88,6 +90,23 @@ def _durability(durability: DurabilityStatus) -> str:
     if durability.degraded_writes:
         text += f", {durability.degraded_writes} writes acknowledged without it"
     return text
+
+
+def _server(server: ServerStatus) -> str:
+    kind = "embedded" if server.owned else "configured"
+    if server.ping_ms is None:
+        away = paint(f"away for {server.away_seconds or 0:g} s", "red")
+        return f"{kind}, {away}: what is known here is read, and writes are journaled"
+    return f"{server.version}, {kind}, {server.ping_ms:g} ms away"
+
+
+def _copies(status: Status) -> str:
+    """Return what can be read without Redis."""
+    replica = status.replica
+    if replica is None:
+        return ""
+    behind = f", {replica.behind} behind" if replica.behind else ""
+    return f"{replica.sessions} sessions, {replica.bytes / 2**20:.1f} MiB{behind}"
 
 
 def _opencode(status: OpencodeStatus) -> str:

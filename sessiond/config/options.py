@@ -256,6 +256,15 @@ class JournalOptions(Section, frozen=True):
     ] = 24.0
 
 
+class ReplicaOptions(Section, frozen=True):
+    """Copies of the sessions seen on this machine, for reading while Redis is away."""
+
+    limit_mib: Annotated[
+        int,
+        Meta(ge=0, le=65_536, description="MiB of copies at most. 0: no copies are kept."),
+    ] = 256
+
+
 _ListEntry = Annotated[str, Meta(min_length=1)]
 
 
@@ -315,6 +324,7 @@ class Configuration(Section, frozen=True):
     redis: RedisOptions = msgspec.field(default_factory=RedisOptions)
     sync: SyncOptions = msgspec.field(default_factory=SyncOptions)
     journal: JournalOptions = msgspec.field(default_factory=JournalOptions)
+    replica: ReplicaOptions = msgspec.field(default_factory=ReplicaOptions)
     api: ApiOptions = msgspec.field(default_factory=ApiOptions)
     debug: DebugOptions = msgspec.field(default_factory=DebugOptions)
 

@@ -100,6 +100,8 @@ export interface ListOptions {
 export interface SessionPage {
   sessions: { metadata: Metadata; total_messages: number; position: string }[];
   cursor: string | null;
+  /** How old this is, where it was answered while Redis was away. */
+  stale_seconds?: number;
 }
 
 export interface WriteOptions {
@@ -197,6 +199,24 @@ export interface Live {
   body: any;
 }
 
+/**
+ * A write that is journaled at this daemon and waits for Redis, as it was asked for; the event of
+ * the operation follows when it has its place. Its messages are shown until then, behind all others.
+ */
+export interface JournaledOperation {
+  op: OperationName;
+  session_id: string;
+  /** What stands for its version. */
+  version: string;
+  at: string;
+  origin: string;
+  id: string;
+  /** The message or part; of edits and changes of documents, the merge patch. */
+  body: any;
+  /** Whether `body` is to replace the document. */
+  replace: boolean;
+}
+
 /** An instance at a session. Times are milliseconds since 1970 by Redis's clock. */
 export interface Presence {
   instance: string;
@@ -249,6 +269,7 @@ export interface Reset {
 export type Event =
   | { name: OperationName; id: string; data: Operation }
   | { name: "live"; id: ""; data: Live }
+  | { name: "journaled"; id: ""; data: JournaledOperation }
   | { name: "reset"; id: ""; data: Reset };
 
 export interface ConnectOptions {
@@ -306,6 +327,8 @@ export class Session {
   preferences: Preferences;
   /** The place in the log that this state stands for. */
   readonly position: string;
+  /** How old this state was when it was loaded while Redis was away; absent if it came from there. */
+  readonly staleSeconds?: number;
 
   /** Append a message and return it as it is stored. */
   addMessage(message: NewMessage, options?: { key?: string }): Promise<Message>;

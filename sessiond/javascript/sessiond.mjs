@@ -11,8 +11,9 @@
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
  * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Contest, Context,
- *   ErrorDetails, Event, ListOptions, LoadedSession, Message, Metadata, NewMessage, NewPresence,
- *   NewSession, Operation, Part, Preferences, SavedDocument, SessionPresence, WriteOptions }
+ *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Message, Metadata,
+ *   NewMessage, NewPresence, NewSession, Operation, Part, Preferences, SavedDocument,
+ *   SessionPresence, WriteOptions }
  *   from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
@@ -127,7 +128,7 @@ class Connection {
    * Send a request, and again while that may help: a repeated write carries the same key.
    * `once`: at most once, on a connection of its own.
    * @param {string} method @param {string} path @param {CallOptions} [options]
-   * @returns {Promise<{ value: any, version: string, conflicts: string[] }>}
+   * @returns {Promise<{ value: any, version: string, conflicts: string[], stale?: number }>}
    */
   async call(method, path, { json, key, expected, base, once = false } = {}) {
     const headers = {
@@ -143,7 +144,10 @@ class Connection {
         const answer = await text(response);
         const { etag = "", "sessiond-conflicts": numbers = "" } = response.headers;
         const conflicts = String(numbers).split(", ").filter(Boolean);
-        return { value: answer && JSON.parse(answer), version: etag.replaceAll('"', ""), conflicts };
+        const { "sessiond-stale": age } = response.headers;
+        const stale = age === undefined ? undefined : Number(age);
+        const version = etag.replaceAll('"', "");
+        return { value: answer && JSON.parse(answer), version, conflicts, stale };
       } catch (cause) {
         const error = this.#understood(cause);
         const isLast = once || failures + 1 >= this.#tries;
@@ -307,10 +311,10 @@ export class Session {
   /** What merges left out that no `save` has returned. @type {ConflictRecord[]} */
   #left = [];
 
-  /** @param {any} connection @param {LoadedSession} loaded */
-  constructor(connection, loaded) {
+  /** @param {any} connection @param {LoadedSession} loaded @param {number} [stale] */
+  constructor(connection, loaded, stale) {
     this.#connection = /** @type {Connection} */ (connection);
-    this.#adopt(loaded, SAVED);
+    this.#adopt(loaded, SAVED, stale);
   }
 
   get id() {
@@ -382,7 +386,8 @@ export class Session {
   }
 
   async refresh() {
-    this.#adopt((await this.#call("GET", "")).value, SAVED);
+    const { value, stale } = await this.#call("GET", "");
+    this.#adopt(value, SAVED, stale);
     this.#left = [];
     await this.#catchUp(); // a subscription may have been further already
   }
@@ -462,7 +467,12 @@ export class Session {
   /** Take an event and return it. @param {any} event @returns {Promise<Event>} */
   async #take(event) {
     if (event.name === "reset") await this.#reload();
-    else if (event.name !== "live" && !this.#apply(event.data)) await this.#catchUp();
+    else if (event.name === "journaled") this.#takeJournaled(event.data);
+    else if (event.name !== "live") {
+      const fits = this.#apply(event.data);
+      const isOld = this.staleSeconds !== undefined && event.name !== "session.delete";
+      if (!fits || isOld) await this.#catchUp();
+    }
     return event;
   }
 
@@ -495,10 +505,20 @@ export class Session {
   #showJournaled(messages, records) {
     for (const [place, given] of messages.entries()) {
       const { id } = records[place];
-      this.#journaled.add(id);
       const blank = { content: "", tool_calls: [], metadata: {} };
-      this.messages.push({ timestamp: new Date().toISOString(), ...blank, ...given, id });
+      const body = { timestamp: new Date().toISOString(), ...blank, ...given, id };
+      this.#takeJournaled({ op: "message.append", id, body });
     }
+  }
+
+  /**
+   * Show a message that is not here yet.
+   * @param {Pick<JournaledOperation, "op" | "id" | "body">} written
+   */
+  #takeJournaled({ op, id, body }) {
+    if (op !== "message.append" || this.#indexOf(id) >= 0) return;
+    this.#journaled.add(id);
+    this.messages.push(body);
   }
 
   /** @param {SavedDocument} name @param {boolean} strict */
@@ -545,9 +565,11 @@ export class Session {
     let isFull = true;
     while (isFull) {
       const path = at`/operations?after=${this.position}&limit=${PAGE}`;
-      const { value } = await this.#call("GET", path);
+      const { value, stale } = await this.#call("GET", path);
       const operations = /** @type {Operation[]} */ (value.operations);
-      const fits = !value.reset && operations.every((operation) => this.#apply(operation));
+      const isBack = this.staleSeconds !== undefined && stale === undefined;
+      const isOther = value.reset || isBack; // than what was loaded while Redis was away
+      const fits = !isOther && operations.every((operation) => this.#apply(operation));
       if (!fits) return this.#reload();
       isFull = operations.length === PAGE;
     }
@@ -555,19 +577,20 @@ export class Session {
 
   /** Take the session as it is now, but keep unsaved changes. */
   async #reload() {
-    const { value } = await this.#call("GET", "");
+    const { value, stale } = await this.#call("GET", "");
     const unsaved = SAVED.filter((name) => this.#isUnsaved(name));
     for (const name of unsaved) {
       const version = value.versions[name];
       if (version !== this.#documents[name].version) this.#documents[name].contested = version;
     }
     const others = SAVED.filter((name) => !unsaved.includes(name));
-    this.#adopt(value, others);
+    this.#adopt(value, others, stale);
     await this.#catchUp();
   }
 
-  /** @param {LoadedSession} loaded @param {SavedDocument[]} documents */
-  #adopt(loaded, documents) {
+  /** @param {LoadedSession} loaded @param {SavedDocument[]} documents @param {number} [stale] */
+  #adopt(loaded, documents, stale) {
+    this.staleSeconds = stale;
     this.metadata = loaded.metadata;
     this.messages = loaded.conversation.messages;
     this.position = loaded.position;
@@ -662,8 +685,8 @@ export class SessionManager {
 
   /** @param {string} id */
   async load(id) {
-    const { value } = await this.#connection.call("GET", at`/v1/sessions/${id}`);
-    return new Session(this.#connection, value);
+    const { value, stale } = await this.#connection.call("GET", at`/v1/sessions/${id}`);
+    return new Session(this.#connection, value, stale);
   }
 
   /** @param {ListOptions} [options] */
@@ -672,7 +695,8 @@ export class SessionManager {
     for (const [name, value] of Object.entries(options)) {
       if (value !== undefined) query.set(name, String(value));
     }
-    return (await this.#connection.call("GET", `/v1/sessions?${query}`)).value;
+    const { value, stale } = await this.#connection.call("GET", `/v1/sessions?${query}`);
+    return stale === undefined ? value : { ...value, stale_seconds: stale };
   }
 
   /** @param {string} id @param {WriteOptions} [options] */

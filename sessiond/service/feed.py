@@ -27,8 +27,9 @@ LIVE = "live"
 class Event(Struct, eq=False):
     """Something a subscriber is told.
 
-    `name` is an operation's name, `live`, `reset` or `positions`; `id` is where a subscriber
-    resumes who has seen it; `frame` is room for a transport's encoding, made once for all.
+    `name` is an operation's name, `live`, `journaled`, `reset` or `positions`; `id` is where a
+    subscriber resumes who has seen it; `frame` is room for a transport's encoding, made once for
+    all.
     """
 
     name: str

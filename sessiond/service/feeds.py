@@ -89,7 +89,7 @@ class _Feed:
             notice = self._notices[0]
             try:
                 if notice and isinstance(notice.live, Raw):
-                    self._tell(Event(LIVE, bytes(notice.live)))
+                    self.tell(Event(LIVE, bytes(notice.live)))
                 else:
                     await self._follow(notice)
             except SessiondError:  # Redis is away: nothing is forgotten, try again
@@ -103,7 +103,8 @@ class _Feed:
         """Read what a notice announces, or what a gap may have hidden, and tell it."""
         raise NotImplementedError
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Tell something to all who listen now."""
         for subscription in self.subscriptions:
             subscription.offer(event)
 
@@ -130,7 +131,7 @@ class _SessionFeed(_Feed):
             async for events in self._follower.read(until):
                 for event in events:
                     self._remember(event)
-                    self._tell(event)
+                    self.tell(event)
         except StoreDamaged as error:
             for subscription in self.subscriptions:
                 subscription.fail(error)
@@ -195,7 +196,7 @@ class _WorkspaceFeed(_Feed):
         async for events in follower.read(until):
             for event in events:
                 self._remember(event)
-                self._tell(self._numbered(event))
+                self.tell(self._numbered(event))
                 if event.name == DELETED:
                     del self._followers[session_id]
 
@@ -290,6 +291,12 @@ class Feeds:
         feed = self._workspaces.get(workspace)
         if feed:
             feed.hear(None)
+
+    def tell(self, session_id: str, event: Event) -> None:
+        """Tell something passing to those who watch a session here; Redis is not asked."""
+        feed = self._sessions.get(session_id)
+        if feed:
+            feed.tell(event)
 
     def close(self) -> None:
         """Stop all feeds."""

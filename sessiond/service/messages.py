@@ -38,6 +38,7 @@ from sessiond.store.log import PAGE, LogPage
 from sessiond.sync.entry import Entry
 from sessiond.sync.parts import assemble, completed
 from sessiond.sync.position import Position
+from sessiond.sync.rendering import message_page_json
 from sessiond.sync.replica import Conversation
 
 _MESSAGE = msgspec.json.Decoder(Message)
@@ -106,11 +107,7 @@ class Messages:
         end = await self._around.store.end(session_id)
         if end.amendments:  # what was appended is not what is there now
             found = await self._amended(session_id, after, limit + 1)
-        more = len(found) > limit
-        del found[limit:]
-        rest = {"position": str(end.position), "next": found[-1][0] if more else None}
-        bodies = b",".join(body for _, body in found)
-        return b'{"messages":[%b],%b' % (bodies, json.encode(rest)[1:])
+        return message_page_json(found, limit, end.position)
 
     async def read(self, session_id: str, message_id: str) -> VersionedMessage:
         """Return one message with its parts, and the version an edit may be based on.

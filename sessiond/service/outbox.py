@@ -49,7 +49,8 @@ from sessiond.service.writes import (
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
-_HELD_SECONDS = (1.0, 30.0)
+_HELD_SECONDS = (0.1, 30.0)
+_HELD_GROWTH = 1.5
 _CHECKED_AT_ONCE = 16
 _REMEMBERED = 10_000
 
@@ -70,6 +71,7 @@ class Surroundings(Struct, frozen=True):
         clock: milliseconds since 1970.
         entropy: returns that many random bytes.
         sleep: how to pause.
+        told: hears of every write that is acknowledged as journaled.
     """
 
     journal: Journal
@@ -81,6 +83,7 @@ class Surroundings(Struct, frozen=True):
     clock: Clock
     entropy: Entropy
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+    told: Callable[[Journaled], None] = field(default=lambda _: None)
 
 
 class Journaled(Struct, frozen=True):
@@ -193,16 +196,14 @@ class Outbox:
         """Return the id of a session whose creator named none: with a key, always the same."""
         return new_session_id(key, self._around.clock(), self._around.entropy)
 
-    def waiting(self, session_id: str) -> list[Write]:
+    def waiting(self, session_id: str) -> list[Journaled]:
         """Return the writes of a session that are journaled and not done, in order."""
         lane = self._lanes.get(session_id)
-        return [waiting.write for waiting in lane.writes] if lane else []
+        return [_journaled(waiting) for waiting in lane.writes] if lane else []
 
-    def waiting_creations(self) -> list[Create]:
-        """Return the sessions that are yet to be created."""
-        lanes = self._lanes.values()
-        found = (waiting.write for lane in lanes for waiting in lane.writes)
-        return [write for write in found if isinstance(write, Create)]
+    def waiting_sessions(self) -> dict[str, list[Journaled]]:
+        """Return all writes that are journaled and not done, by session."""
+        return {session_id: self.waiting(session_id) for session_id in self._lanes}
 
     async def status(self) -> OutboxStatus:
         """Return what waits."""
@@ -398,7 +399,7 @@ class Outbox:
                 lane.held, pause = "", _HELD_SECONDS[0]
             elif lane.held:
                 await self._around.sleep(pause)
-                pause = min(2 * pause, _HELD_SECONDS[1])
+                pause = min(_HELD_GROWTH * pause, _HELD_SECONDS[1])
         del self._lanes[lane.session_id]
 
     async def _perform_next(self, lane: _Lane) -> int:
@@ -544,7 +545,13 @@ class Outbox:
         """Return what a writer is told whose write waits, who may go on from there."""
         _forget_old(self._told_of)
         self._told_of[waiting.write.session_id, str(waiting.place)] = waiting.write
-        return Journaled(waiting.write, str(waiting.place))
+        journaled = _journaled(waiting)
+        self._around.told(journaled)
+        return journaled
+
+
+def _journaled(waiting: _Waiting) -> Journaled:
+    return Journaled(waiting.write, str(waiting.place))
 
 
 def _write_of(entry: Entry) -> Write:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
-from sessiond.errors import SessiondError
+from sessiond.errors import SessiondError, StoreUnavailable
 
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.5
 _PATIENCE_SECONDS = 1.0
+_LONG_SECONDS = 0.5
+"""What takes longer has Redis asked."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -37,6 +40,9 @@ class Reachability:
         self._is_back.set()
         self._when_back: list[Callable[[], None]] = []
         self._asking: asyncio.Task[None] | None = None
+        self._answered_at = float("-inf")
+        self._is_refused = False
+        self._limits: set[asyncio.Timeout] = set()
         self.away_since: float | None = None
         """When it was first missed (`time.monotonic`); None while it answers."""
 
@@ -44,6 +50,21 @@ class Reachability:
     def is_away(self) -> bool:
         """Whether it did not answer when it was last asked."""
         return self.away_since is not None
+
+    @property
+    def away_seconds(self) -> float | None:
+        """How long it has been away; None while it answers."""
+        since = self.away_since
+        return None if since is None else round(time.monotonic() - since, 1)
+
+    @property
+    def answered_seconds_ago(self) -> float:
+        """How long ago it was last known to answer; endless if it never was."""
+        return time.monotonic() - self._answered_at
+
+    def note_answer(self) -> None:
+        """Note that it answered just now."""
+        self._answered_at = time.monotonic()
 
     def call_when_back(self, callback: Callable[[], None]) -> None:
         """Have something called every time that it answers again."""
@@ -56,6 +77,7 @@ class Reachability:
         self.away_since = time.monotonic()
         self._is_back.clear()
         _log.warning("redis.away")
+        self._give_up()
         if self._asking:
             self._asking.cancel()
         self._asking = asyncio.create_task(self._ask_until_back())
@@ -64,6 +86,31 @@ class Reachability:
         """Something took long: ask whether it is Redis."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_once())
+
+    @contextlib.asynccontextmanager
+    async def needed(self) -> AsyncIterator[None]:
+        """Do something that needs it, given up once it is known to be away.
+
+        A server that stalls is found out so, long before a command's own limit.
+
+        Raises:
+            StoreUnavailable: it is away.
+        """
+        if self.is_away:
+            raise _away()
+        doubt = asyncio.get_running_loop().call_later(_LONG_SECONDS, self.suspect)
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._limits.add(limit)
+                yield
+        except TimeoutError as error:
+            if limit.expired():
+                raise _away() from error
+            raise
+        finally:
+            doubt.cancel()
+            self._limits.discard(limit)
 
     async def wait_until_back(self) -> None:
         """Return when it answers."""
@@ -75,6 +122,13 @@ class Reachability:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
 
+    def _give_up(self) -> None:
+        """End everything that needs it and waits."""
+        now = asyncio.get_running_loop().time()
+        for limit in self._limits:
+            limit.reschedule(now)
+        self._limits.clear()
+
     async def _ask_once(self) -> None:
         if not await self._answers():
             self._asking = None
@@ -84,8 +138,12 @@ class Reachability:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self._ask()
-        except (SessiondError, TimeoutError):
+        except (SessiondError, TimeoutError) as error:
+            if isinstance(error, SessiondError) and not error.temporary and not self._is_refused:
+                self._is_refused = True
+                _log.error("redis.refuses", reason=error.detail, hint=error.hint)
             return False
+        self._is_refused = False
         return True
 
     async def _ask_until_back(self) -> None:
@@ -96,6 +154,11 @@ class Reachability:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         _log.info("redis.back", seconds=round(time.monotonic() - began, 2))
         self.away_since = None
+        self.note_answer()
         self._is_back.set()
         for callback in self._when_back:
             callback()
+
+
+def _away() -> StoreUnavailable:
+    return StoreUnavailable("Redis does not answer", hint="try again when it is back")

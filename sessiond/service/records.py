@@ -79,16 +79,12 @@ class Records:
             NotFound: there is no such message, or no more.
             SessionDeleted, Contended, AlreadyExists (the key): see `writing`.
         """
-        if not isinstance(patch, dict) or not patch.keys() <= _EDITABLE:
-            raise InvalidInput(
-                "an edit is a JSON object of the fields to change",
-                hint=f"these can change: {', '.join(sorted(_EDITABLE))}; parts on their own",
-            )
+        check_edit(patch)
         subject = Subject(session_id, "message", message_id)
         key = idempotency_key(request, json.encode(["edit", message_id, patch]))
         try:
             return await self._put(
-                "message.edit", subject, request, key, lambda before: _edited(before, patch)
+                "message.edit", subject, request, key, lambda before: edited(before, patch)
             )
         except SessionDeleted as error:
             raise await kept(self._around, request, error, [(subject, patch)]) from error
@@ -296,7 +292,25 @@ class Records:
         )
 
 
-def _edited(before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+def check_edit(patch: Any) -> None:
+    """Check that a patch changes only what may change of a message.
+
+    Raises:
+        InvalidInput: it is no object, or touches other fields.
+    """
+    if not isinstance(patch, dict) or not patch.keys() <= _EDITABLE:
+        raise InvalidInput(
+            "an edit is a JSON object of the fields to change",
+            hint=f"these can change: {', '.join(sorted(_EDITABLE))}; parts on their own",
+        )
+
+
+def edited(before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with a patch applied.
+
+    Raises:
+        InvalidInput: it is no message then, or its content follows from its parts.
+    """
     if "parts" in before and patch.keys() & {"content", "tool_calls"}:
         raise InvalidInput(
             "content and tool_calls of this message follow from its parts",
@@ -306,8 +320,8 @@ def _edited(before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
         message = msgspec.convert(merge_patch(before, patch), Message)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the edit does not leave a message: {error}") from error
-    edited: dict[str, Any] = msgspec.to_builtins(message)
-    return edited
+    changed: dict[str, Any] = msgspec.to_builtins(message)
+    return changed
 
 
 def _derived(value: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import asyncio
 
 import structlog
 
-from sessiond.errors import SessiondError
+from sessiond.errors import SessiondError, StoreFull, StoreUnavailable
 from sessiond.journal import Journal
 from sessiond.service.outbox import Outbox
+from sessiond.service.reachability import Reachability
 from sessiond.store.watermarks import Watermark, WatermarkStore
 
 _PERIOD_SECONDS = 1.0
@@ -28,6 +29,7 @@ class RollbackWatch:
         journal: whose writes are in Redis.
         watermarks: where Redis keeps how far it is written.
         outbox: looks for what Redis should have.
+        redis: is told whether it answered.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class RollbackWatch:
         journal: Journal,
         watermarks: WatermarkStore,
         outbox: Outbox,
+        redis: Reachability,
     ) -> None:
         self._journal = journal
         self._watermarks = watermarks
         self._outbox = outbox
+        self._redis = redis
         self._noted: Watermark | None = None
         self._life = ""
         self._wanted = asyncio.Event()
@@ -52,7 +56,12 @@ class RollbackWatch:
         while True:
             try:
                 await self.look()
-            except SessiondError:  # away, or the disk is: the next time
+                self._redis.note_answer()
+            except StoreUnavailable as error:
+                if not isinstance(error, StoreFull):  # that one answers
+                    self._redis.note_failure()
+                self._life = ""
+            except SessiondError:  # the disk is away, or Redis refuses: the next time
                 self._life = ""
             except Exception:  # noqa: BLE001 - whatever it is, the watch goes on, and says so
                 self._life = ""

@@ -35,8 +35,8 @@ from sessiond.service.writing import (
 from sessiond.store.committer import Draft
 from sessiond.store.log import PAGE
 from sessiond.store.sessions import Snapshot
-from sessiond.sync.entry import operation_json
 from sessiond.sync.position import Position
+from sessiond.sync.rendering import operation_page_json, session_json
 from sessiond.sync.replica import Conversation
 
 _LOAD_ATTEMPTS = 5
@@ -127,7 +127,8 @@ class Sessions:
             snapshot = await self._around.store.snapshot(session_id)
             messages = await self._conversation_at(session_id, snapshot)
             if messages is not None:
-                return _session_json(snapshot, messages)
+                documents = {name: document_value(snapshot, name) for name in DOCUMENTS}
+                return session_json(documents, messages, snapshot.position, snapshot.versions)
         raise StoreUnavailable(
             f"the history of session {session_id!r} kept changing while it was read",
             hint="try again in a moment",
@@ -229,9 +230,7 @@ class Sessions:
         page = await self._around.store.log.page(session_id, after, limit)
         if not page.entries:
             await self._around.store.end(session_id)  # is there a session at all?
-        operations = b",".join(operation_json(session_id, entry) for entry in page.entries)
-        rest = json.encode({"position": str(page.position), "reset": page.reset})
-        return b'{"operations":[%b],%b' % (operations, rest[1:])
+        return operation_page_json(session_id, page.entries, page.position, page.reset)
 
     async def send_live(self, session_id: str, body: Any, request: Request = PLAIN) -> None:
         """Announce something passing, such as text being typed, to whoever listens now.
@@ -271,23 +270,6 @@ class Sessions:
         if end != snapshot.position:
             return None
         return conversation.messages() if snapshot.amendments else bodies
-
-
-def _session_json(snapshot: Snapshot, messages: list[bytes]) -> bytes:
-    """Return a `model.Session` in JSON; the messages, often megabytes, are copied only twice."""
-    documents = {name: json.encode(document_value(snapshot, name)) for name in DOCUMENTS}
-    head = b'{"metadata":%b,"conversation":{"messages":[' % documents["metadata"]
-    tail = (
-        b'],"total_messages":%d,"context_window_used":0},'
-        b'"context":%b,"preferences":%b,"position":%b,"versions":%b}'
-    ) % (
-        len(messages),
-        documents["context"],
-        documents["preferences"],
-        json.encode(str(snapshot.position)),
-        json.encode(snapshot.versions),
-    )
-    return b"".join([head, b",".join(messages), tail])
 
 
 def _summary(snapshot: Snapshot) -> SessionSummary | None:

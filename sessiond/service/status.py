@@ -19,12 +19,17 @@ class Health(Struct, kw_only=True):
 
 
 class ServerStatus(Struct, kw_only=True):
-    """The Redis behind a daemon. `owned`: the daemon started it; `ping_ms`: one round trip."""
+    """The Redis behind a daemon. `owned`: the daemon started it.
+
+    `ping_ms`: one round trip; `away_seconds`: for how long it has not answered. One of both is
+    None. `version`: empty where it never answered.
+    """
 
     url: str
     owned: bool
     version: str
-    ping_ms: float
+    ping_ms: float | None
+    away_seconds: float | None
     redis_cli: str
 
 
@@ -62,10 +67,22 @@ class DurabilityStatus(Struct, kw_only=True):
     degraded_writes: int
 
 
+class ReplicaStatus(Struct, kw_only=True):
+    """The copies of sessions for when Redis is away.
+
+    `behind`: how many of the `sessions` are not known to be copied wholly.
+    """
+
+    sessions: int
+    bytes: int
+    behind: int
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
-    `lag`: announcements heard but not yet handed on to subscribers.
+    `lag`: announcements heard but not yet handed on to subscribers; `replica`: None where no copies
+    are kept; `sessions`: how many Redis has, None while it is away.
     """
 
     version: str
@@ -77,11 +94,12 @@ class Status(Struct, kw_only=True):
     token_file: str | None
     server: ServerStatus
     durability: DurabilityStatus
-    sessions: int
+    sessions: int | None
     subscribers: int
     lag: int
     bus_connected: bool
     outbox: OutboxStatus
+    replica: ReplicaStatus | None
     instances: list[InstanceStatus]
 
 

@@ -119,13 +119,15 @@ class Committed(Struct, frozen=True):
     """Where a group went.
 
     `duplicate`: it had been applied before. `degraded`: fewer replicas than `redis.replicas`
-    confirmed it in time; never so with `redis.durability: local`, where none is asked.
+    confirmed it in time; never so with `redis.durability: local`, where none is asked. `sequence`:
+    the writer's own number of the first operation, if it was not applied before.
     """
 
     positions: list[Position]
     workspace: str
     duplicate: bool = False
     degraded: bool = False
+    sequence: int = 0
 
 
 class _Waiting(Struct):
@@ -255,7 +257,7 @@ class Committer:
                 asyncio.get_running_loop().call_soon(self._send_ahead, lane)
             try:
                 reply = await self._reply(call)
-                outcomes, degraded = _outcomes(call.batch, reply.answer), False
+                outcomes, degraded = _outcomes(call, reply.answer), False
                 self._note_applied(call, outcomes)
                 if self._replicas:
                     degraded = await self._is_degraded(self._replicas, reply, outcomes)
@@ -374,8 +376,7 @@ class Committer:
         for waiting in call.batch:
             arguments.append(len(waiting.group))
             for draft in waiting.group:
-                by = f"{draft.client}@" if draft.client else ""
-                origin = f"{by}{self.writer}:{sequence}"
+                origin = origin_of(draft, self.writer, sequence)
                 content = entry_hash(draft.op, draft.at, origin, draft.id, draft.json)
                 options = _options(draft)
                 arguments += (draft.op, draft.id, draft.at, content, draft.json, origin)
@@ -383,6 +384,12 @@ class Committer:
                 arguments += options
                 sequence += 1
         return arguments
+
+
+def origin_of(draft: Draft, writer: str, sequence: int) -> str:
+    """Return what the log says of who wrote an operation."""
+    by = f"{draft.client}@" if draft.client else ""
+    return f"{by}{writer}:{sequence}"
 
 
 def _options(draft: Draft) -> list[str | bytes]:
@@ -417,11 +424,12 @@ def _refuse(batch: list[_Waiting], error: Exception) -> None:
             waiting.outcome.set_exception(error)
 
 
-def _outcomes(batch: list[_Waiting], reply: list[Any]) -> list[Committed | SessiondError]:
+def _outcomes(call: _Call, reply: list[Any]) -> list[Committed | SessiondError]:
     """Return what the script's reply says of each group."""
     workspace, cursor = reply[0].decode(), 1
+    sequence = call.first_sequence
     outcomes: list[Committed | SessiondError] = []
-    for waiting in batch:
+    for waiting in call.batch:
         verdict, first = reply[cursor : cursor + 2]
         if verdict == b"error":
             outcomes.append(_refusal(first.decode(), reply[cursor + 2].decode()))
@@ -430,8 +438,10 @@ def _outcomes(batch: list[_Waiting], reply: list[Any]) -> list[Committed | Sessi
             end = cursor + 2 + len(waiting.group)
             epochs = enumerate(reply[cursor + 2 : end], start=first)
             positions = [Position(epoch.decode(), offset) for offset, epoch in epochs]
-            outcomes.append(Committed(positions, workspace, duplicate=verdict == b"duplicate"))
+            duplicate = verdict == b"duplicate"
+            outcomes.append(Committed(positions, workspace, duplicate, sequence=sequence))
             cursor = end
+        sequence += len(waiting.group)
     return outcomes
 
 

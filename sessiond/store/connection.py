@@ -12,10 +12,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from hiredis import pack_command
+from redis._parsers.helpers import parse_info
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
@@ -46,6 +47,8 @@ from sessiond.errors import (
 
 Answer = TypeVar("Answer")
 
+_TOLD = ("server", "memory", "replication")
+"""The sections of INFO that `Admit` gets, asked for one by one: so servers before 7 answer, too."""
 _PIPELINE_ERROR = " of pipeline caused error: "
 _RAW_REPLIES = ("XRANGE", "XREVRANGE")
 
@@ -62,8 +65,25 @@ _PASSING_CODES = (
 )
 
 
-def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Redis:
-    """Return a client for commands; it connects on first use."""
+Admit = Callable[[Mapping[str, Any]], None]
+"""Takes what a server says of itself (INFO), and raises SessiondError where it must not be used."""
+
+
+class ServerRefused(RedisConnectionError):
+    """The server is one that must not be used: no connection to it is made."""
+
+
+def connect(
+    url: str, *, timeout_seconds: float, max_connections: int, admit: Admit | None = None
+) -> Redis:
+    """Return a client for commands; it connects on first use.
+
+    Args:
+        url: where the server is.
+        timeout_seconds: how long a command may take, and connecting.
+        max_connections: connections at most.
+        admit: looks at the server before every connection is used: it may be another one by then.
+    """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
@@ -72,10 +92,26 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Redis:
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
+        redis_connect_func=_admitted(admit) if admit else None,
     )
     client = LimitedRedis(limit_seconds=timeout_seconds, connection_pool=pool)
     client.auto_close_connection_pool = True
     return keep_raw(client)
+
+
+def _admitted(admit: Admit) -> Callable[[AbstractConnection], Awaitable[None]]:
+    async def on_connect(connection: AbstractConnection) -> None:
+        await connection.on_connect()
+        info: dict[str, Any] = {}
+        for section in _TOLD:
+            await connection.send_command("INFO", section, check_health=False)
+            info |= parse_info(await connection.read_response())
+        try:
+            admit(info)
+        except SessiondError as error:
+            raise ServerRefused(error.detail) from error
+
+    return on_connect
 
 
 def connect_subscriber(url: str, *, timeout_seconds: float) -> Redis:
@@ -173,8 +209,9 @@ def translate(error: RedisError) -> SessiondError:
             hint="point redis.url at the primary, or promote this one: redis-cli replicaof no one",
         )
     if may_pass(error):
+        lead = "is not used" if isinstance(error, ServerRefused) else "does not answer"
         return StoreUnavailable(
-            f"Redis does not answer: {said}",
+            f"Redis {lead}: {said}",
             hint="a write may or may not have happened; retrying it with the same id is safe",
         )
     return StoreDamaged(f"Redis answered with an error: {said}", hint="see `sessiond redis keys`")

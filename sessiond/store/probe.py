@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -88,7 +88,11 @@ async def read_facts(redis: Redis) -> ServerFacts:
     Raises:
         StoreUnavailable, ConfigurationError: it does not answer, or refuses this user.
     """
-    info = await answered(redis.info(*_SECTIONS))
+    return facts_of(await answered(redis.info(*_SECTIONS)))
+
+
+def facts_of(info: Mapping[str, Any]) -> ServerFacts:
+    """Return what a server says of itself; of sections that were not asked for, the usual."""
     name = info.get("server_name", "redis")
     replica = info.get("role") == "slave"
     return ServerFacts(
@@ -109,7 +113,7 @@ async def read_facts(redis: Redis) -> ServerFacts:
     )
 
 
-def _replicas(info: dict[str, Any]) -> list[ReplicaFacts]:
+def _replicas(info: Mapping[str, Any]) -> list[ReplicaFacts]:
     end = int(info.get("master_repl_offset", 0))
     found = [info.get(f"slave{number}") for number in range(int(info.get("connected_slaves", 0)))]
     return [

@@ -94,7 +94,7 @@ class SessionStore:
         self._touched: dict[str, tuple[str, int]] = {}
         self._indexer: asyncio.Task[None] | None = None
         self.log = LogReader(redis, keys)
-        self.on_commit: OnCommit | None = None
+        self.on_commit: list[OnCommit] = []
 
     @property
     def writer(self) -> str:
@@ -104,8 +104,8 @@ class SessionStore:
     async def commit(self, session_id: str, group: list[Draft], now_ms: int) -> Committed:
         """Write a group of operations (see Committer.commit) and note the session's activity."""
         committed = await self._committer.commit(session_id, group)
-        if self.on_commit:
-            self.on_commit(session_id, group, committed)
+        for tell in self.on_commit:
+            tell(session_id, group, committed)
         if group[-1].op == "session.delete":
             self._touched.pop(session_id, None)
             await self.withdraw(session_id, committed.workspace)
@@ -350,7 +350,7 @@ class SessionStore:
     async def _index_page(
         self, index: str, cursor: str | None, limit: int
     ) -> list[tuple[str, int]]:
-        highest, after_id = _parse_cursor(cursor)
+        highest, after_id = parse_cursor(cursor)
         found: list[tuple[str, int]] = []
         skip = 0
         while len(found) < limit:
@@ -371,7 +371,12 @@ class SessionStore:
         return found[:limit]
 
 
-def _parse_cursor(cursor: str | None) -> tuple[str, str | None]:
+def parse_cursor(cursor: str | None) -> tuple[str, str | None]:
+    """Return the score and the id of the session that a page ended with.
+
+    Raises:
+        InvalidInput: the cursor is not one that a listing gave.
+    """
     if cursor is None:
         return "+inf", None
     score, _, session_id = cursor.partition(".")

@@ -8,7 +8,7 @@ from sessiond.codec.json import encode
 from sessiond.sync.position import Position
 
 
-class Entry(Struct, frozen=True, gc=False):
+class Entry(Struct, frozen=True, gc=False, array_like=True):
     """One operation of a session's log; `json` is undecoded."""
 
     offset: int

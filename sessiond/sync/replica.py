@@ -66,6 +66,10 @@ class Conversation:
         changed = self._changed_parts.get(message_id)
         return assemble(body, changed) if changed else body
 
+    def body(self, message_id: str) -> bytes | None:
+        """Return a message as it was written last, without parts written on their own."""
+        return self._bodies.get(message_id)
+
     def _check_known(self, message_id: str, offset: int) -> None:
         if message_id not in self._bodies:
             raise StoreDamaged(

@@ -14,6 +14,7 @@ from sessiond.model import (
     Context,
     Document,
     DocumentName,
+    JournaledOperation,
     Live,
     Message,
     Metadata,
@@ -54,9 +55,13 @@ class SessionView:
             if name in _SAVED:
                 self._saved[name] = _copied(value)
 
-    def apply(self, event: Operation | Live | Reset) -> None:
+    def apply(self, event: Operation | Live | JournaledOperation | Reset) -> None:
         """Take one event."""
         if isinstance(event, Live):
+            return
+        if isinstance(event, JournaledOperation):
+            if event.op == "message.append":
+                self.take_journaled(msgspec.convert(event.body, Message))
             return
         if isinstance(event, Reset):
             self.messages.clear()
@@ -69,9 +74,29 @@ class SessionView:
         self.metadata.last_activity = max(self.metadata.last_activity, event.at)
 
     def take_journaled(self, message: Message) -> None:
-        """Show a message that was written and has no place in the log yet: behind all that have."""
-        self.messages.append(message)
-        self._journaled.add(message.id)
+        """Show a message that was written and has no place in the log yet: behind all that have.
+
+        One that is here already stays where it is.
+        """
+        if self._index(message.id) is None:
+            self.messages.append(message)
+            self._journaled.add(message.id)
+
+    def take_loaded(self, loaded: Session) -> None:
+        """Take the session as Redis has it now, where what was known may have been old.
+
+        Unsaved changes stay, and so do messages that have no place in the log yet.
+        """
+        placed = {message.id for message in loaded.conversation.messages}
+        self._journaled -= placed
+        kept = [message for message in self.messages if message.id in self._journaled]
+        self.messages[:] = [*loaded.conversation.messages, *kept]
+        self.position = loaded.position
+        for name in DOCUMENTS:
+            value = _copied(getattr(loaded, name))
+            version = loaded.versions[name]
+            self._logged[name] = Document(name=name, value=value, version=version)
+            self._follow(name)
 
     def message(self, message_id: str) -> Message | None:
         """Return one message, if it is there."""

@@ -36,12 +36,14 @@ class DurableServer:
         """The process that runs now."""
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it and return when it answers."""
+    def start(self, *options: str) -> None:
+        """Start it, with more options perhaps, and return when it answers."""
         kept = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         where = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._data)]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([self._binary, *where, *kept], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [self._binary, *where, *kept, *options], stdout=log, stderr=log
+            )
         with Redis(unix_socket_path=str(self.socket)) as redis:
 
             def answers() -> bool:

@@ -59,7 +59,7 @@ def test_streams_survive_a_crash_of_redis_without_a_reset(
         ]
 
 
-def test_without_redis_streams_and_calls_are_refused_for_now_and_health_says_so(
+def test_without_redis_streams_and_what_was_never_seen_are_refused_for_now_and_health_says_so(
     server: DurableServer, client: Client, session: str
 ) -> None:
     server.kill()
@@ -68,9 +68,7 @@ def test_without_redis_streams_and_calls_are_refused_for_now_and_health_says_so(
             ("GET", f"{session}/events", None),
             ("GET", f"{session}/events?after=0", None),
             ("GET", "/v1/workspaces/never-asked-before/events", None),
-            ("GET", session, None),
-            ("GET", "/v1/sessions", None),
-            ("GET", "/v1/status", None),
+            ("GET", "/v1/sessions/never-seen-before", None),
             ("GET", "/v1/redis?key=sessiond:sessions", None),
             ("POST", f"{session}/live", {}),
         ):

@@ -14,6 +14,7 @@ from tests.bench import (
     merge,
     opencode,
     outbox,
+    replica,
     store,
 )
 from tests.bench.machinery import Figure
@@ -27,6 +28,7 @@ _GROUPS = {
     "documents": documents.figures,
     "journal": journal.figures,
     "outbox": outbox.figures,
+    "replica": replica.figures,
 }
 
 

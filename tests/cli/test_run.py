@@ -5,33 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sessiond.client import DaemonClient
 from sessiond.errors import Unauthenticated
-from tests.cli.commands import SHOWN, ask, command, people, sessiond, status_of
+from tests.cli.commands import SHOWN, ask, sessiond, status_of
 from tests.daemons import RunningDaemon, running_daemon
-
-
-@pytest.fixture(scope="module", autouse=True)
-def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """A daemon that waits for a Redis in vain; it takes seconds, while the other tests run."""
-    place = RunningDaemon(tmp_path_factory.mktemp("waiting"))
-    url = "redis://someone:secret-word@127.0.0.1:1/0"
-    with subprocess.Popen(
-        command("run", "--redis-url", url),
-        env=people(place),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.kill()
 
 
 def test_run_is_ready_within_five_seconds_and_sigterm_stops_all_of_it() -> None:
@@ -134,12 +116,15 @@ def test_what_keeps_run_from_starting_has_a_code_and_a_reason(
     assert word in sessiond(nobody, "run", *arguments, code=code, **environ).stderr
 
 
-def test_a_redis_that_does_not_answer_ends_run_with_its_own_code(
-    waiting: subprocess.Popen[str],
-) -> None:
-    _, errors = waiting.communicate(timeout=30)
-    assert waiting.returncode == 6
-    assert "error: Redis does not answer" in errors
-    assert "127.0.0.1:1" in errors
-    assert "secret-word" not in errors
-    assert "the write" not in errors, "there was none"
+def test_run_starts_though_its_redis_is_away_and_says_so() -> None:
+    url = "redis://someone:secret-word@127.0.0.1:1/0"
+    with running_daemon("--redis-url", url) as daemon:
+        told = sessiond(daemon, "status").stdout
+        assert re.search(r"^server +configured, away for ", told, re.MULTILINE)
+        assert "daemon.starts_without_redis" in daemon.log
+        assert "127.0.0.1:1" in daemon.log
+        assert "secret-word" not in daemon.log + told
+        assert "a write" not in daemon.log, "there was none"
+        age, nothing = sessiond(daemon, "sessions").stderr.splitlines()
+        assert re.fullmatch(r"Redis is away: this is what this machine knew \d\d? s ago", age)
+        assert nothing == "no sessions"

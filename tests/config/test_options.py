@@ -62,6 +62,7 @@ OURS: dict[str, Any] = {
         "kept_mib": 64,
         "kept_hours": 24.0,
     },
+    "replica": {"limit_mib": 256},
     "api": {
         "socket": "",
         "host": "",
@@ -228,7 +229,7 @@ def test_get_reads_any_option() -> None:
             "max_sessions",
             (
                 "max_sessions: expected one of persistence, retention, performance, security, "
-                "redis, sync, journal, api, debug, found the unknown name 'max_sessions'"
+                "redis, sync, journal, replica, api, debug, found the unknown name 'max_sessions'"
             ),
             "did you mean 'max_sessions' in section 'retention'?",
         ),
@@ -236,7 +237,7 @@ def test_get_reads_any_option() -> None:
             "quux",
             (
                 "quux: expected one of persistence, retention, performance, security, "
-                "redis, sync, journal, api, debug, found the unknown name 'quux'"
+                "redis, sync, journal, replica, api, debug, found the unknown name 'quux'"
             ),
             "the project's config/sessions.yaml lists every option",
         ),

@@ -40,7 +40,8 @@ def refused(
             "redsi:\n  url: ''\n",
             (
                 "line 1, column 1: redsi: expected one of persistence, retention, performance, "
-                "security, redis, sync, journal, api, debug, found the unknown name 'redsi'"
+                "security, redis, sync, journal, replica, api, debug, "
+                "found the unknown name 'redsi'"
             ),
             "did you mean 'redis'?",
         ),
@@ -161,7 +162,7 @@ def refused(
             "[redis]",
             (
                 "line 1, column 1: expected a section with any of persistence, retention, "
-                "performance, security, redis, sync, journal, api, debug, found a list"
+                "performance, security, redis, sync, journal, replica, api, debug, found a list"
             ),
             "write each option on a line of its own, indented: 'name: value'",
         ),

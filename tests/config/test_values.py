@@ -58,6 +58,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "journal.limit_mib": (1, 65536),
     "journal.kept_mib": (0, 65536),
     "journal.kept_hours": (0, 8760),
+    "replica.limit_mib": (0, 65536),
     "api.port": (0, 65535),
     "api.max_body_bytes": (1024, 16777216),
     "api.max_group_operations": (1, 1024),

@@ -275,7 +275,7 @@ async def test_nobody_waits_for_a_redis_that_is_known_to_be_away(
     async with asyncio.timeout(2):
         for name in "abc":
             assert isinstance(await machine.outbox.submit(append(name)), Journaled)
-    assert [name_of(write) for write in machine.outbox.waiting("s")] == ["a", "b", "c"]
+    assert [name_of(each.write) for each in machine.outbox.waiting("s")] == ["a", "b", "c"]
     redis.is_away = False
     await machine.settled()
     assert redis.log == ["a", "b", "c"]
@@ -290,10 +290,10 @@ async def test_what_was_journaled_is_done_by_the_next_life_once(
     created = Create(session_id="new", new=NewSession(title="x"))
     await machine.outbox.submit(created)
     await machine.crash()
-    assert [write.session_id for write in machine.outbox.waiting_creations()] == ["new"]
+    assert list(machine.outbox.waiting_sessions()) == ["s", "new"]
     redis.is_away = False
     await machine.settled()
-    await until(lambda: not machine.outbox.waiting_creations())
+    await until(lambda: not machine.outbox.waiting_sessions())
     assert redis.log[:3] == ["a", "b", "c"]
     await machine.crash()  # what was not noted as confirmed is done once more, which is once
     await machine.settled()

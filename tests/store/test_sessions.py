@@ -328,7 +328,7 @@ async def test_daemons_are_alive_while_they_are_heard_of(core: Services) -> None
 
 async def test_every_write_is_told_to_who_watches_commits(core: Services) -> None:
     told: list[tuple[str, list[Draft], Committed]] = []
-    core.store.on_commit = lambda *about: told.append(about)
+    core.store.on_commit.append(lambda *about: told.append(about))
     group = [creating("ses_1")]
     done = await core.store.commit("ses_1", group, 1_000)
     with pytest.raises(NotFound):

@@ -434,3 +434,62 @@ def test_a_deleted_session_says_so() -> None:
     view = fresh()
     view.apply(operation(2, "session.delete", "s", {}))
     assert view.metadata.status == "deleted"
+
+
+def _told(message_id: str, content: str, *, op: str = "message.append") -> Any:
+    body = {"id": message_id, "timestamp": NOON, "role": "user", "content": content}
+    return model.JournaledOperation(
+        op=op, session_id="s", version="ff:1", at=NOON, origin="x", id=message_id, body=body
+    )
+
+
+def _appended(message_id: str, offset: int) -> Operation:
+    body = {"id": message_id, "timestamp": NOON, "role": "user", "content": "x"}
+    return Operation(
+        op="message.append",
+        session_id="s",
+        position=f"{offset:014x}:{offset}",
+        at=NOON,
+        origin="x",
+        id=message_id,
+        body=body,
+    )
+
+
+def _loaded(*message_ids: str, offset: int, state: dict[str, Any]) -> Session:
+    messages = [Message(id=name, timestamp=NOON, role="user") for name in message_ids]
+    return Session(
+        metadata=Metadata(session_id="s", created_at=NOON, last_activity=NOON),
+        conversation=model.Conversation(messages=messages),
+        context=Context(state=state),
+        preferences={},
+        position=f"{offset:014x}:{offset}",
+        versions=dict.fromkeys(DOCUMENTS, f"{offset:014x}:{offset}"),
+    )
+
+
+def test_a_message_that_somebody_journaled_is_shown_once_and_gets_its_place() -> None:
+    view = SessionView(_loaded(offset=1, state={}))
+    view.apply(_told("mine", "x"))
+    view.apply(_told("mine", "x"))
+    view.apply(_told("other", "x", op="message.edit"))
+    assert [message.id for message in view.messages] == ["mine"]
+    view.apply(_appended("theirs", 2))
+    view.apply(_appended("mine", 3))
+    assert [message.id for message in view.messages] == ["theirs", "mine"]
+
+
+def test_what_was_old_is_replaced_and_unsaved_changes_and_journaled_messages_stay() -> None:
+    old = _loaded("a", "lost", offset=9, state={"x": 1})
+    old.versions["context"] = old.versions["preferences"] = "ff0123456789ab:4"
+    view = SessionView(old)
+    view.apply(_told("journaled", "x"))
+    view.preferences["unsaved"] = True
+    view.take_loaded(_loaded("a", "b", offset=5, state={"x": 2}))
+    assert [message.id for message in view.messages] == ["a", "b", "journaled"]
+    assert (view.context.state, view.preferences) == ({"x": 2}, {"unsaved": True})
+    assert view.position.endswith(":5")
+    assert [name for name, _, _ in view.changed_documents()] == ["preferences"]
+    view.apply(_appended("journaled", 6))
+    view.apply(_appended("c", 7))
+    assert [message.id for message in view.messages] == ["a", "b", "journaled", "c"]

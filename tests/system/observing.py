@@ -52,7 +52,7 @@ class Observer:
         path = f"/v1/sessions/{self._session_id}/events"
         async for event in self._client.stream(path, after):
             self.names.append(event.name)
-            if event.name not in ("live", "reset"):
+            if event.name not in ("live", "journaled", "reset"):
                 self.operations.append(msgspec.json.decode(event.data, type=Operation))
 
 

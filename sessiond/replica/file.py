@@ -1,0 +1,224 @@
+"""The replica's SQLite file. Used from one thread.
+
+It need not be durable, only whole: WAL with synchronous=NORMAL loses the last transactions when
+the power fails, and they come again from Redis.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from sessiond.folders import PRIVATE_FILE
+from sessiond.sync.entry import Entry
+from sessiond.sync.outline import Outline
+from sessiond.sync.position import Position
+
+FILE = "replica.db"
+VERSION = 1
+"""Of the tables, and of what lies in them encoded."""
+
+_PRAGMAS = (
+    "locking_mode=EXCLUSIVE",  # one process, one connection: no shared memory
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "journal_size_limit=16777216",
+    "cache_size=-4096",
+)
+_TABLES = (
+    """
+    CREATE TABLE sessions (session_id TEXT PRIMARY KEY, workspace TEXT, epoch TEXT, offset INTEGER,
+                           bytes INTEGER, used_ms INTEGER, current_ms INTEGER, outline BLOB)
+    """,
+    "CREATE TABLE entries (number INTEGER PRIMARY KEY, session_id TEXT, entries BLOB)",
+    "CREATE INDEX entries_of_session ON entries (session_id, number)",
+    "CREATE TABLE seen (current_ms INTEGER)",
+    "INSERT INTO seen VALUES (0)",
+)
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+
+_ENTRIES = msgspec.msgpack.Decoder(list[Entry])
+_OUTLINE = msgspec.json.Decoder(Outline)
+
+
+class Copy(Struct):
+    """What this machine has of a session, but for its content.
+
+    Attributes:
+        workspace: where its publications are heard.
+        position: how far its log was copied.
+        size: bytes of what is kept of it.
+        used_ms: when somebody here last had to do with it, in ms since 1970.
+        current_ms: when it was last known to be all that Redis had; 0 for never.
+    """
+
+    session_id: str
+    workspace: str
+    position: Position
+    size: int
+    used_ms: int
+    current_ms: int
+
+
+class ReplicaFile:
+    """The tables in one file, made anew where it is damaged or of another version.
+
+    Raises:
+        sqlite3.Error: by every method: the disk fails or is full, or another process uses it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self.lost = ""
+        """Why what lay here before was thrown away; empty when it was not."""
+        try:
+            self._connection = _opened(self._path)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            self.make_anew(str(error))
+
+    def make_anew(self, why: str) -> None:
+        """Throw everything away, and begin with an empty file."""
+        self.lost = why
+        if hasattr(self, "_connection"):
+            self._connection.close()
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(FILE + suffix).unlink(missing_ok=True)
+        self._connection = _opened(self._path)
+
+    def copies(self) -> list[Copy]:
+        """Return what is known of all sessions."""
+        rows = self._connection.execute(
+            "SELECT session_id, workspace, epoch, offset, bytes, used_ms, current_ms FROM sessions"
+        )
+        return [Copy(row[0], row[1], Position(row[2], row[3]), *row[4:]) for row in rows]
+
+    def outlines(self) -> list[Outline]:
+        """Return what all sessions are beside their messages."""
+        rows = self._connection.execute("SELECT outline FROM sessions")
+        return [_OUTLINE.decode(outline) for (outline,) in rows]
+
+    def current_ms(self) -> int:
+        """Return when all sessions were last known to be what Redis had."""
+        (found,) = self._connection.execute("SELECT current_ms FROM seen").fetchone()
+        return int(found)
+
+    def outline(self, session_id: str) -> Outline | None:
+        """Return what a session is beside its messages; None where it is not here."""
+        row = self._connection.execute(
+            "SELECT outline FROM sessions WHERE session_id = ?", (session_id,)
+        ).fetchone()
+        return None if row is None else _OUTLINE.decode(row[0])
+
+    def entries(self, session_id: str) -> list[Entry]:
+        """Return a session's log."""
+        rows = self._connection.execute(
+            "SELECT entries FROM entries WHERE session_id = ? ORDER BY number", (session_id,)
+        )
+        return [entry for (encoded,) in rows for entry in _ENTRIES.decode(encoded)]
+
+    def put(self, copy: Copy, outline: Outline, entries: bytes, *, anew: bool) -> None:
+        """Keep what a session is now, and add entries to its log, or put them in its place."""
+        session_id, position = copy.session_id, copy.position
+        times = copy.used_ms, copy.current_ms
+        row = (session_id, copy.workspace, position.epoch, position.offset, copy.size, *times)
+        with self._transaction():
+            if anew:
+                self._drop_entries(session_id)
+            if entries:
+                self._connection.execute(
+                    "INSERT INTO entries (session_id, entries) VALUES (?, ?)",
+                    (session_id, entries),
+                )
+            self._connection.execute(
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, msgspec.json.encode(outline)),
+            )
+
+    def drop(self, session_ids: list[str]) -> None:
+        """Forget sessions."""
+        with self._transaction():
+            for session_id in session_ids:
+                self._drop_entries(session_id)
+                self._connection.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
+
+    def note(self, times: dict[str, tuple[int, int]], current_ms: int) -> None:
+        """Note when sessions were used and were current, and when all of them were current."""
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE sessions SET used_ms = ?, current_ms = ? WHERE session_id = ?",
+                [(*both, session_id) for session_id, both in times.items()],
+            )
+            self._connection.execute("UPDATE seen SET current_ms = ?", (current_ms,))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def _drop_entries(self, session_id: str) -> None:
+        self._connection.execute("DELETE FROM entries WHERE session_id = ?", (session_id,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def encoded_entries(entries: list[Entry]) -> bytes:
+    """Return entries as the file keeps them."""
+    return msgspec.msgpack.encode(entries)
+
+
+def is_damage(error: Exception) -> bool:
+    """Tell whether an error says that the file is not what was written."""
+    if isinstance(error, msgspec.MsgspecError):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGE
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open the file, created readable for its owner alone where it is missing."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(path, flags, PRIVATE_FILE))
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        _create_tables(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create_tables(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == VERSION:
+        return
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+        raise _OtherVersion(f"it is of version {version}, this is version {VERSION}")
+    connection.execute("BEGIN IMMEDIATE")
+    for table in _TABLES:
+        connection.execute(table)
+    connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute("COMMIT")
+
+
+class _OtherVersion(sqlite3.DatabaseError):
+    """What lies in the file was written by another release."""
+
+    sqlite_errorcode = sqlite3.SQLITE_FORMAT

@@ -1,0 +1,236 @@
+"""The replica as the event loop uses it: what is kept of which session, within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from sessiond.errors import ReplicaUnavailable, TooLarge
+from sessiond.folders import private_folder
+from sessiond.replica.file import Copy, ReplicaFile, encoded_entries, is_damage
+from sessiond.sync.entry import Entry
+from sessiond.sync.outline import Outline
+from sessiond.sync.position import START
+
+Answer = TypeVar("Answer")
+
+_OUTLINES = 64
+_REMEMBERED = 1000
+_ENTRY_BYTES = 256
+"""What an entry counts for beside its JSON."""
+_KEPT_SHARE = 0.9
+"""When it is full, so much of it stays: room is not made for one session at a time."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Replica:
+    """Copies of sessions on this disk. `await Replica.open(…)` gives one.
+
+    All work on the file is done by a thread of its own.
+
+    Raises:
+        ReplicaUnavailable: by every coroutine: the disk fails, or what lay there was damaged and
+            is thrown away now.
+    """
+
+    def __init__(self, *, limit_bytes: int, clock: Callable[[], int]) -> None:
+        self.copies: dict[str, Copy] = {}
+        """What there is, by session id."""
+        self.dropped: dict[str, int] = {}
+        """What had to make room for others, and when, in ms since 1970."""
+        self.current_ms = 0
+        """When all of it was last known to be what Redis had, in ms since 1970; 0 for never."""
+        self._limit_bytes = limit_bytes
+        self._clock = clock
+        self._size = 0
+        self._touched: set[str] = set()
+        self._outlines: OrderedDict[str, Outline] = OrderedDict()
+        self._changing = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="replica")
+        self._file: ReplicaFile
+
+    @classmethod
+    async def open(cls, folder: Path, *, limit_bytes: int, clock: Callable[[], int]) -> Replica:
+        """Open the replica that lies in a folder, or make one there.
+
+        Args:
+            folder: where it lies; made where it is missing.
+            limit_bytes: how much is kept, about; sessions that were not used for longest go first.
+            clock: milliseconds since 1970.
+
+        Raises:
+            ConfigurationError: the folder is not ours alone.
+            ReplicaUnavailable: it cannot be opened.
+        """
+        replica = cls(limit_bytes=limit_bytes, clock=clock)
+        folder = private_folder(folder)
+        try:
+            await replica._do(lambda: replica._open(folder))
+        except ReplicaUnavailable:
+            replica._thread.shutdown()
+            raise
+        if replica._file.lost:
+            _log.warning("replica.made_anew", reason=replica._file.lost)
+        return replica
+
+    @property
+    def size(self) -> int:
+        """How many bytes are kept, about."""
+        return self._size
+
+    def use(self, session_id: str) -> bool:
+        """Note that somebody has to do with a session; tell whether there is a copy of it."""
+        copy = self.copies.get(session_id)
+        if copy is None:
+            return False
+        copy.used_ms = self._clock()
+        self._touched.add(session_id)
+        return True
+
+    def note_read(self, session_id: str, current_ms: int) -> None:
+        """Note that the copy of a session was all that Redis had."""
+        copy = self.copies.get(session_id)
+        if copy:
+            copy.current_ms = current_ms
+            self._touched.add(session_id)
+
+    async def begin(self, session_id: str, workspace: str) -> Copy:
+        """Begin to keep a session, or to keep it anew: what was kept of it is dropped."""
+        copy = Copy(session_id, workspace, START, 0, self._clock(), 0)
+        async with self._changing:
+            await self._put(copy, Outline(), [], anew=True)
+        return copy
+
+    async def add(self, session_id: str, entries: list[Entry]) -> Copy | None:
+        """Add to the log of a session what follows there; None where it is not kept any more.
+
+        Raises:
+            TooLarge: this session alone is more than may be kept.
+            StoreDamaged: an entry cannot be applied.
+        """
+        async with self._changing:
+            return await self._add(session_id, entries)
+
+    async def drop(self, session_ids: list[str]) -> None:
+        """Forget sessions."""
+        async with self._changing:
+            await self._drop(session_ids)
+
+    async def outline(self, session_id: str) -> Outline | None:
+        """Return what a session is beside its messages; it is the caller's to change."""
+        return await self._do(lambda: self._file.outline(session_id))
+
+    async def outlines(self) -> list[Outline]:
+        """Return what all sessions are beside their messages."""
+        return await self._do(self._file.outlines)
+
+    async def content(self, session_id: str) -> tuple[Outline, list[Entry]] | None:
+        """Return a session with its whole log, both of one moment; None where it is not here."""
+
+        def read() -> tuple[Outline, list[Entry]] | None:
+            outline = self._file.outline(session_id)
+            return None if outline is None else (outline, self._file.entries(session_id))
+
+        return await self._do(read)
+
+    async def note_current(self, current_ms: int) -> None:
+        """Note when all copies were what Redis had; and, with that, the times of each."""
+        copies = [self.copies[name] for name in self._touched if name in self.copies]
+        times = {copy.session_id: (copy.used_ms, copy.current_ms) for copy in copies}
+        self._touched.clear()
+        self.current_ms = max(current_ms, self.current_ms)
+        await self._do(lambda: self._file.note(times, self.current_ms))
+
+    async def close(self) -> None:
+        """Let go of the file."""
+        try:
+            await self._do(self._file.close)
+        finally:
+            self._thread.shutdown()
+
+    async def _add(self, session_id: str, entries: list[Entry]) -> Copy | None:
+        before = self.copies.get(session_id)
+        if before is None:
+            return None
+        outline = self._outlines.pop(session_id, None)  # until it is known to be written
+        outline = outline or await self.outline(session_id) or Outline()
+        for entry in entries:
+            outline.apply(entry)
+        size = before.size + sum(len(entry.json) + _ENTRY_BYTES for entry in entries)
+        if outline.deleted:  # nothing else is left of it
+            size, entries = _ENTRY_BYTES, entries[-1:]
+        if size > self._limit_bytes:
+            raise TooLarge("it is larger than all that may be kept")
+        copy = msgspec.structs.replace(before, position=outline.position, size=size)
+        await self._put(copy, outline, entries, anew=outline.deleted)
+        await self._make_room(session_id)
+        return copy
+
+    async def _put(self, copy: Copy, outline: Outline, entries: list[Entry], *, anew: bool) -> None:
+        encoded = encoded_entries(entries) if entries else b""
+        await self._do(lambda: self._file.put(copy, outline, encoded, anew=anew))
+        before = self.copies.get(copy.session_id)
+        self._size += copy.size - (before.size if before else 0)
+        self.copies[copy.session_id] = copy
+        self._outlines[copy.session_id] = outline
+        if len(self._outlines) > _OUTLINES:
+            self._outlines.popitem(last=False)
+
+    async def _drop(self, session_ids: list[str]) -> None:
+        await self._do(lambda: self._file.drop(session_ids))
+        for session_id in session_ids:
+            self._outlines.pop(session_id, None)
+            copy = self.copies.pop(session_id, None)
+            self._size -= copy.size if copy else 0
+
+    async def _make_room(self, session_id: str) -> None:
+        """Drop what was not used for longest, when there is too much; not this session."""
+        if self._size <= self._limit_bytes:
+            return
+        others = (copy for copy in self.copies.values() if copy.session_id != session_id)
+        dropped, size = [], self._size
+        for copy in sorted(others, key=lambda copy: copy.used_ms):
+            if size <= _KEPT_SHARE * self._limit_bytes:
+                break
+            dropped.append(copy.session_id)
+            size -= copy.size
+        self.dropped |= dict.fromkeys(dropped, self._clock())
+        while len(self.dropped) > _REMEMBERED:
+            del self.dropped[next(iter(self.dropped))]
+        await self._drop(dropped)
+        _log.info("replica.full", dropped=len(dropped))
+
+    def _open(self, folder: Path) -> None:
+        self._file = ReplicaFile(folder)
+        self.copies = {copy.session_id: copy for copy in self._file.copies()}
+        self.current_ms = self._file.current_ms()
+        self._size = sum(copy.size for copy in self.copies.values())
+
+    async def _do(self, work: Callable[[], Answer]) -> Answer:
+        """Do something in the thread."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except (sqlite3.Error, msgspec.MsgspecError, OSError) as error:
+            if is_damage(error) and hasattr(self, "_file"):
+                await self._make_anew(str(error))
+            raise ReplicaUnavailable(
+                f"the copies of sessions on this disk cannot be used now: {error}",
+                hint="make room on its disk, or see what the disk reports",
+            ) from error
+
+    async def _make_anew(self, why: str) -> None:
+        _log.warning("replica.made_anew", reason=why)
+        self.copies.clear()
+        self._outlines.clear()
+        self._size = 0
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, lambda: self._file.make_anew(why))

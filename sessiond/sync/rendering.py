@@ -1,0 +1,57 @@
+"""Sessions and pages of them in JSON, made of messages that stay undecoded. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sessiond.codec import json
+from sessiond.model import DOCUMENTS, DocumentName
+from sessiond.sync.entry import Entry, operation_json
+from sessiond.sync.position import Position
+
+
+def session_json(
+    documents: Mapping[DocumentName, Any],
+    messages: list[bytes],
+    position: Position,
+    versions: Mapping[Any, str],
+) -> bytes:
+    """Return a `model.Session`; the messages, often megabytes, are copied only twice."""
+    encoded = {name: json.encode(documents[name]) for name in DOCUMENTS}
+    head = b'{"metadata":%b,"conversation":{"messages":[' % encoded["metadata"]
+    tail = (
+        b'],"total_messages":%d,"context_window_used":0},'
+        b'"context":%b,"preferences":%b,"position":%b,"versions":%b}'
+    ) % (
+        len(messages),
+        encoded["context"],
+        encoded["preferences"],
+        json.encode(str(position)),
+        json.encode(versions),
+    )
+    return b"".join([head, b",".join(messages), tail])
+
+
+def message_page_json(found: list[tuple[int, bytes]], limit: int, position: Position) -> bytes:
+    """Return a `model.MessagePage`.
+
+    Args:
+        found: messages and the offsets where each was first written; one more than `limit` says
+            that another page follows.
+        limit: how many the page has at most.
+        position: where the log ends.
+    """
+    page = found[:limit]
+    rest = {"position": str(position), "next": page[-1][0] if len(found) > limit else None}
+    bodies = b",".join(body for _, body in page)
+    return b'{"messages":[%b],%b' % (bodies, json.encode(rest)[1:])
+
+
+def operation_page_json(
+    session_id: str, entries: Iterable[Entry], position: Position, reset: str | None
+) -> bytes:
+    """Return a `model.OperationPage`."""
+    operations = b",".join(operation_json(session_id, entry) for entry in entries)
+    rest = json.encode({"position": str(position), "reset": reset})
+    return b'{"operations":[%b],%b' % (operations, rest[1:])

@@ -121,7 +121,8 @@ class Laboratory:
                 except NotFound:
                     final.missing = True
                 with contextlib.suppress(SessiondError):
-                    final.conflicts = json.encode(await client.conflicts(session_id)).decode()
+                    conflicts = json.encode(await client.conflicts(session_id))
+                    final.conflicts = msgspec.json.decode(conflicts)
         return final
 
     @asynccontextmanager

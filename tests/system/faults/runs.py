@@ -12,7 +12,6 @@ from tests.system.faults.history import Told
 from tests.system.faults.laboratory import laboratory
 from tests.system.faults.schedule import KINDS, Schedule, schedule
 
-
 _SCHEDULES_EACH = 8
 
 

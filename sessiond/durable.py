@@ -12,6 +12,7 @@ from sessiond.errors import InvalidInput
 from sessiond.journal import Journal, JournalOptions
 from sessiond.journal.options import MIB
 from sessiond.service.announcing import announcements
+from sessiond.service.confirmed import Lookup
 from sessiond.service.outbox import Journaled, Outbox, Surroundings
 from sessiond.service.reachability import Reachability
 from sessiond.service.rollbacks import RollbackWatch
@@ -29,8 +30,7 @@ class DurableWrites:
             journal=journal,
             perform=core.performer.perform,
             keep_refused=core.refusals.keep,
-            are_there=core.store.have,
-            forgive=core.committer.forgive,
+            lookup=Lookup(are_there=core.store.have, forgive=core.committer.forgive),
             redis=self.redis,
             clock=core.around.clock,
             entropy=core.around.entropy,
@@ -38,9 +38,9 @@ class DurableWrites:
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
         watermarks = WatermarkStore(core.redis, core.keys)
-        self.watch = RollbackWatch(journal, watermarks, self.outbox, self.redis)
+        self.watch = RollbackWatch(journal, watermarks, self.outbox.confirmed, self.redis)
         self.redis.call_when_back(self.watch.look_now)
-        self.outbox.call_in_doubt(self.watch.look_now)
+        self.outbox.confirmed.call_in_doubt(self.watch.look_now)
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod

@@ -16,7 +16,6 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import structlog
 from msgspec import Struct, field, structs
@@ -30,29 +29,20 @@ from sessiond.errors import (
     StoreWentBack,
 )
 from sessiond.journal import Entry, Journal, Span
-from sessiond.model import Document
 from sessiond.service import writes
+from sessiond.service.bases import Bases
 from sessiond.service.clock import Clock
-from sessiond.service.identity import Entropy, content_digest, new_session_id
+from sessiond.service.confirmed import Confirmed, Lookup
+from sessiond.service.identity import Entropy, new_session_id
 from sessiond.service.performing import Performed
 from sessiond.service.reachability import Reachability
 from sessiond.service.status import OutboxStatus
-from sessiond.service.writes import (
-    Append,
-    ChangeDocument,
-    Create,
-    PutPart,
-    Write,
-    made_before,
-    op_of,
-)
+from sessiond.service.writes import Append, ChangeDocument, Write, op_of
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
 _HELD_SECONDS = (0.1, 2.0)
 _HELD_GROWTH = 1.5
-_CHECKED_AT_ONCE = 16
-_REMEMBERED = 10_000
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -65,8 +55,7 @@ class Surroundings(Struct, frozen=True):
         perform: performs a write on Redis.
         keep_refused: keeps a write as a conflict that was acknowledged, and is refused now;
             raises NotFound where its session is missing.
-        are_there: tells which of these positions a session's log has.
-        forgive: has a session written to again that Redis does not have as it was.
+        lookup: how Redis is asked for what it confirmed.
         redis: whether it answers.
         clock: milliseconds since 1970.
         entropy: returns that many random bytes.
@@ -77,8 +66,7 @@ class Surroundings(Struct, frozen=True):
     journal: Journal
     perform: Callable[[Write], Awaitable[Performed]]
     keep_refused: Callable[[Write, SessiondError], Awaitable[None]]
-    are_there: Callable[[str, list[Position]], Awaitable[list[bool]]]
-    forgive: Callable[[str], Awaitable[None]]
+    lookup: Lookup
     redis: Reachability
     clock: Clock
     entropy: Entropy
@@ -135,20 +123,13 @@ class Outbox:
         self._wait_seconds = wait_seconds
         self._lanes: dict[str, _Lane] = {}
         self._disk_fails = False
-        self._moved: dict[tuple[str, str], str] = {}
-        self._told_of: dict[tuple[str, str], Write] = {}
-        self._known: dict[str, Position] = {}
-        self._confirmed: list[tuple[str, Position]] = []
-        self._looked_at: list[tuple[str, Position]] = []
-        self._doubted: set[str] = set()
-        self._examined: set[str] = set()
-        self._values: dict[tuple[str, str], str] = {}
-        self._is_trusted = asyncio.Event()
-        self._on_doubt: Callable[[], None] = lambda: None
+        self._bases = Bases()
+        self.confirmed = Confirmed(around.journal, around.lookup, self._write_again)
+        """What Redis is known to have."""
 
     async def start(self) -> None:
         """Take up what an earlier life of this process left undone."""
-        self._known = await self._around.journal.newest_confirmed()
+        await self.confirmed.start()
         async for page in self._around.journal.pending():
             for entry in page:
                 self._queue(_Waiting(_write_of(entry), entry.span))
@@ -182,7 +163,7 @@ class Outbox:
         """
         journal, key = self._around.journal, write.request.key
         write = writes.completed(write, self._around.clock(), self._around.entropy)
-        write = self._based(write)
+        write = self._bases.based(write)
         straight = not self._must_wait(write.session_id) and wait_seconds != 0
         retry_key = f"{key} {writes.digest(write)}" if key else ""
         begun = journal.begin(write.session_id, [writes.encode(write)], key=retry_key)
@@ -212,82 +193,16 @@ class Outbox:
             waiting=sum(len(lane.writes) for lane in lanes),
             sessions=len(self._lanes),
             held={lane.session_id: lane.held for lane in lanes if lane.held},
-            in_doubt=self.is_in_doubt,
+            in_doubt=self.confirmed.is_in_doubt,
             journal=await self._around.journal.status(),
         )
-
-    # What Redis has. Between two looks that find Redis unchanged, nothing got lost: so of each
-    # session the highest position from before a look stands for all before it. What was confirmed
-    # since may be of either side of a rollback, and is looked for one by one.
-
-    # While that is in doubt, at the start and where Redis turned out to have gone back, everything
-    # waits in its lane: what was lost comes first.
-
-    @property
-    def is_in_doubt(self) -> bool:
-        """Whether Redis may lack something that it confirmed."""
-        return not self._is_trusted.is_set()
-
-    def call_in_doubt(self, callback: Callable[[], None]) -> None:
-        """Have something called when a look is wanted at once."""
-        self._on_doubt = callback
-
-    def begin_look(self) -> None:
-        """To be called before Redis is asked whether it is still the one that it was."""
-        self._looked_at += self._confirmed
-        self._confirmed = []
-        self._examined = set(self._doubted)
-
-    def end_look(self) -> None:
-        """To be called when it is."""
-        for session_id, position in self._looked_at:
-            known = self._known.get(session_id)
-            if known is None or position.offset > known.offset:
-                self._known[session_id] = position
-        self._looked_at = []
-        self._doubted -= self._examined
-        if self._doubted:  # it went back once more meanwhile
-            self._on_doubt()
-        else:
-            self._is_trusted.set()
-
-    async def recheck(self) -> int:
-        """Look for what Redis confirmed, and have done again what it has not any more.
-
-        To be called instead of `end_look` when Redis may be another one, or an older one.
-
-        Returns:
-            How many writes are done again.
-
-        Raises:
-            StoreUnavailable, JournalUnavailable: it is to be called again.
-        """
-        positions = {session_id: [known] for session_id, known in self._known.items()}
-        for session_id, position in self._looked_at:
-            positions.setdefault(session_id, []).append(position)
-        limit = asyncio.Semaphore(_CHECKED_AT_ONCE)
-
-        async def check(session_id: str, confirmed: list[Position]) -> int:
-            async with limit:
-                if all(await self._around.are_there(session_id, confirmed)):
-                    return 0
-                return await self._requeue_lost(session_id)
-
-        checks = [asyncio.create_task(check(*each)) for each in positions.items()]
-        if checks:
-            await asyncio.wait(checks)
-        lost = sum(done.result() for done in checks)
-        for session_id in self._examined:
-            await self._around.forgive(session_id)
-        self.end_look()
-        if lost:
-            _log.warning("outbox.redis_lost_writes", count=lost)
-        return lost
 
     # Straight to Redis
 
     def _must_wait(self, session_id: str) -> bool:
-        return self._around.redis.is_away or self.is_in_doubt or session_id in self._lanes
+        if self._around.redis.is_away or self.confirmed.is_in_doubt:
+            return True
+        return session_id in self._lanes
 
     async def _perform_at_once(
         self, write: Write, begun: asyncio.Future[Span], wait_seconds: float | None
@@ -311,10 +226,8 @@ class Outbox:
 
     def _confirm(self, session_id: str, span: Span, performed: Performed) -> None:
         self._around.journal.confirm(span, performed.position)
-        self._confirmed.append((session_id, performed.position))
-        if isinstance(performed.result, Document):
-            _forget_old(self._values)
-            self._values[session_id, str(performed.position)] = _digest_of(performed.result)
+        self.confirmed.note(session_id, performed.position)
+        self._bases.note_done(session_id, performed)
 
     async def _try(self, write: Write, seconds: float) -> Performed | SessiondError | None:
         """Perform a write; returns what came of it or why it is refused, None if not in time."""
@@ -335,8 +248,7 @@ class Outbox:
         try:
             return await self._around.perform(write)
         except NotFound as error:
-            known = self._known.get(write.session_id)
-            if known and not all(await self._around.are_there(write.session_id, [known])):
+            if await self.confirmed.is_missing(write.session_id):
                 raise StoreWentBack(error.detail, hint=error.hint) from error
             raise
 
@@ -393,7 +305,7 @@ class Outbox:
         while lane.writes:
             if self._around.redis.is_away:
                 await self._around.redis.wait_until_back()
-            await self._is_trusted.wait()
+            await self.confirmed.wait_until_sure()
             done = await self._perform_next(lane)
             if done:
                 lane.held, pause = "", _HELD_SECONDS[0]
@@ -406,7 +318,7 @@ class Outbox:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
         batch = self._next_batch(lane.writes)
         outcomes = await asyncio.gather(
-            *(self._perform(self._based(waiting.write)) for waiting in batch),
+            *(self._perform(self._bases.based(waiting.write)) for waiting in batch),
             return_exceptions=True,
         )
         done = 0
@@ -416,7 +328,7 @@ class Outbox:
                     break
             else:
                 self._confirm(lane.session_id, waiting.span, outcome)
-                self._note_move(waiting, outcome)
+                self._bases.note_move(waiting.write, waiting.place, outcome)
                 if waiting.outcome and not waiting.outcome.done():
                     waiting.outcome.set_result(outcome)
             lane.writes.remove(waiting)
@@ -434,7 +346,7 @@ class Outbox:
         for waiting in itertools.islice(queue, 1, _TOGETHER):
             if not kind or _kind(waiting.write) != kind:
                 break
-            base = self._based(waiting.write).request.base
+            base = self._bases.based(waiting.write).request.base
             if base and (is_journaled(base) or base in places):
                 break
             batch.append(waiting)
@@ -477,74 +389,31 @@ class Outbox:
     def _note(self, obstacle: SessiondError, session_id: str) -> None:
         """Note what keeps a write from being done: Redis is away, or its lane has to pause."""
         if isinstance(obstacle, StoreWentBack):
-            self._doubted.add(session_id)
-            self._is_trusted.clear()
-            self._on_doubt()
+            self.confirmed.doubt(session_id)
         elif isinstance(obstacle, StoreUnavailable):
             self._around.redis.note_failure()
         elif lane := self._lanes.get(session_id):
             lane.held = f"{obstacle.code}: {obstacle.detail}"
 
-    # What Redis lost
-
-    async def _requeue_lost(self, session_id: str) -> int:
-        lost: list[_Waiting] = []
-        kept: list[tuple[str, Position]] = []
-        async for page in self._around.journal.of_session(session_id):
-            entries = [(entry, entry.position) for entry in page if entry.position]
-            there = await self._around.are_there(session_id, [at for _, at in entries])
-            for (entry, position), is_there in zip(entries, there, strict=True):
-                if is_there:
-                    kept.append((session_id, position))
-                else:
-                    lost.append(_Waiting(_again(_write_of(entry)), entry.span, was=position))
-        self._known.pop(session_id, None)
-        self._looked_at += kept
-        self._examined.add(session_id)
+    def _write_again(self, session_id: str, lost: list[Entry]) -> int:
+        """Have writes done again that Redis lost; returns how many do not wait already."""
         lane = self._lanes.get(session_id)
-        waiting = {waiting.span for waiting in lane.writes} if lane else set()
-        lost = [write for write in lost if write.span not in waiting]
+        spans = {waiting.span for waiting in lane.writes} if lane else set()
+        again = [
+            _Waiting(_again(_write_of(entry)), entry.span, was=entry.position)
+            for entry in lost
+            if entry.span not in spans
+        ]
         if lane:  # even before what is under way: that is refused, unless it is done already
-            lane.writes.extendleft(reversed(lost))
+            lane.writes.extendleft(reversed(again))
         else:
-            for write in lost:
-                self._queue(write)
-        return len(lost)
-
-    def _based(self, write: Write) -> Write:
-        """Return a write with a base that the log knows, where it was made on one that it does not.
-
-        That is one that Redis lost, or one that was only journaled when its writer was told of it:
-        who went on from there had not seen what others wrote meanwhile.
-        """
-        request = write.request
-        before = self._told_of.get((write.session_id, request.base))
-        if before and before.request.base and (made := made_before(write, before)):
-            request = structs.replace(request, base=before.request.base, made=made)
-        base = self._moved.get((write.session_id, request.base), request.base)
-        expected = self._moved.get((write.session_id, request.expected), request.expected)
-        request = structs.replace(request, base=base, expected=expected)
-        return structs.replace(write, request=request)
-
-    def _note_move(self, waiting: _Waiting, outcome: Performed) -> None:
-        """Note where a version is now that was told of before, if it is the very same value.
-
-        One that is not, because it met others there, is no base of what was made on the other one:
-        what they wrote would look as if it had been removed.
-        """
-        before, after = (waiting.write.session_id, str(waiting.place)), str(outcome.position)
-        is_same = _stands_for_itself(waiting.write) or (
-            isinstance(outcome.result, Document)
-            and self._values.get(before) == _digest_of(outcome.result)
-        )
-        if is_same and before[1] != after:
-            _forget_old(self._moved)
-            self._moved[before] = after
+            for waiting in again:
+                self._queue(waiting)
+        return len(again)
 
     def _told(self, waiting: _Waiting) -> Journaled:
-        """Return what a writer is told whose write waits, who may go on from there."""
-        _forget_old(self._told_of)
-        self._told_of[waiting.write.session_id, str(waiting.place)] = waiting.write
+        """Return what a writer is told whose write waits."""
+        self._bases.note_told(waiting.write, waiting.place)
         journaled = _journaled(waiting)
         self._around.told(journaled)
         return journaled
@@ -570,29 +439,6 @@ def _again(write: Write) -> Write:
     return structs.replace(
         write, request=structs.replace(request, base=request.expected, expected="")
     )
-
-
-def _stands_for_itself(write: Write) -> bool:
-    """Tell whether what is written does not depend on what stood there."""
-    match write:
-        case Create():
-            return True
-        case Append():
-            return len(write.messages) == 1
-        case PutPart():
-            return not write.request.base
-        case _:
-            return False
-
-
-def _digest_of(document: Document) -> str:
-    return content_digest(writes.encode(document.value))
-
-
-def _forget_old(known: dict[tuple[str, str], Any]) -> None:
-    """Make room for one more, at the cost of what was remembered first."""
-    if len(known) >= _REMEMBERED:
-        del known[next(iter(known))]
 
 
 def _kind(write: Write) -> str:

@@ -13,7 +13,7 @@ import structlog
 
 from sessiond.errors import SessiondError, StoreFull, StoreUnavailable
 from sessiond.journal import Journal
-from sessiond.service.outbox import Outbox
+from sessiond.service.confirmed import Confirmed
 from sessiond.service.reachability import Reachability
 from sessiond.store.watermarks import Watermark, WatermarkStore
 
@@ -28,7 +28,7 @@ class RollbackWatch:
     Args:
         journal: whose writes are in Redis.
         watermarks: where Redis keeps how far it is written.
-        outbox: looks for what Redis should have.
+        confirmed: looks for what Redis should have.
         redis: is told whether it answered.
     """
 
@@ -36,12 +36,12 @@ class RollbackWatch:
         self,
         journal: Journal,
         watermarks: WatermarkStore,
-        outbox: Outbox,
+        confirmed: Confirmed,
         redis: Reachability,
     ) -> None:
         self._journal = journal
         self._watermarks = watermarks
-        self._outbox = outbox
+        self._confirmed = confirmed
         self._redis = redis
         self._noted: Watermark | None = None
         self._life = ""
@@ -78,14 +78,14 @@ class RollbackWatch:
         status = await self._journal.status()
         (journal, *_) = await self._journal.incarnations()
         now = Watermark(status.incarnation, status.last_sequence)
-        self._outbox.begin_look()
+        self._confirmed.begin_look()
         life, before = await self._watermarks.exchange(journal, now)
         noted, self._noted = self._noted, now
         if not self._life and before:
             await self._journal.seen(before.incarnation, before.sequence)
-        if life != self._life or before != noted or self._outbox.is_in_doubt:
+        if life != self._life or before != noted or self._confirmed.is_in_doubt:
             self._life = ""  # until it is known what became of what was there
-            await self._outbox.recheck()
+            await self._confirmed.recheck()
             self._life = life
         else:
-            self._outbox.end_look()
+            self._confirmed.end_look()

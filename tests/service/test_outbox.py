@@ -22,6 +22,7 @@ from sessiond.errors import (
 )
 from sessiond.journal import Journal, JournalOptions
 from sessiond.model import Choice, NewMessage, NewSession
+from sessiond.service.confirmed import Lookup
 from sessiond.service.outbox import Journaled, Outbox, Surroundings
 from sessiond.service.performing import Performed
 from sessiond.service.reachability import Reachability
@@ -146,8 +147,7 @@ class Machine:
             journal=self.journal,
             perform=self.redis.perform,
             keep_refused=self.redis.keep_refused,
-            are_there=self.redis.are_there,
-            forgive=self.redis.forgive,
+            lookup=Lookup(are_there=self.redis.are_there, forgive=self.redis.forgive),
             redis=self.reachability,
             clock=lambda: 1_000,
             entropy=lambda count: next(self._ids).to_bytes(count, "big"),
@@ -155,8 +155,8 @@ class Machine:
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
         await self.outbox.start()
-        self.outbox.begin_look()
-        self.outbox.end_look()
+        self.outbox.confirmed.begin_look()
+        self.outbox.confirmed.end_look()
 
     async def stop(self) -> None:
         await self.reachability.close()
@@ -395,11 +395,11 @@ async def test_a_retry_by_key_is_the_same_entry(machine: Machine, redis: PlayedR
 
 async def look(machine: Machine, *, unchanged: bool = False) -> int:
     """What the watch does: whether Redis is the same is found out between the two calls."""
-    machine.outbox.begin_look()
+    machine.outbox.confirmed.begin_look()
     if unchanged:
-        machine.outbox.end_look()
+        machine.outbox.confirmed.end_look()
         return 0
-    return await machine.outbox.recheck()
+    return await machine.outbox.confirmed.recheck()
 
 
 async def test_what_redis_lost_is_done_again_in_order_before_what_came_since(
@@ -440,14 +440,14 @@ async def test_a_redis_that_went_back_takes_nothing_before_what_it_lost(
 ) -> None:
     """So each writer's own order is kept."""
     doubts: list[bool] = []
-    machine.outbox.call_in_doubt(lambda: doubts.append(True))
+    machine.outbox.confirmed.call_in_doubt(lambda: doubts.append(True))
     for name in "abc":
         await machine.outbox.submit(append(name))
     redis.roll_back_to(1)
     redis.refusals["d"] = StoreWentBack("it lacks c")
     assert isinstance(await machine.outbox.submit(append("d")), Journaled)
     assert doubts == [True]
-    assert machine.outbox.is_in_doubt
+    assert machine.outbox.confirmed.is_in_doubt
     assert isinstance(await machine.outbox.submit(append("e")), Journaled)
     redis.refusals.clear()
     assert await look(machine) == 2

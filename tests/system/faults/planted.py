@@ -94,7 +94,7 @@ def forget_what_waits() -> None:
     """The next life of a daemon does not look into its journal."""
 
     async def start(self: Outbox) -> None:
-        self._known = {}
+        await self.confirmed.start()
 
     _plant(Outbox, "start", start)
 

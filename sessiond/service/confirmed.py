@@ -1,0 +1,167 @@
+"""What Redis confirmed, and whether it still has it.
+
+Between two looks that find Redis unchanged nothing got lost: so of each session the highest
+position from before a look stands for all before it. What was confirmed since may be of either
+side of a rollback, and is looked for one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from msgspec import Struct
+
+from sessiond.journal import Entry, Journal
+from sessiond.sync.position import Position
+
+_CHECKED_AT_ONCE = 16
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Lookup(Struct, frozen=True):
+    """How Redis is asked.
+
+    Args:
+        are_there: tells which of these positions a session's log has.
+        forgive: has a session written to again that Redis does not have as it was.
+    """
+
+    are_there: Callable[[str, list[Position]], Awaitable[list[bool]]]
+    forgive: Callable[[str], Awaitable[None]]
+
+
+class Confirmed:
+    """Follows what is confirmed, and finds what of it is lost.
+
+    While that is in doubt, at the start and where Redis turned out to have gone back, nothing else
+    is to be written: what was lost comes first.
+
+    Args:
+        journal: has all that was confirmed of late.
+        lookup: how Redis is asked.
+        write_again: takes entries of a session that are lost, in their order; returns how many are
+            not under way already.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        lookup: Lookup,
+        write_again: Callable[[str, list[Entry]], int],
+    ) -> None:
+        self._journal = journal
+        self._lookup = lookup
+        self._write_again = write_again
+        self._known: dict[str, Position] = {}
+        self._since: list[tuple[str, Position]] = []
+        self._looked_at: list[tuple[str, Position]] = []
+        self._doubted: set[str] = set()
+        self._examined: set[str] = set()
+        self._is_trusted = asyncio.Event()
+        self._in_doubt: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Take up what an earlier life of this process knew."""
+        self._known = await self._journal.newest_confirmed()
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether Redis may lack something that it confirmed."""
+        return not self._is_trusted.is_set()
+
+    async def wait_until_sure(self) -> None:
+        """Return when that is not in doubt."""
+        await self._is_trusted.wait()
+
+    def call_in_doubt(self, callback: Callable[[], None]) -> None:
+        """Have something called when a look is wanted at once."""
+        self._in_doubt = callback
+
+    def note(self, session_id: str, position: Position) -> None:
+        """Note what Redis confirmed."""
+        self._since.append((session_id, position))
+
+    def doubt(self, session_id: str) -> None:
+        """Note that Redis does not have a session as it was."""
+        self._doubted.add(session_id)
+        self._is_trusted.clear()
+        self._in_doubt()
+
+    async def is_missing(self, session_id: str) -> bool:
+        """Tell whether Redis does not have of a session what it had."""
+        known = self._known.get(session_id)
+        if known is None:
+            return False
+        return not all(await self._lookup.are_there(session_id, [known]))
+
+    def begin_look(self) -> None:
+        """To be called before Redis is asked whether it is still the one that it was."""
+        self._looked_at += self._since
+        self._since = []
+        self._examined = set(self._doubted)
+
+    def end_look(self) -> None:
+        """To be called when it is."""
+        for session_id, position in self._looked_at:
+            known = self._known.get(session_id)
+            if known is None or position.offset > known.offset:
+                self._known[session_id] = position
+        self._looked_at = []
+        self._doubted -= self._examined
+        if self._doubted:  # it went back once more meanwhile
+            self._in_doubt()
+        else:
+            self._is_trusted.set()
+
+    async def recheck(self) -> int:
+        """Look for what Redis confirmed, and have written again what it has not any more.
+
+        To be called instead of `end_look` when Redis may be another one, or an older one.
+
+        Returns:
+            How many writes are done again.
+
+        Raises:
+            StoreUnavailable, JournalUnavailable: it is to be called again.
+        """
+        positions = {session_id: [known] for session_id, known in self._known.items()}
+        for session_id, position in self._looked_at:
+            positions.setdefault(session_id, []).append(position)
+        limit = asyncio.Semaphore(_CHECKED_AT_ONCE)
+
+        async def check(session_id: str, confirmed: list[Position]) -> int:
+            async with limit:
+                if all(await self._lookup.are_there(session_id, confirmed)):
+                    return 0
+                return await self._find_lost(session_id)
+
+        checks = [asyncio.create_task(check(*each)) for each in positions.items()]
+        if checks:
+            await asyncio.wait(checks)
+        lost = sum(done.result() for done in checks)
+        for session_id in self._examined:
+            await self._lookup.forgive(session_id)
+        self.end_look()
+        if lost:
+            _log.warning("outbox.redis_lost_writes", count=lost)
+        return lost
+
+    async def _find_lost(self, session_id: str) -> int:
+        """Look for every entry of a session; what is lost is written again."""
+        lost: list[Entry] = []
+        kept: list[tuple[str, Position]] = []
+        async for page in self._journal.of_session(session_id):
+            entries = [(entry, entry.position) for entry in page if entry.position]
+            there = await self._lookup.are_there(session_id, [at for _, at in entries])
+            for (entry, position), is_there in zip(entries, there, strict=True):
+                if is_there:
+                    kept.append((session_id, position))
+                else:
+                    lost.append(entry)
+        self._known.pop(session_id, None)
+        self._looked_at += kept
+        self._examined.add(session_id)
+        return self._write_again(session_id, lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from sessiond.model import (
     NewSession,
     Operation,
 )
+from sessiond.opencode.protocol import Attached, Attachment
 from sessiond.service.status import Status
 from tests.api.client import Client
 from tests.api.servers import DurableServer, durable_server
 from tests.api.wire import Answer
 from tests.cli.commands import sessiond
 from tests.daemons import RunningDaemon, running_daemon
+from tests.opencode.tables import add_session, make_database
 from tests.system.observing import settled, until
 
 
@@ -322,6 +325,44 @@ async def test_a_javascript_program_sees_it_too(
     assert await program.stdout.readline() == b"message.append before,offline\n"
     program.kill()
     await program.wait()
+
+
+async def test_an_opencode_may_attach_though_redis_was_away_from_the_start(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient, tmp_path: Path
+) -> None:
+    daemon.stop()
+    server.kill()
+    daemon.start()
+    database = tmp_path / "opencode.db"
+    make_database(database)
+    add_session(database, "ses_oc", "project", round(time.time() * 1000))
+    described = Attachment(
+        version="1.18.33",
+        plugin="0.1.0",
+        pid=1,
+        database=str(database),
+        project_id="project",
+        directory="/home/dev/proj",
+        worktree="/home/dev/proj",
+    )
+    instance = "/v1/opencode/instances/oc-1"
+    attached: Attached
+    attached, _ = await client.call("PUT", instance, Attached, body=described)
+    assert attached.workspace == "project"
+    commands = client.stream(f"{instance}/commands", "")
+    first = asyncio.create_task(anext(commands))
+    server.start()
+
+    async def is_shared() -> bool:
+        listed = await client.list_sessions(workspace="project")
+        is_there = any(each.metadata.session_id == "ses_oc" for each in listed.sessions)
+        return is_there and listed.stale_seconds is UNSET
+
+    await until(is_shared)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await commands.aclose()
+    assert "Traceback" not in daemon.log
 
 
 JAVASCRIPT_LOADS = """

@@ -49,7 +49,7 @@ from sessiond.service.writes import (
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
-_HELD_SECONDS = (0.1, 30.0)
+_HELD_SECONDS = (0.1, 2.0)
 _HELD_GROWTH = 1.5
 _CHECKED_AT_ONCE = 16
 _REMEMBERED = 10_000

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+from sessiond.sync.documents import value_at
 from tests.system.faults.history import FinalSession, History, Told
 
 LONGEST_RECOVERY_SECONDS = 8.0
@@ -17,6 +18,7 @@ Check = Callable[[History], Iterator[str]]
 def nothing_acknowledged_is_lost(history: History) -> Iterator[str]:
     """I1, I8: what was acknowledged is in the result, or in a conflict."""
     removed = {(told.session_id, told.name) for told in history.told if told.kind == "remove"}
+    removed |= {(place[0], place[2]) for place in history.unanswered if place[1] == "remove"}
     latest: dict[tuple[str, str, str], Told] = {}
     for told in history.told:
         latest[told.session_id, told.kind, told.name] = told
@@ -26,17 +28,18 @@ def nothing_acknowledged_is_lost(history: History) -> Iterator[str]:
             final is None
             or final.missing
             or (told.kind == "delete" and not final.deleted)
-            or (not final.deleted and not _is_there(told, final, removed))
+            or not (final.deleted or _is_there(told, history, removed) or _is_kept(told, final))
         ):
             yield f"lost: {told}"
 
 
 def nothing_is_applied_twice(history: History) -> Iterator[str]:
-    """I2: no message is twice in a conversation, no append twice in a log."""
+    """I2: no message is twice in a conversation, no append twice in a log, no file in a list."""
     for session_id, final in history.final.items():
         for kind, names in (
             ("message", [message["id"] for message in _messages(final)]),
             ("append", [seen.name for seen in final.log if seen.op == "message.append"]),
+            ("file", _files(final)),
         ):
             for name in {name for name in names if names.count(name) > 1}:
                 yield f"twice: {kind} {name} in {session_id}"
@@ -96,11 +99,11 @@ def offsets_are_contiguous(history: History) -> Iterator[str]:
 
 
 def nothing_appears_that_nobody_wrote(history: History) -> Iterator[str]:
-    """I6: every message was written by somebody."""
+    """I6: every message and every file was written by somebody."""
     for session_id, final in history.final.items():
-        for message in _messages(final):
-            if (session_id, message["id"]) not in history.attempted:
-                yield f"from nowhere: {message['id']} in {session_id}"
+        for name in [*(message["id"] for message in _messages(final)), *_files(final)]:
+            if (session_id, name) not in history.attempted:
+                yield f"from nowhere: {name} in {session_id}"
 
 
 def all_daemons_agree(history: History) -> Iterator[str]:
@@ -146,23 +149,46 @@ def _messages(final: FinalSession) -> list[Any]:
     return list(final.loads[0]["conversation"]["messages"]) if final.loads else []
 
 
-def _is_there(told: Told, final: FinalSession, removed: set[tuple[str, str]]) -> bool:
-    messages = {message["id"]: message for message in _messages(final)}
-    context = final.loads[0]["context"] if final.loads else {}
-    is_removed = (told.session_id, told.name) in removed
+def _files(final: FinalSession) -> list[str]:
+    return list(final.loads[0]["context"]["active_files"]) if final.loads else []
+
+
+def _is_there(told: Told, history: History, removed: set[tuple[str, str]]) -> bool:
+    """Tell whether what was acknowledged is in the session, or gave way to its own client."""
+    final, place = history.final[told.session_id], (told.session_id, told.name)
+    message = next((one for one in _messages(final) if one["id"] == told.name), None)
     match told.kind:
         case "append":
-            found = told.name in messages or is_removed
+            found = message is not None or place in removed
         case "edit":
-            found = is_removed or told.value in str(messages.get(told.name))
+            later = history.unanswered.get((told.session_id, "edit", told.name), told.value)
+            found = place in removed or any(text in str(message) for text in (told.value, later))
         case "part":
-            found = is_removed or told.value in str(messages.get(told.name))
+            found = place in removed or told.value in str(message)
         case "remove":
-            found = told.name not in messages
+            found = message is None
         case "count":
-            found = context["state"].get(told.name, 0) >= told.value
+            found = final.loads[0]["context"]["state"].get(told.name, 0) >= told.value
         case "file":
-            found = told.name in context["active_files"]
+            found = told.name in _files(final)
         case _:
             found = True
-    return found or f'"{told.value}"' in final.conflicts or f'"{told.name}"' in final.conflicts
+    return found
+
+
+def _is_kept(told: Told, final: FinalSession) -> bool:
+    """Tell whether a conflict holds the very thing that was acknowledged."""
+    return any(_holds(conflict, told) for conflict in final.conflicts)
+
+
+def _holds(conflict: Any, told: Told) -> bool:
+    values = [conflict[side].get("value") for side in ("ours", "theirs")]
+    if told.kind == "remove":
+        return (conflict["document"], conflict["id"]) == ("message", told.name)
+    if told.kind == "count":
+        path, place = conflict["path"], ["state", told.name]
+        counts = [value_at(value, place[len(path) :]) for value in values]
+        is_there = conflict["document"] == "context" and path == place[: len(path)]
+        return is_there and told.value in counts
+    wanted = told.name if told.kind in ("append", "file") else told.value
+    return repr(wanted) in str(values)  # alone, or as a field of a message or part

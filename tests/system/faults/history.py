@@ -39,7 +39,7 @@ class Seen(Struct, frozen=True):
 
 
 class FinalSession(Struct):
-    """A session at the end: as each daemon loads it, its log, and its conflicts as text.
+    """A session at the end: as each daemon loads it, its log, and its conflicts.
 
     `missing`: a daemon does not know it as Redis has it. `operations` is the log once more, with
     all that it says: for people who look into a failure.
@@ -50,7 +50,7 @@ class FinalSession(Struct):
     loads: list[Any] = field(default_factory=list)
     log: list[Seen] = field(default_factory=list)
     operations: list[Any] = field(default_factory=list)
-    conflicts: str = ""
+    conflicts: list[Any] = field(default_factory=list)
 
 
 class History(Struct):
@@ -58,7 +58,10 @@ class History(Struct):
 
     told: list[Told] = field(default_factory=list)
     attempted: set[tuple[str, str]] = field(default_factory=set)
-    """Session and name of everything that anybody tried to write."""
+    """Session and name of every message and file that anybody tried to write."""
+    unanswered: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """Session, kind and name → value of edits and removals whose clients died before the answer:
+    they may have come to be, or not."""
     observed: dict[str, list[list[Seen]]] = field(default_factory=dict)
     """Session → what each observer saw."""
     final: dict[str, FinalSession] = field(default_factory=dict)

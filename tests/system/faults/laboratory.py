@@ -46,16 +46,20 @@ class Laboratory:
         self.machines.redis.forget_copies()
         await self.machines.redis.copy()
         async with self._watched(sessions, history) as watchers:
-            await self._work(schedule, sessions, history)
-            healed = time.monotonic()
+            healed = await self._work(schedule, sessions, history)
             await self._settle(healed, history)
             names = dict.fromkeys([*sessions, *(told.session_id for told in history.told)])
             history.final = {name: await self._final(name) for name in names}
             await _caught_up(watchers, history)
         return history
 
-    async def _work(self, schedule: Schedule, sessions: list[str], history: History) -> None:
-        """Let clients write while faults happen; returns when all faults are over."""
+    async def _work(self, schedule: Schedule, sessions: list[str], history: History) -> float:
+        """Let clients write while faults happen, and have their last answers.
+
+        Returns:
+            When all faults were over (`time.monotonic`): recovery begins there, with clients that
+            still wait.
+        """
         writers = [
             Writer(f"w{number}", self._socket(number), sessions, history, schedule.seed)
             for number in range(WRITERS)
@@ -76,10 +80,12 @@ class Laboratory:
         for writer in writers:
             writer.stop()
         await self.machines.heal()
+        healed = time.monotonic()
         await asyncio.gather(*clients, return_exceptions=True)
         for client in clients:
             if not client.cancelled() and (error := client.exception()):
                 history.failures.append(f"a client gave up: {error!r}")
+        return healed
 
     async def _settle(self, healed: float, history: History) -> None:
         """Wait until no daemon has anything to write any more, and note how long that took.
@@ -88,8 +94,9 @@ class Laboratory:
         """
         states: list[OutboxStatus | None] = []
         busy = time.monotonic()
+        end = busy + _SETTLE_SECONDS
         while time.monotonic() < busy + _QUIET_SECONDS:
-            if time.monotonic() > healed + _SETTLE_SECONDS:
+            if time.monotonic() > end:
                 history.failures.append(f"the daemons do not come to rest: {states}")
                 break
             states = [await self._outbox(machine) for machine in self.machines.each]
@@ -114,7 +121,8 @@ class Laboratory:
                 except (NotFound, TimeoutError):
                     final.missing = True
                 with contextlib.suppress(SessiondError):
-                    final.conflicts = json.encode(await client.conflicts(session_id)).decode()
+                    conflicts = json.encode(await client.conflicts(session_id))
+                    final.conflicts = msgspec.json.decode(conflicts)
         return final
 
     @asynccontextmanager

@@ -16,6 +16,8 @@ from tests.system.faults.laboratory import Laboratory
 from tests.system.faults.machines import Machines, machines
 from tests.system.faults.schedule import KINDS, Schedule, schedule
 
+_SCHEDULES_EACH = 8
+
 
 class Outcome(Struct):
     """What came of a schedule."""
@@ -36,7 +38,9 @@ async def run_seeds(
     tell: Callable[[Outcome], None] = lambda _: None,
     keep: Path | None = None,
 ) -> list[Outcome]:
-    """Run the schedules of seeds; after a violation the machines begin anew.
+    """Run the schedules of seeds; the machines begin anew now and then, and after a violation.
+
+    A Redis that is emptied gets the sessions of all schedules before it again: not too many.
 
     Args:
         seeds: which.
@@ -54,7 +58,7 @@ async def run_seeds(
         while not (until_violation and outcomes and outcomes[-1].violations):
             async with machines(module) as found:
                 laboratory = Laboratory(found)
-                for seed in waiting:
+                for done, seed in enumerate(waiting, start=1):
                     planned = schedule(seed, kinds or KINDS)
                     history = await laboratory.run(planned)
                     outcome = Outcome(
@@ -62,9 +66,9 @@ async def run_seeds(
                     )
                     outcomes.append(outcome)
                     tell(outcome)
-                    if outcome.violations:
-                        if keep:
-                            keep_evidence(keep, planned, history, found)
+                    if outcome.violations and keep:
+                        keep_evidence(keep, planned, history, found)
+                    if outcome.violations or done == _SCHEDULES_EACH:
                         break
                 else:
                     return

@@ -44,7 +44,7 @@ def well() -> History:
             told("remove", 6, "w-0"),
             told("count", 7, "w", 7),
         ],
-        attempted={("s", "w-1"), ("s", "w-2"), ("s", "w-0")},
+        attempted={("s", "w-1"), ("s", "w-2"), ("s", "w-0"), ("s", "w-3.py")},
         observed={"s": [list(log), [structs.replace(one, life=1) for one in log]]},
         final={"s": FinalSession(loads=[loaded("w-1", "w-2"), loaded("w-1", "w-2")], log=log)},
         recovery_seconds=0.5,
@@ -107,6 +107,16 @@ def make_up(history: History) -> None:
     final(history).loads = [loaded("w-1", "w-2", "ghost")] * 2
 
 
+def list_twice(history: History) -> None:
+    for load in final(history).loads:
+        load["context"]["active_files"] *= 2
+
+
+def list_what_nobody_opened(history: History) -> None:
+    for load in final(history).loads:
+        load["context"]["active_files"].append("ghost.py")
+
+
 def differ(history: History) -> None:
     final(history).loads[1] = loaded("w-2", "w-1")
 
@@ -142,12 +152,14 @@ def test_all_is_well() -> None:
         (keep_the_deleted, checks.nothing_acknowledged_is_lost),
         (say_twice, checks.nothing_is_applied_twice),
         (log_twice, checks.nothing_is_applied_twice),
+        (list_twice, checks.nothing_is_applied_twice),
         (disagree, checks.observers_agree),
         (fall_behind, checks.observers_end_with_the_log),
         (turn_round, checks.own_order_is_kept),
         (leave_a_gap, checks.offsets_are_contiguous),
         (skip_one, checks.offsets_are_contiguous),
         (make_up, checks.nothing_appears_that_nobody_wrote),
+        (list_what_nobody_opened, checks.nothing_appears_that_nobody_wrote),
         (differ, checks.all_daemons_agree),
         (forget_one, checks.all_daemons_agree),
         (forget_one, checks.nothing_acknowledged_is_lost),
@@ -161,12 +173,65 @@ def test_what_is_not_is_found(damage: Damage, check: Check) -> None:
     assert list(check(history)) != []
 
 
-def test_what_a_conflict_holds_is_not_lost() -> None:
+def conflict(document: str, name: str, path: list[str], value: Any) -> dict[str, Any]:
+    sides = {"ours": {"value": value}, "theirs": {}}
+    return {"document": document, "id": name, "path": path, **sides}
+
+
+def lost(history: History, kind: str) -> bool:
+    found = list(checks.nothing_acknowledged_is_lost(history))
+    return any(f"kind={kind!r}" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [
+        ("append", conflict("message", "w-2", [], {"id": "w-2", "content": "w-2"})),
+        ("edit", conflict("message", "w-1", ["content"], "edited")),
+        ("part", conflict("part", "w-2/p5", [], {"type": "text", "text": "edited"})),
+        ("remove", conflict("message", "w-0", [], None)),
+        ("count", conflict("context", "", ["state", "w"], 7)),
+        ("count", conflict("context", "", [], {"state": {"w": 7}})),
+        ("file", conflict("context", "", ["active_files"], ["w-1.py", "w-3.py"])),
+    ],
+)
+def test_what_a_conflict_holds_is_not_lost(kind: str, kept: Any) -> None:
     history = well()
-    without("append")(history)
-    final(history).conflicts = '[{"id":"w-2"}]'
-    lost = [found for found in violations(history) if "append" in found]
-    assert lost == []
+    without(kind)(history)
+    assert lost(history, kind)
+    final(history).conflicts = [kept]
+    assert not lost(history, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("append", conflict("part", "w-2/p5", [], {"type": "text", "text": "edited"})),
+        ("edit", conflict("message", "w-1", ["content"], "another edit")),
+        ("part", conflict("part", "w-2/p5", [], {"type": "text", "text": "another"})),
+        ("remove", conflict("part", "w-0", [], None)),
+        ("count", conflict("context", "", ["state", "w"], 6)),
+        ("count", conflict("context", "", ["state", "v"], 7)),
+        ("file", conflict("context", "", ["active_files"], ["w-1.py"])),
+    ],
+)
+def test_a_conflict_about_something_else_makes_up_for_nothing(kind: str, other: Any) -> None:
+    history = well()
+    without(kind)(history)
+    final(history).conflicts = [other]
+    assert lost(history, kind)
+
+
+def test_what_a_client_was_doing_when_it_was_killed_may_have_come_to_be_or_not() -> None:
+    history = well()
+    history.unanswered = {("s", "edit", "w-1"): "once more", ("s", "remove", "w-2"): "w-2"}
+    assert violations(history) == []
+    load: dict[str, Any] = loaded("w-1")
+    load["conversation"]["messages"][0]["content"] = "once more"
+    final(history).loads = [load, load]
+    assert violations(history) == []
+    load["conversation"]["messages"][0]["content"] = "as it was"
+    assert lost(history, "edit")
 
 
 def test_every_fault_of_a_schedule_can_be_done() -> None:

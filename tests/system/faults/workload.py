@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -90,9 +91,10 @@ class Writer:
         name, value = self._one_of(session_id), f"edit-{self.name}-{self._number}."
         if name:
             patch, base = {"content": value}, self._versions[name]
-            written = await self._surely(
-                lambda key: self._client.edit(session_id, name, patch, base=base, key=key)
-            )
+            with self._unanswered(session_id, "edit", name, value):
+                written = await self._surely(
+                    lambda key: self._client.edit(session_id, name, patch, base=base, key=key)
+                )
             self._versions[name] = written.version
             self._tell("edit", session_id, name, value, written.durability)
 
@@ -112,7 +114,10 @@ class Writer:
         name = self._one_of(session_id)
         if name:
             self._own[session_id].remove(name)
-            written = await self._surely(lambda key: self._client.remove(session_id, name, key=key))
+            with self._unanswered(session_id, "remove", name, name):
+                written = await self._surely(
+                    lambda key: self._client.remove(session_id, name, key=key)
+                )
             self._tell("remove", session_id, name, name, written.durability)
 
     async def _count(self, session_id: str) -> None:
@@ -125,6 +130,7 @@ class Writer:
     async def _file(self, session_id: str) -> None:
         known = await self._surely(lambda _: self._client.document(session_id, "context"))
         name = f"{self.name}-{self._number}.py"
+        self._history.attempted.add((session_id, name))
         patch = {"active_files": [*known.value["active_files"], name]}
         changed = await self._surely(
             lambda key: self._client.change_document(
@@ -165,6 +171,18 @@ class Writer:
                     if not error.temporary:
                         raise
                 await asyncio.sleep(0.05)
+
+    @contextmanager
+    def _unanswered(self, session_id: str, kind: str, name: str, value: str) -> Iterator[None]:
+        """Note what is under way; a client that is killed meanwhile leaves that note behind."""
+        place = session_id, kind, name
+        self._history.unanswered[place] = value
+        try:
+            yield
+        except SessiondError:  # refused
+            del self._history.unanswered[place]
+            raise
+        del self._history.unanswered[place]
 
     def _tell(self, kind: str, session_id: str, name: str, value: Any, durability: Any) -> None:
         told = durability or "committed"

@@ -23,6 +23,7 @@ class DurableWrites:
     """A daemon's journal and all that works with it, from `open` to `close`."""
 
     def __init__(self, core: Core, journal: Journal, *, wait_seconds: float) -> None:
+        self._core = core
         self.journal = journal
         core.committer.forgives = False  # what was lost is written again before anything else
         self.redis = Reachability(core.redis_answers)
@@ -63,6 +64,7 @@ class DurableWrites:
 
     async def start(self) -> None:
         """Take up what an earlier life left undone, and begin to watch Redis."""
+        self._core.committer.rely_on(await self.journal.newest_confirmed())
         await self.outbox.start()
         self._watching = asyncio.create_task(self.watch.run())
 

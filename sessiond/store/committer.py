@@ -8,7 +8,8 @@ This writer's order is the log's order. Calls are decided one after the other: a
 was lost is sent again, and the script recognises what it already applied. A call sent ahead names
 the operation that must have been applied before it; the script refuses it otherwise, whatever
 made it the first to arrive, and it is sent again in its turn. Every other call names the last
-operation that is known to be there: a Redis that went back takes nothing before that is known.
+operation that is known to be there, if only from an earlier life of this process (`rely_on`): a
+Redis that went back takes nothing before that is known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -202,6 +203,7 @@ class Committer:
         self._lanes: dict[str, _Lane] = {}
         self._waiting_bytes = 0
         self._applied: dict[str, int] = {}
+        self._relied_on: dict[str, Position] = {}
         self.forgives = True
         """Whether a Redis that went back takes the next try; else not before `forgive`."""
 
@@ -233,6 +235,15 @@ class Committer:
             loop.call_soon(self._send_ahead, lane)
         return await waiting.outcome
 
+    def rely_on(self, positions: Mapping[str, Position]) -> None:
+        """Take a session's next call only where its log has this position.
+
+        So it is until something of this process is known to be there, or until `forgive`.
+        """
+        self._relied_on |= {
+            name: position for name, position in positions.items() if position.offset
+        }
+
     async def forgive(self, session_id: str) -> None:
         """Write to a session again that Redis does not have as it was.
 
@@ -242,7 +253,7 @@ class Committer:
         while lane := self._lanes.get(session_id):
             if lane.flusher:
                 await asyncio.wait([lane.flusher])
-        self._applied.pop(session_id, None)
+        self._rely_no_more(session_id)
 
     async def drain(self) -> None:
         """Return when everything handed over has been decided."""
@@ -278,10 +289,14 @@ class Committer:
             if isinstance(outcome, Committed):
                 applied = sequence
         if applied:
-            self._applied.pop(call.session_id, None)  # to the end: the idle ones are forgotten
+            self._rely_no_more(call.session_id)  # to the end: the idle ones are forgotten
             self._applied[call.session_id] = applied
             if len(self._applied) > _SESSIONS_REMEMBERED:
                 del self._applied[next(iter(self._applied))]
+
+    def _rely_no_more(self, session_id: str) -> None:
+        self._applied.pop(session_id, None)
+        self._relied_on.pop(session_id, None)
 
     def _give_up_following(self, lane: _Lane, error: StoreUnavailable) -> None:
         """Refuse the call that was sent ahead: it must not come before one that failed."""
@@ -339,19 +354,25 @@ class Committer:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return await self._send(call, self._applied.get(call.session_id, 0))
+                return await self._send(call, self._before(call.session_id))
             except RedisError as error:
                 if _OUT_OF_ORDER in str(error):
                     if self.forgives:
-                        self._applied.pop(call.session_id, None)
+                        self._rely_no_more(call.session_id)
                     raise _went_back(call.session_id) from error
                 if not may_pass(error) or self._now() + pause > deadline:
                     raise translate(error) from error
             await self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _send(self, call: _Call, after: int) -> Acknowledged:
-        """Send a call once; it has no effect where the sequence `after` was not applied."""
+    def _before(self, session_id: str) -> int | str:
+        """Return what a session must have, as far as this process knows: see lua/commit.lua."""
+        if known := self._relied_on.get(session_id):
+            return f"{known.epoch}:{known.offset}"
+        return self._applied.get(session_id, 0)
+
+    async def _send(self, call: _Call, after: int | str) -> Acknowledged:
+        """Send a call once; it has no effect where `after` is not there."""
         operations = frozenset(draft.op for waiting in call.batch for draft in waiting.group)
         script, keys = commit_script(operations), self._keys.log(call.session_id)
         arguments = self._encode(call, after)
@@ -361,7 +382,7 @@ class Committer:
         acknowledged: Acknowledged = await script.run(self._replicas.execute, keys, arguments)
         return acknowledged
 
-    def _encode(self, call: _Call, after: int) -> list[Any]:
+    def _encode(self, call: _Call, after: int | str) -> list[Any]:
         """Return the script's arguments."""
         arguments: list[Any] = [
             call.session_id,

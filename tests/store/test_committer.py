@@ -27,7 +27,7 @@ from sessiond.errors import (
 from sessiond.store.committer import Committed, Committer
 from sessiond.store.keys import Keys
 from sessiond.sync.entry import Entry
-from sessiond.sync.position import START
+from sessiond.sync.position import START, Position
 from tests.store.support import (
     Line,
     Services,
@@ -390,6 +390,39 @@ async def test_a_redis_that_went_back_takes_nothing_until_that_is_forgiven(
         await given_up
     for name in ("b", "c"):
         await committer.commit("ses_1", [appending(name)])
+    assert [entry.id for entry in await entries_of(core)] == ["ses_1", "a", "b", "c"]
+
+
+async def test_what_an_earlier_life_wrote_must_be_there_before_the_first_call_is_taken(
+    core: Services, committer: Committer, line: Line
+) -> None:
+    """Else nothing tells of a Redis that goes back between the start and the first write."""
+    await committer.commit("ses_1", [appending("a")])
+    copy = await take_copy(core, "ses_1")
+    last = (await committer.commit("ses_1", [appending("b")])).positions[0]
+    reborn = Committer(line.execute, core.keys, writer="test.reborn")
+    reborn.forgives = False
+    reborn.rely_on({"ses_1": last, "ses_2": Position("", 0)})
+    await reborn.commit("ses_2", [creating("ses_2")])
+    await roll_back(core, "ses_1", copy)
+    await core.commit("ses_1", appending("elsewhere"))  # another one stands there now
+    with pytest.raises(StoreWentBack):
+        await reborn.commit("ses_1", [appending("c")])
+    await reborn.forgive("ses_1")
+    for name in ("b", "c"):
+        await reborn.commit("ses_1", [appending(name)])
+    assert [entry.id for entry in await entries_of(core)] == ["ses_1", "a", "elsewhere", "b", "c"]
+
+
+@pytest.mark.parametrize("is_epoch_known", [True, False])
+async def test_a_session_that_has_what_an_earlier_life_wrote_is_written_on(
+    core: Services, committer: Committer, line: Line, *, is_epoch_known: bool
+) -> None:
+    last = (await committer.commit("ses_1", [appending("a")])).positions[0]
+    reborn = Committer(line.execute, core.keys, writer="test.reborn")
+    reborn.rely_on({"ses_1": last if is_epoch_known else Position("", last.offset)})
+    for name in ("b", "c"):
+        await reborn.commit("ses_1", [appending(name)])
     assert [entry.id for entry in await entries_of(core)] == ["ses_1", "a", "b", "c"]
 
 

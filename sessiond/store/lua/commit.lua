@@ -10,7 +10,8 @@
 --          5 sequence of the first operation; the others follow it without a gap
 --          6 0, or a sequence that must have been applied: one that this writer knows to be there
 --            (else Redis went back), or that of a call which was not answered when this one left,
---            and which must come first
+--            and which must come first; or a position that the log must have: what the writer's
+--            journal has from before, until something was applied in this life
 --          7 number of groups; then for each group: the number of its operations, and for each
 --            op, id, at, hash (7 bytes), json, origin, number of its options,
 --            and for each option three values:
@@ -28,7 +29,7 @@
 --            "error", code, detail
 -- errors   see the verbs; for all: not-found, session-deleted, superseded, sequence-reused, key-used,
 --          mark-moved
---          as error reply: OUTOFORDER when the sequence of ARGV 6 was not applied
+--          as error reply: OUTOFORDER when what ARGV 6 names is not there
 --
 -- Lua never rolls back: a group is checked wholly before its first write.
 
@@ -53,8 +54,15 @@ redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that
 local known_writer = redis.call('HGET', APPLIED, WRITER)
 local applied_sequence, applied_offset = string.match(known_writer or '0 0', '^(%d+) (%d+)$')
 applied_sequence, applied_offset = tonumber(applied_sequence), tonumber(applied_offset)
-if tonumber(ARGV[6]) > applied_sequence and session.status ~= 'deleted' then
-  return redis.error_reply('OUTOFORDER the call before this one was not applied')
+local function is_there(before)
+  local known_epoch, offset = string.match(before, '^(%x*):(%d+)$')
+  if not offset then return tonumber(before) <= applied_sequence end
+  local entry = entry_at(tonumber(offset))
+  return entry and (known_epoch == '' or known_epoch == entry.epoch)
+end
+
+if session.status ~= 'deleted' and not is_there(ARGV[6]) then
+  return redis.error_reply('OUTOFORDER what came before this call is not there')
 end
 
 local reply, replied = { '' }, 1

@@ -41,8 +41,8 @@ class Seen(Struct, frozen=True):
 class FinalSession(Struct):
     """A session at the end: as each daemon loads it, its log, and its conflicts.
 
-    `missing`: a daemon knows nothing of it. `operations` is the log once more, with all that it
-    says: for people who look into a failure.
+    `missing`: a daemon does not know it as Redis has it. `operations` is the log once more, with
+    all that it says: for people who look into a failure.
     """
 
     deleted: bool = False

@@ -25,7 +25,7 @@ class DurableWrites:
     def __init__(self, core: Core, journal: Journal, *, wait_seconds: float) -> None:
         self._core = core
         self.journal = journal
-        core.committer.forgives = False  # what was lost is written again before anything else
+        core.committer.is_guarded = True  # what was lost is written again before anything else
         self.redis = Reachability(core.redis_answers)
         around = Surroundings(
             journal=journal,

@@ -11,6 +11,7 @@ from sessiond.cli.connecting import (
     add_json_option,
     with_client,
 )
+from sessiond.cli.journal import summary_of
 from sessiond.cli.opencode.sharing import overview, turn_of, workspace_of
 from sessiond.cli.presence import sessions_with_people, summary_lines
 from sessiond.cli.terminal import one_line, paint, print_json
@@ -67,6 +68,7 @@ def _status(options: argparse.Namespace) -> None:
         "durability": _durability(status.durability),
         "look inside": server.redis_cli,
         "sessions": "" if status.sessions is None else str(status.sessions),
+        "journal": summary_of(status.outbox),
         "copies": _copies(status),
         "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
         "others": ", ".join(others),

@@ -204,8 +204,9 @@ class Committer:
         self._waiting_bytes = 0
         self._applied: dict[str, int] = {}
         self._relied_on: dict[str, Position] = {}
-        self.forgives = True
-        """Whether a Redis that went back takes the next try; else not before `forgive`."""
+        self.is_guarded = False
+        """Whether a session that Redis does not have as it was is written to only after `forgive`:
+        for those who can write again what was lost."""
 
     async def commit(self, session_id: str, group: list[Draft]) -> Committed:
         """Write a group, whole or not at all, at consecutive offsets.
@@ -357,8 +358,6 @@ class Committer:
                 return await self._send(call, self._before(call.session_id))
             except RedisError as error:
                 if _OUT_OF_ORDER in str(error):
-                    if self.forgives:
-                        self._rely_no_more(call.session_id)
                     raise _went_back(call.session_id) from error
                 if not may_pass(error) or self._now() + pause > deadline:
                     raise translate(error) from error
@@ -367,6 +366,8 @@ class Committer:
 
     def _before(self, session_id: str) -> int | str:
         """Return what a session must have, as far as this process knows: see lua/commit.lua."""
+        if not self.is_guarded:
+            return 0
         if known := self._relied_on.get(session_id):
             return f"{known.epoch}:{known.offset}"
         return self._applied.get(session_id, 0)

@@ -375,7 +375,7 @@ async def test_a_redis_that_went_back_takes_nothing_until_that_is_forgiven(
     core: Services, committer: Committer
 ) -> None:
     """Nothing may come before what it lost."""
-    committer.forgives = False
+    committer.is_guarded = True
     await committer.commit("ses_1", [appending("a")])
     copy = await take_copy(core, "ses_1")
     await committer.commit("ses_1", [appending("b")])
@@ -401,7 +401,7 @@ async def test_what_an_earlier_life_wrote_must_be_there_before_the_first_call_is
     copy = await take_copy(core, "ses_1")
     last = (await committer.commit("ses_1", [appending("b")])).positions[0]
     reborn = Committer(line.execute, core.keys, writer="test.reborn")
-    reborn.forgives = False
+    reborn.is_guarded = True
     reborn.rely_on({"ses_1": last, "ses_2": Position("", 0)})
     await reborn.commit("ses_2", [creating("ses_2")])
     await roll_back(core, "ses_1", copy)
@@ -424,13 +424,3 @@ async def test_a_session_that_has_what_an_earlier_life_wrote_is_written_on(
     for name in ("b", "c"):
         await reborn.commit("ses_1", [appending(name)])
     assert [entry.id for entry in await entries_of(core)] == ["ses_1", "a", "b", "c"]
-
-
-async def test_without_an_outbox_the_next_try_is_taken(
-    core: Services, committer: Committer
-) -> None:
-    await committer.commit("ses_1", [appending("a")])
-    await core.redis.delete(*core.keys.log("ses_1"))
-    with pytest.raises(StoreWentBack):
-        await committer.commit("ses_1", [appending("b")])
-    await committer.commit("ses_1", [creating("ses_1")])

@@ -132,7 +132,8 @@ class Copier:
     def take_written(self, session_id: str, group: list[Draft], committed: Committed) -> None:
         """Take note of what this process wrote: until it is copied, it is known from here."""
         self.see(session_id)
-        self.written.note(session_id, group, committed)
+        if session_id not in self._unfit:
+            self.written.note(session_id, group, committed)
 
     def stale_seconds(self, session_id: str) -> float | None:
         """Return how long ago a copy was last known to be all that Redis had.
@@ -265,6 +266,7 @@ class Copier:
         except (TooLarge, StoreDamaged) as error:
             _log.warning("replica.not_copied", session_id=session_id, reason=error.detail)
             self._unfit.add(session_id)
+            self.written.drop(session_id)
             await self._replica.drop([session_id])
         except BaseException:
             self._behind.add(session_id)

@@ -66,6 +66,10 @@ class Written:
         if not groups:
             del self._groups[session_id]
 
+    def drop(self, session_id: str) -> None:
+        """Forget a session that is not going to be copied."""
+        self._size -= sum(group.size for group in self._groups.pop(session_id, ()))
+
     def after(self, session_id: str, position: Position) -> list[Entry]:
         """Return what follows at a position of a session's log, as far as that is known.
 

@@ -78,8 +78,10 @@ async def test_what_cannot_be_copied_is_told_and_keeps_nothing_else_up(
             await create(core, "sound")
             await here.copied("sound")
             await until(lambda: set(here.replica.copies) == {"sound"})
-            here.copier.see("large")
-            assert here.copier.behind == 0
+            await core.messages.append("large", [said("more", "m2")])
+            await until(lambda: here.copier.behind == 0)
+            assert set(here.replica.copies) == {"sound"}
+            assert "large" not in here.copier.written.sessions
             here.lose_redis()
             with pytest.raises(StoreUnavailable):
                 await here.reading.load("large")

@@ -1,4 +1,4 @@
-"""Two daemons on the embedded server of the first: two machines, as far as they can tell."""
+"""Two daemons on the embedded server of the first; or one on a server that may go away."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from sessiond.client import DaemonClient
+from tests.api.servers import DurableServer, durable_server
 from tests.daemons import RunningDaemon, running_daemon
 
 
@@ -33,5 +34,28 @@ async def here(laptop: RunningDaemon) -> AsyncIterator[DaemonClient]:
 @pytest.fixture
 async def there(desktop: RunningDaemon) -> AsyncIterator[DaemonClient]:
     client = DaemonClient(socket=str(desktop.socket), name="there")
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+def server() -> Iterator[DurableServer]:
+    with durable_server() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(server: DurableServer) -> Iterator[RunningDaemon]:
+    """A daemon on that server, which does not wait long for it."""
+    with running_daemon("--redis-url", server.url, start=False) as daemon:
+        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
+        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
+        daemon.start()
+        yield daemon
+
+
+@pytest.fixture
+async def client(daemon: RunningDaemon) -> AsyncIterator[DaemonClient]:
+    client = DaemonClient(socket=str(daemon.socket), name="ana")
     yield client
     await client.close()

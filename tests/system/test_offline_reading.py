@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +25,12 @@ from sessiond.model import (
 from sessiond.opencode.protocol import Attached, Attachment
 from sessiond.service.status import Status
 from tests.api.client import Client
-from tests.api.servers import DurableServer, durable_server
+from tests.api.servers import DurableServer
 from tests.api.wire import Answer
 from tests.cli.commands import sessiond
-from tests.daemons import RunningDaemon, running_daemon
+from tests.daemons import RunningDaemon
 from tests.opencode.tables import add_session, make_database
 from tests.system.observing import settled, until
-
-
-@pytest.fixture
-def server() -> Iterator[DurableServer]:
-    with durable_server() as server:
-        yield server
-
-
-@pytest.fixture
-def daemon(server: DurableServer) -> Iterator[RunningDaemon]:
-    with running_daemon("--redis-url", server.url, start=False) as daemon:
-        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
-        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
-        daemon.start()
-        yield daemon
-
-
-@pytest.fixture
-async def client(daemon: RunningDaemon) -> AsyncIterator[DaemonClient]:
-    client = DaemonClient(socket=str(daemon.socket), name="ana")
-    yield client
-    await client.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from msgspec import UNSET, UnsetType
@@ -12,31 +11,9 @@ from redis import Redis
 from sessiond.client import DaemonClient
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import JOURNALED, Context, NewMessage, NewSession, Written
-from tests.api.servers import DurableServer, durable_server
-from tests.daemons import RunningDaemon, running_daemon, wait_for
+from tests.api.servers import DurableServer
+from tests.daemons import RunningDaemon, wait_for
 from tests.system.observing import settled, until
-
-
-@pytest.fixture
-def server() -> Iterator[DurableServer]:
-    with durable_server() as server:
-        yield server
-
-
-@pytest.fixture
-def daemon(server: DurableServer) -> Iterator[RunningDaemon]:
-    with running_daemon("--redis-url", server.url, start=False) as daemon:
-        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
-        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
-        daemon.start()
-        yield daemon
-
-
-@pytest.fixture
-async def client(daemon: RunningDaemon) -> AsyncIterator[DaemonClient]:
-    client = DaemonClient(socket=str(daemon.socket), name="ana")
-    yield client
-    await client.close()
 
 
 def message(content: str, name: str | UnsetType = UNSET) -> NewMessage:

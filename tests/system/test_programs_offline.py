@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from sessiond import SessionManager
 from sessiond.client import DaemonClient
-from tests.api.servers import DurableServer, durable_server
-from tests.daemons import RunningDaemon, running_daemon
+from tests.api.servers import DurableServer
+from tests.daemons import RunningDaemon
 from tests.system.observing import settled
 
 JAVASCRIPT = Path(__file__).parent / "offline.mjs"
-
-
-@pytest.fixture
-def server() -> Iterator[DurableServer]:
-    with durable_server() as server:
-        yield server
-
-
-@pytest.fixture
-def daemon(server: DurableServer) -> Iterator[RunningDaemon]:
-    with running_daemon("--redis-url", server.url, start=False) as daemon:
-        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
-        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
-        daemon.start()
-        yield daemon
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ async def _caught_up(watchers: dict[str, list[Watcher]], history: History) -> No
     """Give observers the time that they need to connect again."""
     deadline = time.monotonic() + _CATCH_UP_SECONDS
     for session_id, some in watchers.items():
-        log = history.final[session_id].log
+        log = history.final.get(session_id, FinalSession()).log
         for watcher in some:
             while log and time.monotonic() < deadline and not _holds(watcher, log[-1]):
                 await asyncio.sleep(0.02)

@@ -12,7 +12,7 @@ from sessiond.client import DaemonClient
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import JOURNALED, Context, NewMessage, NewSession, Written
 from tests.api.servers import DurableServer
-from tests.daemons import RunningDaemon, wait_for
+from tests.daemons import RunningDaemon, running_daemon, wait_for
 from tests.system.observing import settled, until
 
 

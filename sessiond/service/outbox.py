@@ -16,11 +16,13 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 from msgspec import Struct, field, structs
 
 from sessiond.errors import (
+    AlreadyExists,
     JournalFull,
     JournalUnavailable,
     NotFound,
@@ -29,6 +31,7 @@ from sessiond.errors import (
     StoreWentBack,
 )
 from sessiond.journal import Entry, Journal, Span
+from sessiond.model import NewSession
 from sessiond.service import writes
 from sessiond.service.bases import Bases
 from sessiond.service.clock import Clock
@@ -37,7 +40,7 @@ from sessiond.service.identity import Entropy, new_session_id
 from sessiond.service.performing import Performed
 from sessiond.service.reachability import Reachability
 from sessiond.service.status import OutboxStatus
-from sessiond.service.writes import Append, ChangeDocument, Write, op_of
+from sessiond.service.writes import Append, ChangeDocument, Create, Delete, Write, op_of
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
@@ -243,14 +246,29 @@ class Outbox:
             self._note(error, write.session_id)
             return None
 
-    async def _perform(self, write: Write) -> Performed:
-        """Perform a write; a session that is missing although it was there is no refusal."""
+    async def _perform(self, write: Write, *, is_promised: bool = False) -> Performed:
+        """Perform a write; a session that is missing although it was there is no refusal.
+
+        Args:
+            write: what is to be done.
+            is_promised: whether its writer was told that it will be, and is gone.
+        """
         try:
             return await self._around.perform(write)
         except NotFound as error:
             if await self.confirmed.is_missing(write.session_id):
                 raise StoreWentBack(error.detail, hint=error.hint) from error
-            raise
+            if not (is_promised and isinstance(write, Delete)):
+                raise
+        return await self._bury(write)
+
+    async def _bury(self, write: Delete) -> Performed:
+        """Delete a session that is missing: whoever has yet to write to it must learn that."""
+        request = structs.replace(write.request, key="", base="", expected="")
+        new = Create(session_id=write.session_id, new=NewSession(), request=request)
+        with suppress(AlreadyExists):  # by now it was written, or what this wrote before is there
+            await self._around.perform(new)
+        return await self._around.perform(write)
 
     def _queue_abandoned(self, write: Write, begun: asyncio.Future[Span]) -> None:
         if not begun.cancelled() and begun.exception() is None:
@@ -318,7 +336,10 @@ class Outbox:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
         batch = self._next_batch(lane.writes)
         outcomes = await asyncio.gather(
-            *(self._perform(self._bases.based(waiting.write)) for waiting in batch),
+            *(
+                self._perform(self._bases.based(waiting.write), is_promised=waiting.outcome is None)
+                for waiting in batch
+            ),
             return_exceptions=True,
         )
         done = 0

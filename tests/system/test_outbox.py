@@ -9,10 +9,10 @@ from msgspec import UNSET, UnsetType
 from redis import Redis
 
 from sessiond.client import DaemonClient
-from sessiond.errors import AlreadyExists, NotFound
+from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import JOURNALED, Context, NewMessage, NewSession, Written
 from tests.api.servers import DurableServer
-from tests.daemons import RunningDaemon, wait_for
+from tests.daemons import RunningDaemon, running_daemon, wait_for
 from tests.system.observing import settled, until
 
 
@@ -135,6 +135,36 @@ async def test_an_emptied_redis_is_filled_again_though_no_connection_broke(
             return False
 
     await until(is_back)
+
+
+async def test_what_was_deleted_stays_deleted_though_only_the_deletion_is_left(
+    server: DurableServer, client: DaemonClient
+) -> None:
+    """The session is in the journal of another machine, and that machine is gone."""
+    with running_daemon("--redis-url", server.url) as other:
+        there = DaemonClient(socket=str(other.socket))
+        await there.create(NewSession(session_id="s"))
+        await there.append("s", [message("first")])
+        await there.close()
+    await client.delete("s")
+    with pytest.raises(NotFound):
+        await client.delete("t")
+    with Redis(unix_socket_path=str(server.socket)) as redis:
+        redis.flushall()
+
+    async def is_deleted() -> bool:
+        try:
+            await client.load("s")
+        except SessionDeleted:
+            return True
+        except NotFound:
+            return False
+        raise AssertionError("it came back")
+
+    await until(is_deleted)
+    await settled(client)
+    with pytest.raises(NotFound):
+        await client.load("t")
 
 
 async def test_a_write_that_is_refused_after_it_was_acknowledged_becomes_a_conflict(

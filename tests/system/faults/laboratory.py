@@ -49,7 +49,11 @@ class Laboratory:
             healed = await self._work(schedule, sessions, history)
             await self._settle(healed, history)
             names = dict.fromkeys([*sessions, *(told.session_id for told in history.told)])
-            history.final = {name: await self._final(name) for name in names}
+            for name in names:
+                try:
+                    history.final[name] = await self._final(name)
+                except TimeoutError:
+                    history.failures.append(f"{name} cannot be read from Redis")
             await _caught_up(watchers, history)
         return history
 
@@ -168,16 +172,24 @@ async def _client(socket: str) -> AsyncIterator[DaemonClient]:
 
 
 async def _fresh(client: DaemonClient, session_id: str) -> Session:
-    """Load a session from Redis; a daemon that found Redis slow may answer from its own copy.
+    """Load a session from Redis.
+
+    A daemon that found Redis slow, or has a connection from before its restart, may answer from a
+    copy of its own, or that Redis is away.
 
     Raises:
         TimeoutError: it does so again and again.
     """
     async with asyncio.timeout(_CATCH_UP_SECONDS):
         while True:
-            session = await client.load(session_id)
-            if not session.stale_seconds:
-                return session
+            try:
+                session = await client.load(session_id)
+            except SessiondError as error:
+                if not error.temporary:
+                    raise
+            else:
+                if not session.stale_seconds:
+                    return session
             await asyncio.sleep(0.05)
 
 
@@ -196,7 +208,7 @@ async def _caught_up(watchers: dict[str, list[Watcher]], history: History) -> No
     """Give observers the time that they need to connect again."""
     deadline = time.monotonic() + _CATCH_UP_SECONDS
     for session_id, some in watchers.items():
-        log = history.final[session_id].log
+        log = history.final.get(session_id, FinalSession()).log
         for watcher in some:
             while log and time.monotonic() < deadline and not _holds(watcher, log[-1]):
                 await asyncio.sleep(0.02)

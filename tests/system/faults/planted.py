@@ -25,10 +25,10 @@ from sessiond.service.clock import system_clock, timestamp
 from sessiond.service.feeds import _SessionFeed
 from sessiond.service.messages import Messages
 from sessiond.service.outbox import Outbox
-from sessiond.service.writes import Append
 from sessiond.service.writing import commit
 from sessiond.store.committer import Committed, Committer, Draft
 from sessiond.store.sessions import SessionStore
+from sessiond.sync.position import Position
 
 _SLOW_DISK_SECONDS = 0.3
 _LOG_HEADER_BYTES = 32
@@ -41,16 +41,32 @@ def _plant(owner: type | ModuleType, name: str, bug: Callable[..., Any]) -> None
 
 def no_fsync() -> None:
     """A write is acknowledged before it is on the disk; the disk gets it a moment later."""
-    begin = Journal.begin
+    begin, confirm = Journal.begin, Journal.confirm
+    written: dict[Span, asyncio.Future[Span]] = {}
 
     def at_once(self: Journal, *given: Any, **more: Any) -> asyncio.Future[Span]:
         loop = asyncio.get_running_loop()
-        loop.call_later(_SLOW_DISK_SECONDS, lambda: begin(self, *given, **more))
+        promised = Span(f"{len(written):012x}", 1, 1)
+        outcome = written[promised] = loop.create_future()
+
+        def write() -> None:
+            begin(self, *given, **more).add_done_callback(
+                lambda done: None if done.exception() else outcome.set_result(done.result())
+            )
+
+        loop.call_later(_SLOW_DISK_SECONDS, write)
         done: asyncio.Future[Span] = loop.create_future()
-        done.set_result(Span("0" * 12, 1, 1))
+        done.set_result(promised)
         return done
 
+    def confirm_later(self: Journal, span: Span, position: Position) -> None:
+        if span in written:
+            written[span].add_done_callback(lambda done: confirm(self, done.result(), position))
+        else:
+            confirm(self, span, position)
+
     _plant(Journal, "begin", at_once)
+    _plant(Journal, "confirm", confirm_later)
 
 
 def no_dedupe() -> None:
@@ -145,19 +161,12 @@ def retry_without_waiting() -> None:
 
 
 def retry_overtakes() -> None:
-    """Writes of a session do not wait for those before them."""
-    submit = Outbox.submit
+    """A write goes straight to Redis although others of its session still wait."""
 
-    async def never_waits(self: Outbox, write: Any, wait_seconds: float | None = None) -> Any:
-        if isinstance(write, Append):
-            lanes, self._lanes = self._lanes, {}
-            try:
-                return await submit(self, write, wait_seconds)
-            finally:
-                self._lanes |= lanes
-        return await submit(self, write, wait_seconds)
+    def must_wait(self: Outbox, _: str) -> bool:
+        return self._around.redis.is_away or self.confirmed.is_in_doubt
 
-    _plant(Outbox, "submit", never_waits)
+    _plant(Outbox, "_must_wait", must_wait)
 
 
 def skipped_gap() -> None:

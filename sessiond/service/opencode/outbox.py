@@ -141,6 +141,7 @@ class Outbox:
                 recorder = self._recorders.get(session_id)
                 if marked != (recorder.marked if recorder else progress.seq):
                     self.forget(session_id)
+                    await self._target.store.forgive(session_id)
                     found.append(session_id)
         return found
 

@@ -130,6 +130,7 @@ class Daemon:
         if facts is None:
             durable.redis.note_failure()
         self._server = self._api(self._core, durable, offline, self._opencodes, listening)
+        durable.watch.call_in_doubt(self._opencodes.recheck)
         await durable.start()
         offline.start()
         await self._server.start(listening)

@@ -80,7 +80,8 @@ def uninstall(folder: Path, notes: Path | None = None, *, dry_run: bool = False)
 
     Args:
         folder: where it was put.
-        notes: what the plugin noted beside opencode's database; goes too.
+        notes: what the plugin noted beside opencode's database; goes too, unless it says that
+            sessions are private: installed again, they would be shared.
         dry_run: only tell what would be done.
 
     Raises:
@@ -105,8 +106,14 @@ class _Work:
         self._gone: set[Path] = set()
 
     def take_notes(self, notes: Path) -> None:
-        """Remove what the plugin noted: which sessions are private, or were deleted."""
-        if notes.exists():
+        """Remove what the plugin noted, unless it is all that keeps sessions private."""
+        content = _content(notes)
+        if content is None:
+            return
+        if any(line.startswith(b"private ") for line in content.splitlines()):
+            reason = "says which sessions are private; remove it if you do not need that any more"
+            self.report.steps.append(Step("keep", str(notes), reason))
+        else:
             self._do(Step("remove", str(notes), "the plugin's notes"), notes.unlink)
 
     # In

@@ -99,6 +99,11 @@ def project_folder(directory: Path) -> Path:
     return (_worktree(directory) or directory) / ".opencode"
 
 
+def is_project(directory: Path) -> bool:
+    """Tell whether a directory is in a git worktree, which is what opencode calls a project."""
+    return _worktree(directory) is not None
+
+
 def configuration_folders(directory: Path, environ: Mapping[str, str]) -> list[Path]:
     """Return the existing configuration folders of an opencode that is started in a directory."""
     end = _worktree(directory) or Path("/")

@@ -30,7 +30,9 @@ class Skew:
 
     What was measured holds until the clock is set. From that moment on it is corrected by as much
     as the clock was moved: a time taken for one of before would be wrong for ever. Clocks that
-    agree to a second are taken as equal, so that times pass through unchanged.
+    agree to a second are taken as equal, so that times pass through unchanged. An answer says no
+    more than that the server's time was taken between question and answer: a late one moves what
+    was known only as far as that contradicts it.
 
     Args:
         clock: this machine's time, which can be set.
@@ -49,9 +51,12 @@ class Skew:
         Raises:
             StoreUnavailable: it does not answer; what was known holds.
         """
-        before, gap = self._clock(), self._clock() - self._steady()
+        known = self._measured + self._moved
+        began = self._steady()
+        gap = self._clock() - began
         server = await server_ms()
-        self._measured = (before + self._clock()) // 2 - server
+        least, most = began + gap - server, self._steady() + gap - server
+        self._measured = min(max(known, least), most)
         self._gap = gap
 
     @property

@@ -8,6 +8,7 @@ sequence of the journal's last write. Either way what was confirmed is looked fo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -46,6 +47,11 @@ class RollbackWatch:
         self._noted: Watermark | None = None
         self._life = ""
         self._wanted = asyncio.Event()
+        self._rechecks: list[Callable[[], None]] = []
+
+    def call_in_doubt(self, recheck: Callable[[], None]) -> None:
+        """Call something whenever Redis may have lost what it had; it must not take long."""
+        self._rechecks.append(recheck)
 
     def look_now(self) -> None:
         """Have `run` look at once: Redis may have changed."""
@@ -86,6 +92,8 @@ class RollbackWatch:
         if life != self._life or before != noted or self._confirmed.is_in_doubt:
             self._life = ""  # until it is known what became of what was there
             await self._confirmed.recheck()
+            for recheck in self._rechecks:
+                recheck()
             self._life = life
         else:
             self._confirmed.end_look()

@@ -101,6 +101,10 @@ class SessionStore:
         """Who writes here: `<instance>.<incarnation>`."""
         return self._committer.writer
 
+    async def forgive(self, session_id: str) -> None:
+        """Write to a session again that Redis does not have as it was."""
+        await self._committer.forgive(session_id)
+
     async def commit(self, session_id: str, group: list[Draft], now_ms: int) -> Committed:
         """Write a group of operations (see Committer.commit) and note the session's activity."""
         committed = await self._committer.commit(session_id, group)

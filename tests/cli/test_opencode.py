@@ -19,7 +19,7 @@ from sessiond.cli import main
 from sessiond.cli.opencode.sharing import turn_of, workspace_of
 from sessiond.client import DaemonClient
 from sessiond.opencode.installed import PLUGIN, RECORD, SETTINGS, TWIN, packaged
-from sessiond.opencode.locate import SUPPORTED
+from sessiond.opencode.locate import SUPPORTED, database_path
 from sessiond.opencode.protocol import Attachment
 from sessiond.service.opencode.overview import OpencodeStatus
 from tests.cli.commands import EVIL, called, controls
@@ -242,6 +242,35 @@ def test_what_install_cannot_use_has_a_code_and_changes_nothing(
 ) -> None:
     assert word in called(place, "opencode", "install", *arguments, code=code).stderr
     assert not configuration(place).exists()
+
+
+def test_a_folder_that_is_no_project_gets_no_projects_plugin(
+    place: RunningDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    monkeypatch.chdir(loose)
+    refused = called(place, "opencode", "install", "--project", code=3).stderr
+    assert "in no git repository" in refused
+    assert "--share-key" in refused
+    assert not list(loose.iterdir())
+    called(place, "opencode", "install", "--project", "--share-key", "us")
+    called(place, "opencode", "install", "--project")  # the key stays
+    assert (loose / ".opencode" / PLUGIN).exists()
+    monkeypatch.chdir("/")
+    assert "/ is no project" in called(place, "opencode", "install", "--project", code=3).stderr
+
+
+def test_uninstalling_keeps_the_notes_that_keep_sessions_private(place: RunningDaemon) -> None:
+    called(place, "opencode", "install")
+    notes = database_path(place.environ).with_name("opencode.db.sessiond")
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    notes.write_text("deleted ses_1\nprivate ses_2\n", encoding="utf-8")
+    assert "which sessions are private" in called(place, "opencode", "uninstall").stdout
+    assert "private ses_2" in notes.read_text(encoding="utf-8")
+    notes.write_text("deleted ses_1\n", encoding="utf-8")
+    called(place, "opencode", "uninstall")
+    assert not notes.exists()
 
 
 def test_a_plugin_that_was_changed_is_a_conflict(place: RunningDaemon) -> None:

@@ -33,6 +33,7 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 
 MACHINE = "here"
 
+_TOO_LONG_SECONDS = 30.0
 _NAME = "instance"
 _PATH = f"/v1/opencode/instances/{{{_NAME}}}"
 
@@ -41,15 +42,17 @@ class StandIn:
     """The sidecar of one test, on a Unix socket.
 
     `workspace` is what it answers to who attaches; with `is_broken` it answers 500 to whoever
-    asks for a turn.
+    asks for a turn. Pushes of `slow_from` events or more take it longer than the plugin waits.
     """
 
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.workspace = "shared"
         self.is_broken = False
+        self.slow_from: int | None = None
         self.attachments: list[tuple[str, Attachment]] = []
         self.pushed: list[OpencodeEvent] = []
+        self.batches: list[int] = []
         self.asked: list[tuple[str, int]] = []
         self.released: list[str] = []
         self._streams: dict[str, tuple[web.Request, web.StreamResponse]] = {}
@@ -74,7 +77,7 @@ class StandIn:
                 web.delete(f"{_PATH}/turns/{{session}}", self._release_turn),
             ]
         )
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.UnixSite(self._runner, str(self.socket)).start()
 
@@ -186,7 +189,11 @@ class StandIn:
 
     async def _take_events(self, request: web.Request) -> web.Response:
         self._known_instance(request)
-        self.pushed += (await _body(request, PushedEvents)).events
+        events = (await _body(request, PushedEvents)).events
+        if self.slow_from and len(events) >= self.slow_from:
+            await asyncio.sleep(_TOO_LONG_SECONDS)
+        self.batches.append(len(events))
+        self.pushed += events
         await self._tell()
         return web.json_response({})
 

@@ -429,6 +429,24 @@ async def test_without_a_sidecar_opencode_works_on_and_tells_it_everything_later
     assert pushed == [row["id"] for row in opencode.history(session)]
 
 
+async def test_a_sidecar_too_slow_for_many_events_at_once_gets_fewer(
+    opencode: Opencode, sidecar: StandIn, session: str
+) -> None:
+    await sidecar.stop()
+    for number in range(60):
+        await opencode.request("PATCH", f"/session/{session}", {"title": f"title {number}"})
+    sidecar.slow_from = 40
+    batches = len(sidecar.batches)
+    await sidecar.start()
+    try:
+        await sidecar.until(lambda: len(opencode.history(session)) == _durable(sidecar.of(session)))
+    finally:
+        sidecar.slow_from = None
+    assert 20 <= sidecar.batches[batches] < 40
+    pushed = [event.id for event in sidecar.of(session) if event.type in DURABLE]
+    assert pushed == [row["id"] for row in opencode.history(session)]
+
+
 async def test_a_new_attachment_tells_of_the_turns_that_run(
     opencode: Opencode, sidecar: StandIn, steady_model: Model, session: str
 ) -> None:

@@ -67,6 +67,41 @@ async def test_a_clock_that_is_set_is_corrected_from_that_moment_on(ahead: int, 
     assert abs(skew.ahead_ms() - machine.ahead) < 1000
 
 
+@given(
+    ahead=st.integers(-10_000_000, 10_000_000), late=st.integers(0, 60_000), share=st.floats(0, 1)
+)
+async def test_a_late_answer_never_makes_it_worse(ahead: int, late: int, share: float) -> None:
+    """However long the question or the answer was under way, as with a server that was stopped."""
+    machine = Machine(ahead)
+    skew = Skew(machine.wall, machine.steady)
+    await skew.measure(machine.server)
+    known = skew.ahead_ms()
+
+    async def stopped() -> int:
+        machine.passed += round(late * share)
+        server = machine.passed
+        machine.passed += late - round(late * share)
+        return server
+
+    await skew.measure(stopped)
+    assert skew.ahead_ms() == known
+
+
+async def test_the_first_answer_is_late_and_the_next_one_sets_it_right() -> None:
+    machine = Machine(5000)
+    skew = Skew(machine.wall, machine.steady)
+
+    async def late() -> int:
+        server = machine.passed
+        machine.passed += 3000
+        return server
+
+    await skew.measure(late)
+    assert 5000 <= skew.ahead_ms() <= 8000
+    await skew.measure(machine.server)
+    assert skew.ahead_ms() == 5000
+
+
 async def test_clocks_that_agree_to_a_second_are_equal() -> None:
     machine = Machine(999)
     skew = Skew(machine.wall, machine.steady)

@@ -25,6 +25,7 @@ from sessiond.opencode.locate import (
     database_path,
     find_opencode,
     global_folder,
+    is_project,
     project_folder,
     version_of,
 )
@@ -80,11 +81,14 @@ def add_opencode_option(parser: argparse.ArgumentParser) -> None:
 
 def _install(options: argparse.Namespace) -> None:
     folder = _folder(options)
+    settings = _settings(options, folder)
+    if options.project:
+        _check_project(Path.cwd(), settings.get("share_key") or read_settings(folder).share_key)
     binary = find_opencode(options.opencode, os.environ)
     version = version_of(binary) if binary else ""
     report = install(
         folder,
-        _settings(options, folder),
+        settings,
         opencode=version,
         dry_run=options.dry_run,
         force=options.force,
@@ -121,6 +125,26 @@ def _uninstall(options: argparse.Namespace) -> None:
 
 def _folder(options: argparse.Namespace) -> Path:
     return project_folder(Path.cwd()) if options.project else global_folder(os.environ)
+
+
+def _check_project(directory: Path, share_key: str) -> None:
+    """Refuse a directory in which a project's plugin could share nothing.
+
+    Raises:
+        InvalidInput: it is the root of the file system, or in no git repository and without a key.
+    """
+    if is_project(directory):
+        return
+    if directory == Path("/"):
+        raise InvalidInput(
+            "/ is no project: opencode would load the plugin everywhere below it",
+            hint="go to the project's folder, or leave --project out to install it for all",
+        )
+    if not share_key:
+        raise InvalidInput(
+            f"{directory} is in no git repository, so nobody could tell whose project it is",
+            hint="go to the project's folder, or give --share-key KEY to share this folder's",
+        )
 
 
 def _settings(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

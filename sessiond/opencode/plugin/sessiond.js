@@ -222,6 +222,9 @@ class Sidecar {
 /**
  * What happens here, on its way to the sidecar: in order, each event until it is answered.
  *
+ * A request that failed may have been too much: the next one carries half as many events, down to a
+ * single one, and each that succeeds lets the number double again.
+ *
  * While the sidecar is away the oldest events are dropped when too many wait. Nothing is lost by
  * that: when it is back, it reads in opencode's database what happened, deletions included.
  */
@@ -232,6 +235,7 @@ class Outbound {
   #characters = 0; // of what waits
   #pushed = 0;
   #inFlight = 0;
+  #most = SENT_EVENTS; // that one request carries now
   #isSending = false;
 
   /** @param {Sidecar} sidecar */
@@ -277,10 +281,13 @@ class Outbound {
     this.#inFlight = batch.length;
     try {
       await this.#sidecar.call("POST", "/events", `{"events":[${batch}]}`);
+      this.#most = Math.min(SENT_EVENTS, 2 * this.#most);
       return true;
     } catch (error) {
       log("events.refused", { error: String(error), events: batch.length });
-      if (error.isFinal) return true;
+      const isTooLarge = error.status === 413 && batch.length > 1;
+      if (error.isFinal && !isTooLarge) return true;
+      this.#most = Math.max(1, batch.length >> 1);
       this.#waiting.unshift(...batch);
       this.#characters += batch.join("").length;
       return false;
@@ -291,7 +298,7 @@ class Outbound {
 
   #take() {
     let [count, size] = [0, 0];
-    for (const { length } of this.#waiting.slice(0, SENT_EVENTS)) {
+    for (const { length } of this.#waiting.slice(0, this.#most)) {
       if (count && size + length > SENT_CHARACTERS) break;
       [count, size] = [count + 1, size + length];
     }

@@ -23,6 +23,20 @@ from sessiond.service.feed import Event, Subscription
 _REMEMBERED = 4096
 
 
+class _Remembered:
+    """The ids of the last events; those without an id are never remembered."""
+
+    def __init__(self) -> None:
+        self._ids: deque[str] = deque(maxlen=_REMEMBERED)
+
+    def add(self, events: list[OpencodeEvent]) -> None:
+        self._ids.extend(event.id for event in events if event.id)
+
+    def without(self, events: list[OpencodeEvent]) -> list[OpencodeEvent]:
+        known = set(self._ids)
+        return [event for event in events if event.id not in known]
+
+
 class Instance:
     """An attached opencode process.
 
@@ -39,14 +53,26 @@ class Instance:
         self._commands = Subscription(buffer_bytes)
         self._batches: dict[int, asyncio.Future[Applied]] = {}
         self._last_batch = 0
-        self._told: deque[str] = deque(maxlen=_REMEMBERED)
+        self._taken = _Remembered()
+        self._shown = _Remembered()
         self._gone = False
 
-    def untold(self, events: list[OpencodeEvent]) -> list[OpencodeEvent]:
-        """Return the events that this process did not tell of before: it repeats a lost request."""
-        told = set(self._told)
-        fresh = [event for event in events if not event.id or event.id not in told]
-        self._told.extend(event.id for event in fresh)
+    def take_over(self, former: Instance) -> None:
+        """Go on as the same process, which attached anew: it may repeat what it told before."""
+        self._taken, self._shown = former._taken, former._shown
+
+    def untaken(self, events: list[OpencodeEvent]) -> list[OpencodeEvent]:
+        """Return the events that are not done with: a process repeats an unanswered request."""
+        return self._taken.without(events)
+
+    def note_taken(self, events: list[OpencodeEvent]) -> None:
+        """Take note that events are done with."""
+        self._taken.add(events)
+
+    def unshown(self, events: list[OpencodeEvent]) -> list[OpencodeEvent]:
+        """Return the events that were not asked for here before: they are to be shown once."""
+        fresh = self._shown.without(events)
+        self._shown.add(fresh)
         return fresh
 
     async def commands(self) -> AsyncIterator[list[Event]]:

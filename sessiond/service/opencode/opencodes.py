@@ -128,6 +128,8 @@ class Opencodes:
         workspace, reason = _workspace(attachment)
         share = self._share(attachment, workspace) if workspace else None
         instance = Instance(name, attachment, _BUFFER_BYTES)
+        if former:
+            instance.take_over(former[0])
         self._instances[name] = (instance, share)
         if share:
             share.attach(instance)
@@ -195,6 +197,11 @@ class Opencodes:
         ]
         if not any(found):
             raise NotFound(f"no opencode database here has a session {session_id!r}")
+
+    def recheck(self) -> None:
+        """Have every share look for what Redis lost of it, and write that again."""
+        for share in self._shares.values():
+            share.recheck()
 
     async def beat(self) -> None:
         """Tell the other daemons who is attached here."""

@@ -65,6 +65,7 @@ class Share:
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: dict[str, int] = {}  # sessions whose log grew, to be written up to a sequence
         self._deletions_due: set[str] = set()  # sessions to be deleted for everybody
+        self._is_recheck_due = False  # Redis may have lost what was written
         self._reader = DatabaseReader(Path(saved.database))
         self._processes = Processes()
         self.catalogue = Catalogue(saved, self._reader.read, services.save, services.seconds)
@@ -175,8 +176,8 @@ class Share:
 
     async def pushed(self, instance: Instance, events: list[OpencodeEvent]) -> None:
         """Take what a process says happened there, in its order."""
-        events = instance.untold(events)
-        self._processes.show(events, besides=instance)
+        events = instance.untaken(events)
+        self._processes.show(instance.unshown(events), besides=instance)
         for is_kept, run in groupby(events, key=lambda event: event.type in DURABLE):
             by_session: dict[str, list[OpencodeEvent]] = {}
             for event in run:
@@ -188,6 +189,7 @@ class Share:
                 else:
                     await self._pass_on(session_id, told)
                     self._note_status(instance, session_id, told)
+                instance.note_taken(told)
 
     def _note_status(
         self, instance: Instance, session_id: str, events: list[OpencodeEvent]
@@ -209,6 +211,10 @@ class Share:
     def end_turn(self, name: str, session_id: str) -> None:
         """Take note that a process runs no turn."""
         self._turns.end(name, session_id)
+
+    def recheck(self) -> None:
+        """Look soon for what Redis lost, and write it again."""
+        self._is_recheck_due = True
 
     def _machine_now(self) -> Machine:
         self._machine.clock_ahead_ms = self._services.clock_ahead_ms()
@@ -242,6 +248,7 @@ class Share:
                     await self._look()
                     version = now
                 self.catalogue.save()
+                await self._recheck_due()
             except SessiondError as error:
                 await _log.ainfo("opencode.tail_waits", error=error.code)
             except Exception:  # noqa: BLE001 - whatever it was, what comes next is wanted
@@ -262,6 +269,22 @@ class Share:
         if left:
             self._due = left | self._due
             await asyncio.sleep(_IDLE_POLL_SECONDS)
+
+    async def _recheck_due(self) -> None:
+        """Have written again what Redis lost.
+
+        Raises:
+            StoreUnavailable: it stays due.
+        """
+        if self._is_recheck_due:
+            self._is_recheck_due = False
+            try:
+                behind = await self.outbox.behind()
+            except BaseException:
+                self._is_recheck_due = True
+                raise
+            rows = self.catalogue.rows
+            self._due |= {name: rows[name].seq for name in behind if name in rows}
 
     async def _delete_due(self) -> None:
         """Delete for everybody what was deleted here; what could not be deleted now stays due."""

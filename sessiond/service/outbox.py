@@ -170,11 +170,15 @@ class Outbox:
         straight = not self._must_wait(write.session_id) and wait_seconds != 0
         retry_key = f"{key} {writes.digest(write)}" if key else ""
         begun = journal.begin(write.session_id, [writes.encode(write)], key=retry_key)
-        if not straight or self._disk_fails:
-            span = await self._durable(begun)
-            if not straight or self._must_wait(write.session_id):
-                return await self._wait(write, span, wait_seconds)
-        return await self._perform_at_once(write, begun, wait_seconds)
+        try:
+            if not straight or self._disk_fails:
+                span = await self._durable(begun)
+                if not straight or self._must_wait(write.session_id):
+                    return await self._wait(write, span, wait_seconds)
+            return await self._perform_at_once(write, begun, wait_seconds)
+        except asyncio.CancelledError:
+            begun.add_done_callback(lambda done: self._queue_abandoned(write, done))
+            raise
 
     def new_session_id(self, key: str) -> str:
         """Return the id of a session whose creator named none: with a key, always the same."""
@@ -211,12 +215,8 @@ class Outbox:
         self, write: Write, begun: asyncio.Future[Span], wait_seconds: float | None
     ) -> Performed | Journaled:
         patience = self._wait_seconds if wait_seconds is None else wait_seconds
-        try:
-            performed = await self._try(write, patience)
-            span = await self._durable(begun)
-        except asyncio.CancelledError:
-            begun.add_done_callback(lambda done: self._queue_abandoned(write, done))
-            raise
+        performed = await self._try(write, patience)
+        span = await self._durable(begun)
         if performed is None:
             waiting = _Waiting(write, span)
             self._queue(waiting)
@@ -417,20 +417,26 @@ class Outbox:
             lane.held = f"{obstacle.code}: {obstacle.detail}"
 
     def _write_again(self, session_id: str, lost: list[Entry]) -> int:
-        """Have writes done again that Redis lost; returns how many do not wait already."""
+        """Have writes done again that Redis lost; returns how many do not wait already.
+
+        They come first, even before what is under way: that is refused, unless it is done already.
+        """
         lane = self._lanes.get(session_id)
-        spans = {waiting.span for waiting in lane.writes} if lane else set()
+        there = {waiting.span: waiting for waiting in lane.writes} if lane else {}
         again = [
-            _Waiting(_again(_write_of(entry)), entry.span, was=entry.position)
+            there.get(entry.span)
+            or _Waiting(_again(_write_of(entry)), entry.span, was=entry.position)
             for entry in lost
-            if entry.span not in spans
         ]
-        if lane:  # even before what is under way: that is refused, unless it is done already
-            lane.writes.extendleft(reversed(again))
-        else:
+        if lane is None:
             for waiting in again:
                 self._queue(waiting)
-        return len(again)
+            return len(again)
+        for waiting in again:
+            if waiting.span in there:
+                lane.writes.remove(waiting)
+        lane.writes.extendleft(reversed(again))
+        return sum(waiting.span not in there for waiting in again)
 
     def _told(self, waiting: _Waiting) -> Journaled:
         """Return what a writer is told whose write waits."""

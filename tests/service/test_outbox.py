@@ -311,6 +311,20 @@ async def test_a_caller_who_goes_away_changes_nothing(machine: Machine, redis: P
     await machine.settled()
 
 
+async def test_a_caller_who_goes_away_before_the_disk_has_it_changes_nothing_either(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.is_away = True
+    await machine.outbox.submit(append("a"))
+    caller = asyncio.create_task(machine.outbox.submit(append("b"), 5))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    redis.is_away = False
+    await until(lambda: redis.log == ["a", "b"])
+    await machine.settled()
+
+
 async def test_a_refusal_is_the_callers_and_leaves_nothing_behind(
     machine: Machine, redis: PlayedRedis
 ) -> None:
@@ -433,6 +447,24 @@ async def test_what_was_lost_is_found_though_others_were_written_in_its_place(
     assert await look(machine) == 2
     await machine.settled()
     assert redis.log == ["a", "d", "e", "f", "b", "c"]
+
+
+async def test_what_was_lost_keeps_its_order_even_where_a_part_of_it_waits_again(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    for name in "ab":
+        await machine.outbox.submit(append(name, key=name))
+    redis.roll_back_to(0)
+    redis.gate.clear()
+    await machine.outbox.submit(append("c"))
+    again = asyncio.create_task(machine.outbox.submit(append("a", key="a"), 5))
+    await until(lambda: len(machine.outbox.waiting("s")) == 2)
+    assert await look(machine) == 1
+    names = [name_of(waiting.write) for waiting in machine.outbox.waiting("s")]
+    assert names == ["a", "b", "c"]
+    redis.gate.set()
+    await again
+    await machine.settled()
 
 
 async def test_a_redis_that_went_back_takes_nothing_before_what_it_lost(

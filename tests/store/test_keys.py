@@ -13,7 +13,6 @@ from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.presence import About, PresenceStore
-from sessiond.store.watermarks import Watermark, WatermarkStore
 from tests.store.support import Services, until
 
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
@@ -149,6 +148,6 @@ async def _everything(core: Services) -> None:
     await core.store.beat("here", 1_000, 500)
     await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
     await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))
-    await WatermarkStore(core.redis, core.keys).exchange("journal", Watermark("i", 1))
+    await core.redis.hset(core.keys.writers, "journal", "i 1")  # see store.watermarks
     await OpencodeStore(core.redis, core.keys).beat({"oc-1": b"{}"})
     await until(lambda: not core.store._committer._lanes)

@@ -21,7 +21,7 @@ _PATIENCE_SECONDS = 10
 
 @pytest.fixture
 async def here(core: Services, tmp_path: Path) -> AsyncIterator[Sharer]:
-    core.committer.forgives = False  # as in a daemon
+    core.committer.is_guarded = True  # as in a daemon
     here = Sharer(core, tmp_path / "here", "here")
     yield here
     here.close()

@@ -171,7 +171,7 @@ async def test_who_follows_a_history_that_was_set_back_holds_the_one_that_is_the
         written = await (await other.load(session.id)).add_message(role="user", content="new")
         await until(lambda: written in session.messages)
         async with asyncio.timeout(10):  # a daemon writes again what was lost
-            while state(session) != state(await other.load(session.id)):
+            while state(session) != state(await other.load(session.id)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert any(isinstance(event, Reset) for event in events)
     assert [text for text in contents(session) if text != "lost"] == ["said", "new"]

@@ -348,8 +348,8 @@ async def test_a_change_on_an_old_version_reads_the_log_once_however_often_other
         return await history_since(*args)
 
     async def raced(around: Surroundings, session_id: str, group: list[Draft]) -> list[Position]:
-        if around.store is core.store and next(races, None) is not None:
-            await change(other, {"recent_commands": ["faster"]})
+        if around.store is core.store and (race := next(races, None)) is not None:
+            await change(other, {"recent_commands": [f"faster {race}"]})
         return await commit_with_conflicts(around, session_id, group)
 
     monkeypatch.setattr(documents, "history_since", counted)

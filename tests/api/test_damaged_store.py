@@ -14,11 +14,12 @@ from tests.api.streams import EventStream
 from tests.api.wire import Closed, assert_problem
 from tests.daemons import RunningDaemon
 
-Plant = Callable[["Redis", "Callable[[str], str]"], object]
+Key = Callable[[str], str]
+Plant = Callable[["Redis", Key], object]
 
 pytestmark = pytest.mark.usefixtures("_quiet")
 
-VICTIM = "ses_victim"
+_victims = itertools.count(1)
 _workspaces = itertools.count(1)
 
 FOREIGN: dict[Any, Any] = {"foo": "bar"}
@@ -106,8 +107,15 @@ def redis(daemon: RunningDaemon) -> Iterator[Redis]:
     redis.close()
 
 
-def key(kind: str) -> str:
-    return f"sessiond:{{{VICTIM}}}:{kind}"
+@pytest.fixture
+def victim() -> str:
+    """A session of the test's own: what another test lost would come back."""
+    return f"ses_victim-{next(_victims)}"
+
+
+@pytest.fixture
+def key(victim: str) -> Key:
+    return lambda kind: f"sessiond:{{{victim}}}:{kind}"
 
 
 @pytest.fixture
@@ -117,53 +125,53 @@ def workspace() -> str:
 
 
 @pytest.fixture
-def damaged(client: Client, redis: Redis, workspace: str) -> Iterator[str]:
+def damaged(client: Client, redis: Redis, workspace: str, victim: str, key: Key) -> Iterator[str]:
     """The path of a session with a message and a part; nothing of it stays."""
-    path = client.create(VICTIM, workspace=workspace)
+    path = client.create(victim, workspace=workspace)
     client.append(path, "m1")
     client.call("PUT", f"{path}/messages/m1/parts/p1", {"type": "text", "text": "x"})
     yield path
-    redis.delete(*stored(redis))
-    redis.zrem("sessiond:sessions", VICTIM)
+    redis.delete(*stored(redis, key))
+    redis.zrem("sessiond:sessions", victim)
 
 
-def stored(redis: Redis) -> dict[bytes, Any]:
+def stored(redis: Redis, key: Key) -> dict[bytes, Any]:
     """Everything of the session, as Redis dumps it."""
     return {name: redis.dump(name) for name in redis.scan_iter(match=key("*"))}
 
 
 @pytest.mark.parametrize("plant", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_session_says_so_by_name_and_refuses_writes_as_a_whole(
-    client: Client, redis: Redis, damaged: str, plant: Plant
+    client: Client, redis: Redis, damaged: str, plant: Plant, key: Key, victim: str
 ) -> None:
     plant(redis, key)
     wrong = []
     for method, path, body in CALLS:
-        before = stored(redis)
+        before = stored(redis, key)
         answer = client.call(method, damaged + path, body, Idempotency_Key=f"{method}{path}")
         if answer.status < 400:
             continue
-        if stored(redis) != before:
+        if stored(redis, key) != before:
             wrong.append(f"{method} {path}: written in part")
         if answer.status in (404, 409):  # what the damaged index says is missing or taken
             assert_problem(answer)
             continue
         told = assert_problem(answer, answer.status)
-        if (told.status, told.code) != (502, "store-damaged") or VICTIM not in told.detail:
+        if (told.status, told.code) != (502, "store-damaged") or victim not in told.detail:
             wrong.append(f"{method} {path}: {told.status} {told.detail}")
     assert wrong == []
 
 
 @pytest.mark.parametrize("plant", DAMAGE.values(), ids=DAMAGE.keys())
 def test_other_sessions_and_listings_do_not_feel_the_damage(
-    client: Client, redis: Redis, damaged: str, workspace: str, plant: Plant
+    client: Client, redis: Redis, damaged: str, workspace: str, plant: Plant, key: Key, victim: str
 ) -> None:
     name = f"healthy-in-{workspace}"
     healthy = client.create(name, workspace=workspace)
     plant(redis, key)
     with EventStream(client.socket, f"/v1/workspaces/{workspace}/events", seconds=5) as events:
         assert name in events.until("positions").json["sessions"]
-        redis.publish(f"sessiond:workspace:{workspace}:events", NOTICE)
+        redis.publish(f"sessiond:workspace:{workspace}:events", notice(victim))
         client.call("POST", f"{damaged}/messages", {"role": "user"})
         version = client.append(healthy, "first")
         assert events.until("message.append", session_id=name).json["position"] == version
@@ -176,17 +184,18 @@ def test_other_sessions_and_listings_do_not_feel_the_damage(
     client.get("/v1/status")
 
 
-NOTICE = f'{{"session_id":"{VICTIM}","position":"0123456789abcd:9","operations":1,"last":"x"}}'
+def notice(victim: str) -> str:
+    return f'{{"session_id":"{victim}","position":"0123456789abcd:9","operations":1,"last":"x"}}'
 
 
 @pytest.mark.parametrize("plant", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_stream_of_a_damaged_session_is_refused_or_ends_and_stays_well_formed(
-    client: Client, redis: Redis, damaged: str, plant: Plant
+    client: Client, redis: Redis, damaged: str, plant: Plant, key: Key, victim: str
 ) -> None:
     plant(redis, key)
     with EventStream(client.socket, f"{damaged}/events?after=0", seconds=5) as stream:
         if stream.head.status != 200:
-            assert VICTIM in assert_problem(stream.head, 502, "store-damaged").detail
+            assert victim in assert_problem(stream.head, 502, "store-damaged").detail
             return
         try:  # what comes is whole events and nothing else, or the end
             names = [event.name for event in stream.take(3)]

@@ -215,12 +215,14 @@ class Outbox:
         self, write: Write, begun: asyncio.Future[Span], wait_seconds: float | None
     ) -> Performed | Journaled:
         patience = self._wait_seconds if wait_seconds is None else wait_seconds
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
         performed = await self._try(write, patience)
         span = await self._durable(begun)
         if performed is None:
-            waiting = _Waiting(write, span)
-            self._queue(waiting)
-            return self._told(waiting)
+            is_hopeless = wait_seconds is None and self._around.redis.is_away
+            left = 0.0 if is_hopeless else max(0.0, until - loop.time())
+            return await self._wait(write, span, left)
         if isinstance(performed, SessiondError):
             self._around.journal.discard(span)
             raise performed

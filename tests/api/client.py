@@ -114,14 +114,15 @@ class Client:
 
     def create(self, session_id: str, **content: Any) -> str:
         """Create a session and return its path."""
-        answer = self.call("POST", "/v1/sessions", {"session_id": session_id, **content})
+        body = {"session_id": session_id, **content}
+        answer = self.call("POST", "/v1/sessions", body, Prefer="wait=20")
         assert answer.status == 201, answer
         return f"/v1/sessions/{session_id}"
 
     def append(self, path: str, message_id: str, content: str = "hello") -> str:
         """Append a message to a session and return its version."""
         message = {"id": message_id, "role": "user", "content": content}
-        answer = self.call("POST", f"{path}/messages", message)
+        answer = self.call("POST", f"{path}/messages", message, Prefer="wait=20")
         assert answer.status == 201, answer
         return str(answer.json["position"])
 

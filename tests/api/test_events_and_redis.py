@@ -104,6 +104,12 @@ def test_a_stream_begun_while_redis_was_away_is_refused_or_begins_when_it_is_bac
         assert stream.next().json["id"] == "second"
 
 
+def positions(client: Client) -> dict[str, str]:
+    """Where the workspace's feed has each session now."""
+    with EventStream(client.socket, WORKSPACE) as workspace:
+        return dict(workspace.until("positions").json["sessions"])
+
+
 def test_a_rollback_of_redis_resets_streams_and_they_go_on(
     server: DurableServer, client: Client, session: str
 ) -> None:
@@ -111,11 +117,12 @@ def test_a_rollback_of_redis_resets_streams_and_they_go_on(
     client.append(session, "kept")
     server.copy(name)
     lost = client.append(session, "lost")
+    wait_for(lambda: positions(client).get(name) == lost)
     with (
         EventStream(client.socket, f"{session}/events", lost) as events,
         EventStream(client.socket, WORKSPACE) as workspace,
     ):
-        assert workspace.until("positions").json["sessions"][name] == lost
+        workspace.until("positions")
         server.kill()
         server.restore(name)
         server.start()
@@ -163,7 +170,7 @@ def test_a_rollback_that_is_not_followed_by_a_write_is_told_too(
         assert workspace.until("reset", session_id=name)
 
 
-def test_a_flushed_redis_resets_streams(
+def test_an_emptied_redis_resets_streams_and_is_filled_again(
     server: DurableServer, client: Client, session: str
 ) -> None:
     name = session.rpartition("/")[2]
@@ -174,5 +181,6 @@ def test_a_flushed_redis_resets_streams(
         server.start()
         reset = events.next()
         assert (reset.name, reset.json) == ("reset", {"session_id": name, "reason": "missing"})
-    assert_problem(client.call("GET", session), 404)
-    assert client.create(name) == session, "its name is free again"
+        told = [event.json["id"] for event in events.take(2)]
+    assert told == [name, "first"], "it is written again from the journal"
+    assert [each["id"] for each in client.get(session)["conversation"]["messages"]] == ["first"]

@@ -26,22 +26,28 @@ def told(outcomes: list[Outcome]) -> str:
     )
 
 
+def is_only_slow(outcome: Outcome) -> bool:
+    """Tell whether all that did not hold is the time until the daemons came to rest."""
+    slow = ("recovery took", "the daemons do not come to rest")
+    return all(violation.startswith(slow) for violation in outcome.violations)
+
+
 @pytest.mark.timeout(600)
 async def test_whatever_happens_nothing_that_was_acknowledged_is_lost() -> None:
-    """What fails is run twice more, in the open: a busy machine may be too slow to come to rest.
+    """A busy machine may be too slow to come to rest in time: such a seed is run twice more.
 
-    A seed repeats its faults and not their moments, so what was warned of is not settled by that:
-    run the seed by hand, several times.
+    What is lost, doubled, out of order or different is never excused.
     """
     outcomes = await run_seeds(range(FIRST, FIRST + SCHEDULES), jobs=2)
     assert len(outcomes) == SCHEDULES
     failed = [outcome for outcome in outcomes if outcome.violations]
+    wrong = [outcome for outcome in failed if not is_only_slow(outcome)]
+    assert not wrong, told(wrong)
     if failed:
         warnings.warn(told(failed), stacklevel=1)
         seeds = [outcome.schedule.seed for outcome in failed for _ in range(2)]
         again = await run_seeds(seeds, jobs=1)
-        repeated = [outcome for outcome in again if outcome.violations]
-        assert not repeated, told(repeated)
+        assert not told(again), told(again)
     acknowledged = sum(len(outcome.told) for outcome in outcomes)
     assert acknowledged > 100 * SCHEDULES, "hardly anything was written: this proves little"
 

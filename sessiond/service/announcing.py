@@ -13,12 +13,10 @@ from sessiond.service.writes import (
     Append,
     ChangeDocument,
     Create,
-    Delete,
     Edit,
     PutPart,
-    Remove,
-    RemovePart,
     Resolve,
+    Write,
     op_of,
 )
 from sessiond.sync.parts import completed
@@ -54,37 +52,28 @@ def announcements(waiting: Journaled, writer: str) -> list[Event]:
                 )
             ),
         )
-        for record_id, body in _asked_for(waiting)
+        for record_id, body in _asked_for(write)
     ]
 
 
-def _asked_for(waiting: Journaled) -> list[tuple[str, Any]]:
+def _asked_for(write: Write) -> list[tuple[str, Any]]:
     """Return the id of each record that a write is about, and what it is to become.
 
     Raises:
         InvalidInput: it is about a message that is none.
     """
-    write = waiting.write
-    found: tuple[str, Any]
+    body: Any = {}
     match write:
         case Append():
             at = moment(write.request.at_ms)
             messages = [completed(new, str(new.id), at) for new in write.messages]
             return [(message.id, message) for message in messages]
-        case Edit():
-            found = write.message_id, write.patch
-        case Remove():
-            found = write.message_id, {}
+        case Edit() | ChangeDocument():
+            body = write.patch
         case PutPart():
-            found = f"{write.message_id}/{write.part_id}", {"id": write.part_id} | write.part
-        case RemovePart():
-            found = f"{write.message_id}/{write.part_id}", {}
-        case ChangeDocument():
-            found = write.name, write.patch
+            body = {"id": write.part_id} | write.part
         case Create():
-            found = write.session_id, write.new
-        case Delete():
-            found = write.session_id, {}
+            body = write.new
         case Resolve():
-            found = write.number, write.choice
-    return [found]
+            body = write.choice
+    return [(write.record_id, body)]

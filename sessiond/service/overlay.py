@@ -27,6 +27,7 @@ from sessiond.service.writes import (
     PutPart,
     Remove,
     RemovePart,
+    op_of,
 )
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.known import KnownSession
@@ -120,18 +121,13 @@ def _amend(known: KnownSession, write: Edit | Remove | PutPart | RemovePart, ver
     value: Any = {}
     match write:
         case Edit():
-            op, record_id = "message.edit", write.message_id
             try:
                 check_edit(write.patch)
                 value = edited(_ANY.decode(body), write.patch)
             except InvalidInput:
                 return
         case Remove():
-            op, record_id = "message.remove", write.message_id
             known.outline.total_messages -= 1
         case PutPart():
-            op, record_id = "part.put", f"{write.message_id}/{write.part_id}"
             value = {"id": write.part_id} | write.part
-        case RemovePart():
-            op, record_id = "part.remove", f"{write.message_id}/{write.part_id}"
-    known.lay_over(op, record_id, value, version)
+    known.lay_over(op_of(write), write.record_id, value, version)

@@ -56,11 +56,8 @@ def provisional(write: Write, version: str) -> Provisional:
                 WrittenRecord(id=str(message.id), version=version) for message in write.messages
             ]
             return Written(records=records, position="", durability=JOURNALED)
-        case Edit() | Remove():
-            return WrittenRecord(id=write.message_id, version=version, durability=JOURNALED)
-        case PutPart() | RemovePart():
-            name = f"{write.message_id}/{write.part_id}"
-            return WrittenRecord(id=name, version=version, durability=JOURNALED)
+        case Edit() | Remove() | PutPart() | RemovePart():
+            return WrittenRecord(id=write.record_id, version=version, durability=JOURNALED)
         case ChangeDocument():
             return Document(
                 name=write.name, value=write.patch, version=version, durability=JOURNALED

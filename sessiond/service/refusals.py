@@ -100,13 +100,13 @@ def _asked_for(write: Write) -> Iterator[tuple[Subject, Any]]:
             for message in write.messages:
                 yield Subject(session_id, "message", str(message.id)), msgspec.to_builtins(message)
         case Edit():
-            yield Subject(session_id, "message", write.message_id), write.patch
+            yield Subject(session_id, "message", write.record_id), write.patch
         case Remove():
-            yield Subject(session_id, "message", write.message_id), UNSET
+            yield Subject(session_id, "message", write.record_id), UNSET
         case PutPart():
-            yield Subject(session_id, "part", f"{write.message_id}/{write.part_id}"), write.part
+            yield Subject(session_id, "part", write.record_id), write.part
         case RemovePart():
-            yield Subject(session_id, "part", f"{write.message_id}/{write.part_id}"), UNSET
+            yield Subject(session_id, "part", write.record_id), UNSET
         case ChangeDocument():
             yield Subject(session_id, write.name), write.patch
         case Create() | Resolve() | Delete():

@@ -25,6 +25,34 @@ class _Write(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="o
     session_id: str
     request: Request = PLAIN
 
+    @property
+    def record_id(self) -> str:
+        """What the write is about, as the log names it: the session, or a record in it."""
+        return self.session_id
+
+
+class _MessageWrite(_Write, frozen=True, kw_only=True):
+    """About one message."""
+
+    message_id: str
+
+    @property
+    def record_id(self) -> str:
+        """The message's id."""
+        return self.message_id
+
+
+class _PartWrite(_Write, frozen=True, kw_only=True):
+    """About one part of a message."""
+
+    message_id: str
+    part_id: str
+
+    @property
+    def record_id(self) -> str:
+        """`<message id>/<part id>`."""
+        return f"{self.message_id}/{self.part_id}"
+
 
 class Create(_Write, tag="session.create", frozen=True, kw_only=True):
     """A new session."""
@@ -42,32 +70,24 @@ class Append(_Write, tag="message.append", frozen=True, kw_only=True):
     messages: list[NewMessage]
 
 
-class Edit(_Write, tag="message.edit", frozen=True, kw_only=True):
+class Edit(_MessageWrite, tag="message.edit", frozen=True, kw_only=True):
     """A merge patch for a message."""
 
-    message_id: str
     patch: Any
 
 
-class Remove(_Write, tag="message.remove", frozen=True, kw_only=True):
+class Remove(_MessageWrite, tag="message.remove", frozen=True, kw_only=True):
     """The removal of a message."""
 
-    message_id: str
 
-
-class PutPart(_Write, tag="part.put", frozen=True, kw_only=True):
+class PutPart(_PartWrite, tag="part.put", frozen=True, kw_only=True):
     """A part of a message, new or anew."""
 
-    message_id: str
-    part_id: str
     part: Part
 
 
-class RemovePart(_Write, tag="part.remove", frozen=True, kw_only=True):
+class RemovePart(_PartWrite, tag="part.remove", frozen=True, kw_only=True):
     """The removal of a part."""
-
-    message_id: str
-    part_id: str
 
 
 class ChangeDocument(_Write, tag="document.change", frozen=True, kw_only=True):
@@ -77,12 +97,22 @@ class ChangeDocument(_Write, tag="document.change", frozen=True, kw_only=True):
     patch: Any
     replace: bool = False
 
+    @property
+    def record_id(self) -> str:
+        """The document's name."""
+        return self.name
+
 
 class Resolve(_Write, tag="conflict.resolve", frozen=True, kw_only=True):
     """What somebody decided about a conflict."""
 
     number: str
     choice: Choice
+
+    @property
+    def record_id(self) -> str:
+        """The conflict's number."""
+        return self.number
 
 
 Write: TypeAlias = (
@@ -107,12 +137,9 @@ def made_before(write: Write, before: Write) -> list[Made] | None:
     match write, before:
         case ChangeDocument(), ChangeDocument() if write.name == before.name:
             return [*made, Made(before.patch, before.replace)]
-        case Edit(), Edit() if write.message_id == before.message_id:
+        case Edit(), Edit() if write.record_id == before.record_id:
             return [*made, Made(before.patch)]
-        case PutPart(), PutPart() if (write.message_id, write.part_id) == (
-            before.message_id,
-            before.part_id,
-        ):
+        case PutPart(), PutPart() if write.record_id == before.record_id:
             return [Made(before.part, replace=True)]
         case _:
             return None

@@ -97,7 +97,7 @@ class Reporter:
             sessions=sessions,
             subscribers=core.feeds.subscribers,
             lag=core.feeds.lag,
-            bus_connected=core.bus.connected,
+            bus_connected=core.bus.connected and not self._durable.redis.is_away,
             outbox=await self._durable.outbox.status(),
             replica=self._offline.status(),
             instances=[

@@ -15,6 +15,7 @@ from tests.opencode.machines import Machine, Team, known, lengthen, same_history
 from tests.opencode.model import Model
 from tests.opencode.waiting import until
 
+AWAY_SECONDS = 60
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
@@ -81,6 +82,37 @@ async def test_a_redis_killed_in_a_turn_is_caught_up_with(team: Team, model: Mod
     await ana.opencode.prompt(session, "and now?")
     await same_history(session, ana, ben)
     assert len(model.turn_requests()) == 2
+
+
+@pytest.mark.timeout(300)
+async def test_two_work_on_while_redis_is_away_for_a_minute_and_no_turn_is_lost(
+    team: Team, model: Model
+) -> None:
+    ana, ben = await team.start("ana", "ben")
+    session = await ana.opencode.create_session("a minute")
+    await known(ben, session)
+    redis = _redis_pid(ana)
+    os.kill(redis, signal.SIGSTOP)
+    began = time.monotonic()
+    said: list[str] = []
+    try:
+        for number in range(3):
+            for machine in (ana, ben):
+                said.append(f"{machine.name} alone {number}")
+                await machine.opencode.prompt(session, said[-1], seconds=30)
+        new = await ben.opencode.create_session("made meanwhile")
+        await ben.opencode.prompt(new, "in the new one", seconds=30)
+        await asyncio.sleep(max(0.0, began + AWAY_SECONDS - time.monotonic()))
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    await known(ana, new)
+    await same_history(new, ana, ben)
+    history = await same_history(session, ana, ben, seconds=60)
+    for text in said:
+        assert history.count(f'"text": "{text}"') == 1, text
+        assert f"]: {text}" in history, f"the answer to {text}"
+    await ana.opencode.prompt(session, "together again")
+    await same_history(session, ana, ben)
 
 
 async def test_work_without_a_sidecar_is_sent_later(team: Team, model: Model) -> None:

@@ -178,6 +178,7 @@ def test_a_silent_stream_has_a_heartbeat(client: Client, session: str, path: str
     with EventStream(client.socket, path.format(session.rpartition("/")[2])) as stream:
         while stream.comments < 3:
             stream.read_on()
+        assert stream.comments >= 3
 
 
 def test_every_reader_sees_the_same(client: Client, session: str) -> None:
@@ -201,6 +202,7 @@ def test_a_reader_that_leaves_frees_its_subscription(
         stream.close()
     wait_for(lambda: subscribers(client) == 0)
     wait_for(lambda: channels(daemon, session) == [])
+    assert subscribers(client) == 0
 
 
 def test_readers_that_leave_at_once_leave_nothing_behind(

@@ -234,12 +234,16 @@ def test_tokens_are_compared_as_digests_in_constant_time(monkeypatch: pytest.Mon
     assert "t" * 43 not in repr(vars(guard))
 
 
-def test_socket_folder_and_token_are_their_owners_alone(door: Door) -> None:
+def assert_its_owners_alone(door: Door) -> None:
     assert stat.S_IMODE(door.socket.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(door.socket.stat().st_mode) == 0o600
     assert stat.S_IMODE(door.token_file.stat().st_mode) == 0o600
     assert stat.S_ISREG(door.token_file.lstat().st_mode)
     assert len(door.token) >= 43, "less than 256 bits"
+
+
+def test_socket_folder_and_token_are_their_owners_alone(door: Door) -> None:
+    assert_its_owners_alone(door)
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +267,7 @@ def careless(open_handed: RunningDaemon) -> Iterator[RunningDaemon]:
 
 
 def test_the_umask_of_whoever_starts_it_changes_nothing(careless: RunningDaemon) -> None:
-    test_socket_folder_and_token_are_their_owners_alone(Door(careless))
+    assert_its_owners_alone(Door(careless))
 
 
 def as_nobody(address: Path, data: bytes) -> bytes:

@@ -174,6 +174,7 @@ def test_kept_the_demo_can_be_read_through_a_pipe_while_it_runs(folder: Path) ->
     try:
         wait_for(lambda: demo.shows("MOCK-REPLY[6]: B asks: which word?"), 30)
         wait_for(lambda: demo.shows("until Ctrl-C"), 5)
+        assert demo.process.poll() is None, "it runs while it is read"
     finally:
         demo.process.send_signal(signal.SIGINT)
         demo.process.wait(timeout=30)
@@ -194,6 +195,7 @@ def test_a_demo_that_is_ended_leaves_nothing(folder: Path, how: signal.Signals) 
         demo.process.send_signal(how)
         wait_for(demo.has_ended, 30)
         wait_for(lambda: not demo.remains(), 5)
+        assert demo.remains() == []
     finally:
         demo.clean()
 

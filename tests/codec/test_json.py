@@ -113,9 +113,10 @@ def test_what_is_not_json_is_invalid_input(bad: bytes) -> None:
 def test_any_bytes_are_a_value_or_invalid_input(data: bytes) -> None:
     for decoder in (ANY, MESSAGE):
         try:
-            decode(data, decoder)
+            value = decode(data, decoder)
         except InvalidInput:
             continue
+        assert decode(json.encode(value), decoder) == value
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64, -(2**64), 10**400])

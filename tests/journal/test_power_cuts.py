@@ -139,7 +139,9 @@ def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "_LOG_BYTES", 150 * 1024)
 
 
-async def run_trials(folder: Path, seed: int, replaced: dict[str, str] | None = None) -> None:
+async def assert_power_cuts_lose_nothing(
+    folder: Path, seed: int, replaced: dict[str, str] | None = None
+) -> None:
     """Let power fail in a life, and again in the next one."""
     base = Trial(folder, seed, replaced)
     await (await base._open("first", None)).close()
@@ -161,7 +163,7 @@ async def run_trials(folder: Path, seed: int, replaced: dict[str, str] | None = 
 async def test_a_power_cut_loses_nothing_acknowledged_and_adds_nothing(
     tmp_path: Path, seed: int
 ) -> None:
-    await run_trials(tmp_path / "j", seed)
+    await assert_power_cuts_lose_nothing(tmp_path / "j", seed)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -197,7 +199,7 @@ async def test_the_trials_notice_a_journal_that_does_not_sync(tmp_path: Path, pl
     caught = 0
     for seed in range(4):
         try:
-            await run_trials(tmp_path / str(seed), seed, {_FULL: planted})
+            await assert_power_cuts_lose_nothing(tmp_path / str(seed), seed, {_FULL: planted})
         except AssertionError:
             caught += 1
     assert caught

@@ -260,7 +260,7 @@ async def test_row_numbers_are_used_again_after_a_deletion(opencode: Opencode) -
         await opencode.request("DELETE", f"/session/{doomed}")
         return _first_row(opencode, await opencode.create_session()) == its_row
 
-    await until(used_again)
+    assert await until(used_again)
 
 
 async def test_what_is_deleted_by_replay_keeps_its_log(opencode: Opencode) -> None:
@@ -327,7 +327,7 @@ async def test_the_last_of_a_turn_comes_after_it_is_idle(
         types = events.types(session)
         return "message.updated" in types[types.index("session.idle") :]
 
-    await until(summed_up)
+    assert await until(summed_up)
 
 
 _IDS = ("id", "sessionID")

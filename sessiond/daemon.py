@@ -41,8 +41,8 @@ from sessiond.service.status import (
     KeyContent,
     Status,
 )
-from sessiond.store.committer import Committed, Draft
 from sessiond.store.connection import answered
+from sessiond.store.draft import Draft
 from sessiond.store.embedded.server import (
     EmbeddedServer,
     ServerOptions,
@@ -50,6 +50,7 @@ from sessiond.store.embedded.server import (
     last_used_binary,
 )
 from sessiond.store.inspection import read_key
+from sessiond.store.outcome import Committed
 from sessiond.store.probe import ServerFacts
 
 _BEAT_SECONDS = 5.0

@@ -31,8 +31,8 @@ from sessiond.service.writing import (
     now,
     written_before,
 )
-from sessiond.store.committer import Draft, FieldChange, IdempotencyKey
 from sessiond.store.conflicts import ConflictEntry
+from sessiond.store.draft import Draft, FieldChange, IdempotencyKey
 from sessiond.sync.documents import replaced_at
 from sessiond.sync.parts import check_part
 

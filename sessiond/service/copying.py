@@ -30,8 +30,9 @@ from sessiond.service.clock import Clock
 from sessiond.service.reachability import Reachability
 from sessiond.service.written import Written
 from sessiond.store.bus import Bus, Listener
-from sessiond.store.committer import Committed, Draft
+from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
+from sessiond.store.outcome import Committed
 from sessiond.store.sessions import SessionStore
 
 _TOGETHER_SECONDS = 0.5

@@ -22,7 +22,7 @@ from sessiond.service.merging import (
     whole,
 )
 from sessiond.service.writing import Request, Surroundings, asked_at, now
-from sessiond.store.committer import FieldChange
+from sessiond.store.draft import FieldChange
 from sessiond.sync.defaults import MergedDocument
 from sessiond.sync.entry import Entry
 from sessiond.sync.position import parse_position

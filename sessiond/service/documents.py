@@ -46,7 +46,8 @@ from sessiond.service.writing import (
     seen,
     written_before,
 )
-from sessiond.store.committer import Draft, IdempotencyKey, KeyUsed
+from sessiond.store.draft import Draft, IdempotencyKey
+from sessiond.store.outcome import KeyUsed
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.position import Position, parse_position
 from sessiond.sync.rebase import Writing, rebased

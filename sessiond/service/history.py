@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from sessiond.model import DocumentName
 from sessiond.service.clock import milliseconds
-from sessiond.store.committer import Draft
+from sessiond.store.draft import Draft
 from sessiond.store.log import LogReader
 from sessiond.sync.documents import fields_written
 from sessiond.sync.entry import Entry

@@ -11,7 +11,7 @@ from sessiond.codec import json
 from sessiond.model import ConflictRecord, ConflictSide
 from sessiond.service.clock import moment, moment_of
 from sessiond.service.writing import Request, Surroundings, commit
-from sessiond.store.committer import Draft, FieldChange
+from sessiond.store.draft import Draft, FieldChange
 from sessiond.sync.defaults import MergedDocument
 from sessiond.sync.documents import value_at
 from sessiond.sync.globs import dotted

@@ -33,8 +33,9 @@ from sessiond.service.writing import (
     commit,
     now,
 )
-from sessiond.store.committer import Committed, Draft
+from sessiond.store.draft import Draft
 from sessiond.store.log import PAGE, LogPage
+from sessiond.store.outcome import Committed
 from sessiond.sync.entry import Entry
 from sessiond.sync.parts import assemble, completed
 from sessiond.sync.position import Position

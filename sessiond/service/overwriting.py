@@ -24,7 +24,8 @@ from sessiond.service.merging import (
     own_side,
 )
 from sessiond.service.writing import Request, Surroundings, now
-from sessiond.store.committer import IdempotencyKey, KeyUsed
+from sessiond.store.draft import IdempotencyKey
+from sessiond.store.outcome import KeyUsed
 from sessiond.sync.documents import fields_written
 from sessiond.sync.merge import Conflict
 from sessiond.sync.rebase import Contest

@@ -42,7 +42,7 @@ from sessiond.service.writing import (
     seen,
     written_before,
 )
-from sessiond.store.committer import Draft, IdempotencyKey
+from sessiond.store.draft import Draft, IdempotencyKey
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.merge import merge
 from sessiond.sync.parts import check_not_own, check_part, with_parts

@@ -34,7 +34,8 @@ from sessiond.service.writes import (
     Write,
 )
 from sessiond.service.writing import Surroundings, asked_at, now
-from sessiond.store.committer import Draft, IdempotencyKey, KeyUsed
+from sessiond.store.draft import Draft, IdempotencyKey
+from sessiond.store.outcome import KeyUsed
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.sides import Side
 

@@ -32,7 +32,7 @@ from sessiond.service.writing import (
     now,
     written_before,
 )
-from sessiond.store.committer import Draft
+from sessiond.store.draft import Draft
 from sessiond.store.log import PAGE
 from sessiond.store.sessions import Snapshot
 from sessiond.sync.position import Position

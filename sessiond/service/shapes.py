@@ -9,7 +9,7 @@ import msgspec
 from sessiond.codec import json
 from sessiond.errors import InvalidInput, StoreDamaged
 from sessiond.model import DOCUMENTS, Context, DocumentName, Metadata, NewSession
-from sessiond.store.committer import Draft, FieldChange, IdempotencyKey
+from sessiond.store.draft import Draft, FieldChange, IdempotencyKey
 from sessiond.store.sessions import Snapshot
 from sessiond.sync.documents import CHANGEABLE_METADATA, changed_fields
 

@@ -14,8 +14,9 @@ from msgspec import UNSET, Struct, field
 from sessiond.errors import AlreadyExists, Contended, VersionMismatch
 from sessiond.service.clock import Clock, system_clock, timestamp
 from sessiond.service.identity import Entropy, content_digest
-from sessiond.store.committer import Committed, Draft, IdempotencyKey, KeyUsed
 from sessiond.store.conflicts import ConflictStore
+from sessiond.store.draft import Draft, IdempotencyKey
+from sessiond.store.outcome import Committed, KeyUsed
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.documents import merge_patch
 from sessiond.sync.position import Position

@@ -11,7 +11,8 @@ from collections import deque
 
 from msgspec import Struct
 
-from sessiond.store.committer import Committed, Draft, origin_of
+from sessiond.store.draft import Draft, origin_of
+from sessiond.store.outcome import Committed
 from sessiond.sync.entry import Entry
 from sessiond.sync.position import Position, entry_hash, fold
 

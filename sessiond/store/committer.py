@@ -25,20 +25,15 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from sessiond.errors import (
-    AlreadyExists,
-    InvalidInput,
-    NotFound,
-    SequenceReused,
-    SessionDeleted,
     SessiondError,
     StoreDamaged,
     StoreUnavailable,
     StoreWentBack,
-    Superseded,
-    VersionMismatch,
 )
 from sessiond.store.connection import may_pass, translate
+from sessiond.store.draft import Draft, options_of, origin_of
 from sessiond.store.keys import Keys
+from sessiond.store.outcome import Committed, outcomes_of
 from sessiond.store.replicas import Acknowledged, ReplicaAcks
 from sessiond.store.scripts import Execute, commit_script
 from sessiond.sync.position import Position, entry_hash
@@ -53,82 +48,6 @@ _WAITING_BYTES = 64 * 1024 * 1024
 _SESSIONS_REMEMBERED = 10_000
 _OUT_OF_ORDER = "OUTOFORDER"
 _AHEAD_OPERATIONS = 16  # fewer are not worth the fixed cost of a call of their own
-
-
-class FieldChange(Struct, frozen=True):
-    """One field of a document hash; None unsets it."""
-
-    document: str
-    field: str
-    value: str | bytes | None
-
-
-class IdempotencyKey(Struct, frozen=True):
-    """What makes an operation without an id of its own idempotent, and a digest of its content."""
-
-    name: str
-    digest: str
-
-
-class Mark(Struct, frozen=True):
-    """How far a source of operations is written: kept with them, so that both are or neither.
-
-    `before` is what the writer believes to be there, None for nothing: when Redis says another,
-    something is missing, or was written by somebody else, and the group is refused.
-    """
-
-    name: str
-    before: int | None
-    now: int
-
-
-class Draft(Struct, frozen=True):
-    """An operation that is to be written; the committer adds sequence and origin.
-
-    `expected` is the version a change is based on, `client` who asked for it if not the writer.
-    """
-
-    op: str
-    id: str
-    at: str
-    json: bytes
-    expected: str = ""
-    key: IdempotencyKey | None = None
-    mark: Mark | None = None
-    client: str = ""
-    changes: tuple[FieldChange, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of JSON and of fields, about."""
-        if not self.changes:
-            return len(self.json)
-        return len(self.json) + sum(len(change.value or "") for change in self.changes)
-
-
-class KeyUsed(SessiondError):
-    """The idempotency key was used before: the caller looks up what became of it."""
-
-
-class MarkMoved(SessiondError):
-    """A source is not written as far as its writer believes: it begins again from the mark."""
-
-    temporary = True
-
-
-class Committed(Struct, frozen=True):
-    """Where a group went.
-
-    `duplicate`: it had been applied before. `degraded`: fewer replicas than `redis.replicas`
-    confirmed it in time; never so with `redis.durability: local`, where none is asked. `sequence`:
-    the writer's own number of the first operation, if it was not applied before.
-    """
-
-    positions: list[Position]
-    workspace: str
-    duplicate: bool = False
-    degraded: bool = False
-    sequence: int = 0
 
 
 class _Waiting(Struct):
@@ -269,7 +188,8 @@ class Committer:
                 asyncio.get_running_loop().call_soon(self._send_ahead, lane)
             try:
                 reply = await self._reply(call)
-                outcomes, degraded = _outcomes(call, reply.answer), False
+                groups = [waiting.group for waiting in call.batch]
+                outcomes, degraded = outcomes_of(reply.answer, groups, call.first_sequence), False
                 self._note_applied(call, outcomes)
                 if self._replicas:
                     degraded = await self._is_degraded(self._replicas, reply, outcomes)
@@ -400,35 +320,12 @@ class Committer:
             for draft in waiting.group:
                 origin = origin_of(draft, self.writer, sequence)
                 content = entry_hash(draft.op, draft.at, origin, draft.id, draft.json)
-                options = _options(draft)
+                options = options_of(draft)
                 arguments += (draft.op, draft.id, draft.at, content, draft.json, origin)
                 arguments.append(len(options) // 3)
                 arguments += options
                 sequence += 1
         return arguments
-
-
-def origin_of(draft: Draft, writer: str, sequence: int) -> str:
-    """Return what the log says of who wrote an operation."""
-    by = f"{draft.client}@" if draft.client else ""
-    return f"{by}{writer}:{sequence}"
-
-
-def _options(draft: Draft) -> list[str | bytes]:
-    options: list[str | bytes] = []
-    if draft.expected:
-        options += ("expected", draft.expected, "")
-    if draft.key:
-        options += ("key", draft.key.name, draft.key.digest)
-    if draft.mark:
-        before = "-" if draft.mark.before is None else draft.mark.before
-        options += ("mark", draft.mark.name, f"{before} {draft.mark.now}")
-    for change in draft.changes:
-        if change.value is None:
-            options += (f"-{change.document}", change.field, "")
-        else:
-            options += (change.document, change.field, change.value)
-    return options
 
 
 def _went_back(session_id: str) -> StoreWentBack:
@@ -446,27 +343,6 @@ def _refuse(batch: list[_Waiting], error: Exception) -> None:
             waiting.outcome.set_exception(error)
 
 
-def _outcomes(call: _Call, reply: list[Any]) -> list[Committed | SessiondError]:
-    """Return what the script's reply says of each group."""
-    workspace, cursor = reply[0].decode(), 1
-    sequence = call.first_sequence
-    outcomes: list[Committed | SessiondError] = []
-    for waiting in call.batch:
-        verdict, first = reply[cursor : cursor + 2]
-        if verdict == b"error":
-            outcomes.append(_refusal(first.decode(), reply[cursor + 2].decode()))
-            cursor += 3
-        else:
-            end = cursor + 2 + len(waiting.group)
-            epochs = enumerate(reply[cursor + 2 : end], start=first)
-            positions = [Position(epoch.decode(), offset) for offset, epoch in epochs]
-            duplicate = verdict == b"duplicate"
-            outcomes.append(Committed(positions, workspace, duplicate, sequence=sequence))
-            cursor = end
-        sequence += len(waiting.group)
-    return outcomes
-
-
 def _settle(
     batch: list[_Waiting], outcomes: list[Committed | SessiondError], *, degraded: bool
 ) -> None:
@@ -477,34 +353,3 @@ def _settle(
             waiting.outcome.set_exception(outcome)
         else:
             waiting.outcome.set_result(replace(outcome, degraded=True) if degraded else outcome)
-
-
-_REFUSALS: dict[str, Callable[[str], SessiondError]] = {
-    "not-found": lambda detail: NotFound(
-        f"{detail!r} is not there", hint="it was never written, or was removed"
-    ),
-    "session-deleted": lambda detail: SessionDeleted(
-        f"session {detail!r} was deleted", hint="create a new one; ids are not used again"
-    ),
-    "version-mismatch": lambda detail: VersionMismatch(
-        f"the current version is {detail}",
-        hint="read it again, apply the change to what you find, and send the new version",
-    ),
-    "already-exists": AlreadyExists,
-    "key-used": KeyUsed,
-    "mark-moved": MarkMoved,
-    "foreign-keys": lambda detail: StoreDamaged(
-        f"Redis holds keys of a session that does not exist, beside {detail!r}",
-        hint="something else wrote them, or damage; choose another session id",
-    ),
-    "sequence-reused": lambda detail: SequenceReused(f"{detail} was used for another operation"),
-    "superseded": lambda detail: Superseded(f"{detail} came after a later operation"),
-    "invalid-input": InvalidInput,
-}
-
-
-def _refusal(code: str, detail: str) -> SessiondError:
-    """Return the error for a group that the script refused."""
-    if code not in _REFUSALS:
-        return StoreDamaged(f"the commit script answered {code}: {detail}")
-    return _REFUSALS[code](detail)

@@ -12,10 +12,12 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted, SessiondError, StoreDamaged
-from sessiond.store.committer import Committed, Committer, Draft
+from sessiond.store.committer import Committer
 from sessiond.store.connection import answered
+from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
 from sessiond.store.log import LogReader
+from sessiond.store.outcome import Committed
 from sessiond.store.scripts import SNAPSHOT
 from sessiond.sync.position import Position
 

@@ -16,7 +16,7 @@ from sessiond.config import Configuration, RedisOptions
 from sessiond.core import Core
 from sessiond.direct import DirectBackend
 from sessiond.model import NewSession
-from sessiond.store.committer import Draft
+from sessiond.store.draft import Draft
 from tests.bench.machinery import (
     Figure,
     RawClient,

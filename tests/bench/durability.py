@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from sessiond.config import Configuration, RedisOptions
 from sessiond.core import Core
 from sessiond.model import NewSession
-from sessiond.store.committer import Draft
+from sessiond.store.draft import Draft
 from tests.bench.machinery import Figure, body, figure, latencies, p50, shifted, throughput
 from tests.store.servers import Pair, in_step
 

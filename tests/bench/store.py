@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from sessiond.config import Configuration, RedisOptions, SyncOptions
 from sessiond.core import Core
 from sessiond.model import NewSession
-from sessiond.store.committer import Draft
+from sessiond.store.draft import Draft
 from tests.bench.machinery import (
     Figure,
     body,

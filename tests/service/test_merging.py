@@ -14,7 +14,7 @@ from sessiond.service import documents
 from sessiond.service.history import history_since
 from sessiond.service.merging import commit_with_conflicts
 from sessiond.service.writing import Request, Surroundings
-from sessiond.store.committer import Draft
+from sessiond.store.draft import Draft
 from sessiond.sync.position import Position
 from sessiond.sync.recent import History
 from tests.service.support import create, live_from_now, operation, said

@@ -12,7 +12,7 @@ from sessiond.model import ConflictRecord, WrittenRecord
 from sessiond.service import deletion
 from sessiond.service.writing import Request
 from sessiond.store import conflicts as conflict_store
-from sessiond.store.committer import Committed
+from sessiond.store.outcome import Committed
 from tests.service.support import create, load, said, text
 from tests.store.support import Services, StartServices
 

@@ -14,8 +14,8 @@ from sessiond.service.writing import (
     idempotency_key,
     now,
 )
-from sessiond.store.committer import KeyUsed
 from sessiond.store.conflicts import ConflictStore
+from sessiond.store.outcome import KeyUsed
 from tests.store.support import Services
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sessiond.service.written import Written
-from sessiond.store.committer import Committed, Draft
+from sessiond.store.draft import Draft
+from sessiond.store.outcome import Committed
 from sessiond.sync.entry import Entry
 from sessiond.sync.position import START, Position, entry_hash, fold
 

@@ -19,8 +19,10 @@ from sessiond.service.messages import Messages
 from sessiond.service.records import Records
 from sessiond.service.sessions import Sessions
 from sessiond.store.bus import Bus
-from sessiond.store.committer import Committed, Committer, Draft, FieldChange, IdempotencyKey
+from sessiond.store.committer import Committer
+from sessiond.store.draft import Draft, FieldChange, IdempotencyKey
 from sessiond.store.keys import TABLE, Keys
+from sessiond.store.outcome import Committed
 from sessiond.store.scripts import Execute
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.entry import Entry

@@ -17,8 +17,9 @@ from redis.exceptions import (
 )
 
 from sessiond.errors import AlreadyExists, NotFound, StoreDamaged, StoreUnavailable
-from sessiond.store.committer import Committed, Committer
+from sessiond.store.committer import Committer
 from sessiond.store.connection import OrderedConnections
+from sessiond.store.outcome import Committed
 from sessiond.store.scripts import Execute
 from tests.store.support import (
     Line,

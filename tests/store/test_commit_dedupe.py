@@ -10,7 +10,9 @@ import asyncio
 import pytest
 
 from sessiond.errors import AlreadyExists, SequenceReused, SessionDeleted, Superseded
-from sessiond.store.committer import Committed, Committer, Draft
+from sessiond.store.committer import Committer
+from sessiond.store.draft import Draft
+from sessiond.store.outcome import Committed
 from tests.store.support import (
     Line,
     Services,

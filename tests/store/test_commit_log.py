@@ -8,7 +8,8 @@ import itertools
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sessiond.store.committer import Committer, Draft
+from sessiond.store.committer import Committer
+from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
 from tests.store.support import (
     AT,

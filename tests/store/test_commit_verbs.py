@@ -14,7 +14,8 @@ from sessiond.errors import (
     SessiondError,
     VersionMismatch,
 )
-from sessiond.store.committer import Draft, KeyUsed
+from sessiond.store.draft import Draft
+from sessiond.store.outcome import KeyUsed
 from tests.store.support import (
     AT,
     Services,

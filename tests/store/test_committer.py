@@ -24,8 +24,9 @@ from sessiond.errors import (
     StoreUnavailable,
     StoreWentBack,
 )
-from sessiond.store.committer import Committed, Committer
+from sessiond.store.committer import Committer
 from sessiond.store.keys import Keys
+from sessiond.store.outcome import Committed
 from sessiond.sync.entry import Entry
 from sessiond.sync.position import START, Position
 from tests.store.support import (

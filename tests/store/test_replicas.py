@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from sessiond.config.options import Configuration, RedisOptions, SyncOptions
 from sessiond.core import Core
-from sessiond.store.committer import Committed
+from sessiond.store.outcome import Committed
 from sessiond.store.replicas import ReplicaAcks
 from tests.store.servers import Pair, in_step
 from tests.store.support import appending, creating, real_servers, until

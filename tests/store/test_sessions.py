@@ -10,7 +10,8 @@ import pytest
 
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted
 from sessiond.store import sessions as sessions_module
-from sessiond.store.committer import Committed, Draft
+from sessiond.store.draft import Draft
+from sessiond.store.outcome import Committed
 from sessiond.store.sessions import ListPage, RecordVersion, SessionStore
 from sessiond.sync.position import Position
 from tests.store.support import (

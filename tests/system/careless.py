@@ -8,16 +8,14 @@ from msgspec import structs
 
 from sessiond.cli.main import main
 from sessiond.store import committer
-from sessiond.store.committer import Draft
-
-_options = committer._options
+from sessiond.store.draft import Draft, options_of
 
 
 def _without_expected(draft: Draft) -> list[str | bytes]:
-    return _options(structs.replace(draft, expected=""))
+    return options_of(structs.replace(draft, expected=""))
 
 
-committer._options = _without_expected
+vars(committer)["options_of"] = _without_expected
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -39,8 +39,8 @@ from sessiond.service.opencode.reading import Read
 from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
-from sessiond.store.committer import MarkMoved
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.outcome import MarkMoved
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.position import START, Position
 

@@ -13,7 +13,7 @@ from sessiond.errors import AlreadyExists, NotFound
 from sessiond.model import Message
 from sessiond.opencode.mapping import FIELD, Change
 from sessiond.service.clock import Clock, moment, timestamp
-from sessiond.store.committer import Draft, FieldChange, Mark
+from sessiond.store.draft import Draft, FieldChange, Mark
 from sessiond.store.opencode import OpencodeStore, outbox_mark
 from sessiond.store.sessions import SessionStore
 

@@ -14,7 +14,7 @@ from sessiond.opencode.database import STRETCH
 from sessiond.opencode.mapping import FIELD
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.store import committer
-from sessiond.store.committer import Draft
+from sessiond.store.draft import Draft
 from tests.opencode.simulated import NOW
 from tests.service.opencode.support import SESSION, Site, local_texts, logged_state, texts
 from tests.store.support import Services, roll_back, take_copy

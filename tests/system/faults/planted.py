@@ -26,7 +26,9 @@ from sessiond.service.feeds import _SessionFeed
 from sessiond.service.messages import Messages
 from sessiond.service.outbox import Outbox
 from sessiond.service.writing import commit
-from sessiond.store.committer import Committed, Committer, Draft
+from sessiond.store.committer import Committer
+from sessiond.store.draft import Draft
+from sessiond.store.outcome import Committed
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.position import Position
 

@@ -178,13 +178,15 @@ class StandIn:
         await stream.write(b"retry: 500\n\n")
         self._streams[name] = request, stream
         await self._tell()
-        with suppress(ConnectionError):
-            while True:
-                await stream.write(b": heartbeat\n\n")
-                await asyncio.sleep(1)
-        if self._streams.get(name) == (request, stream):
-            del self._streams[name]
-            await self._tell()
+        try:
+            with suppress(ConnectionError):
+                while True:
+                    await stream.write(b": heartbeat\n\n")
+                    await asyncio.sleep(1)
+        finally:  # a listener that leaves cancels this
+            if self._streams.get(name) == (request, stream):
+                del self._streams[name]
+                await self._tell()
         return stream
 
     async def _take_events(self, request: web.Request) -> web.Response:

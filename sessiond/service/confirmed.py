@@ -127,7 +127,17 @@ class Confirmed:
         Raises:
             StoreUnavailable, JournalUnavailable: it is to be called again.
         """
-        positions = {session_id: [known] for session_id, known in self._known.items()}
+        return await self._check({name: [known] for name, known in self._known.items()})
+
+    async def recheck_recent(self) -> int:
+        """The same, but only for what was confirmed since the look before.
+
+        To be called instead of `end_look` for a while after Redis had become another one: an
+        answer of the former one may have been on its way for long.
+        """
+        return await self._check({})
+
+    async def _check(self, positions: dict[str, list[Position]]) -> int:
         for session_id, position in self._looked_at:
             positions.setdefault(session_id, []).append(position)
         limit = asyncio.Semaphore(_CHECKED_AT_ONCE)

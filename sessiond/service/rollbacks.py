@@ -8,6 +8,7 @@ sequence of the journal's last write. Either way what was confirmed is looked fo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
@@ -19,6 +20,8 @@ from sessiond.service.reachability import Reachability
 from sessiond.store.watermarks import Watermark, WatermarkStore
 
 _PERIOD_SECONDS = 1.0
+_LATE_ANSWER_SECONDS = 15.0
+"""Longer than anybody waits for an answer of Redis: `redis.timeout_seconds` and the retries."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -31,6 +34,7 @@ class RollbackWatch:
         watermarks: where Redis keeps how far it is written.
         confirmed: looks for what Redis should have.
         redis: is told whether it answered.
+        now: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -39,11 +43,15 @@ class RollbackWatch:
         watermarks: WatermarkStore,
         confirmed: Confirmed,
         redis: Reachability,
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal = journal
         self._watermarks = watermarks
         self._confirmed = confirmed
         self._redis = redis
+        self._now = now
+        self._late_until = now()
         self._noted: Watermark | None = None
         self._life = ""
         self._wanted = asyncio.Event()
@@ -91,9 +99,12 @@ class RollbackWatch:
             await self._journal.seen(before.incarnation, before.sequence)
         if life != self._life or before != noted or self._confirmed.is_in_doubt:
             self._life = ""  # until it is known what became of what was there
+            self._late_until = self._now() + _LATE_ANSWER_SECONDS
             await self._confirmed.recheck()
             for recheck in self._rechecks:
                 recheck()
             self._life = life
+        elif self._now() < self._late_until:  # answers of the former one may still come in
+            await self._confirmed.recheck_recent()
         else:
             self._confirmed.end_look()

@@ -11,6 +11,7 @@ from sessiond.errors import (
     NotFound,
     SessionDeleted,
     StoreDamaged,
+    StoreWentBack,
     TooLarge,
 )
 from sessiond.model import (
@@ -138,10 +139,13 @@ class Messages:
 
         Raises:
             AlreadyExists: at least one of the ids is taken by another message.
+            StoreWentBack: none is there any more.
         """
         store = self._around.store
         versions = await store.message_versions(session_id, [message.id for message in messages])
         known = [index for index, version in enumerate(versions) if version]
+        if not known:  # it said a moment ago that it has them
+            raise StoreWentBack("Redis lost these messages just now", hint="try again in a moment")
         offsets = [version.first for version in versions if version]
         entries = await store.log.entries_at(session_id, offsets)
         positions = []

@@ -14,6 +14,7 @@ from sessiond.errors import (
     InvalidInput,
     NotFound,
     SessionDeleted,
+    StoreWentBack,
     TooLarge,
     VersionMismatch,
 )
@@ -439,3 +440,18 @@ async def test_a_message_that_others_wrote_by_other_means_passes_through(core: S
     await core.commit("ses_1", appending("m1", body))
     assert body in await core.messages.page("ses_1")
     assert body in await core.sessions.load("ses_1")
+
+
+async def test_messages_that_redis_loses_while_it_is_asked_for_them_are_tried_again(
+    core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(core)
+    await core.messages.append("ses_1", [said("a", "m1")])
+
+    async def lost(_: str, message_ids: list[str]) -> list[None]:
+        return [None] * len(message_ids)
+
+    monkeypatch.setattr(core.store, "message_versions", lost)
+    with pytest.raises(StoreWentBack) as refusal:
+        await core.messages.append("ses_1", [said("a", "m1")])
+    assert refusal.value.temporary

@@ -12,6 +12,8 @@ from tests.opencode.machines import Machine, Team, known, lengthen, same_history
 from tests.opencode.model import Model
 
 _NOTES = 200
+_IDLE_SECONDS = 0.1
+"""Between two notes: by then both machines have nothing to do any more."""
 _PAST_MESSAGES = 1_000
 
 
@@ -41,7 +43,7 @@ async def _latency(ana: Machine, ben: Machine) -> list[Figure]:
         text = f"note {number}"
         asked[text] = time.time()
         await ana.opencode.prompt(session, text, noReply=True)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(_IDLE_SECONDS)
     await same_history(session, ana, ben)
     own = _after(here.of("message.part.updated", session=session), asked)
     other = _after(there.of("message.part.updated", session=session), asked)

@@ -64,7 +64,7 @@ const LEAD_MS = 3_000; // a message may be this much from the future: clocks are
 const UNSAVED_MS = 30_000; // a prompt that is not saved by then was cancelled
 const UNANSWERED_MS = 2_000; // a saved prompt that no turn takes up by then wants none (`noReply`)
 const CALM_MS = 500;
-const FEW_EVENTS = 8;
+const TOGETHER_MS = 1; // a message, its first part and its session are written within about this
 const REPLAYED_EVENTS = 50; // opencode does nothing else meanwhile: about 1 ms each
 const LOST_RACES = 40;
 const SENT_EVENTS = 200;
@@ -260,6 +260,7 @@ class Outbound {
   async wake() {
     if (this.#isSending) return;
     this.#isSending = true;
+    await pause(TOGETHER_MS);
     for (let failures = 0; this.#waiting.length && this.#sidecar.attached; ) {
       failures = (await this.#send()) ? 0 : failures + 1;
       if (failures) await pause(backoff(failures - 1, Math.random()));
@@ -744,9 +745,8 @@ class Inbound {
       }
       /** @type {Map<string, string>} */
       const refused = new Map();
-      const step = events.length > FEW_EVENTS ? REPLAYED_EVENTS : 1; // few: each is shown at once
-      for (let from = 0; from < events.length; from += step) {
-        const some = events.slice(from, from + step);
+      for (let from = 0; from < events.length; from += REPLAYED_EVENTS) {
+        const some = events.slice(from, from + REPLAYED_EVENTS);
         await this.#history.append(session, some, refused);
         await this.#views.showWritten(some.filter(({ id }) => !refused.has(id)), !announce);
       }

@@ -209,10 +209,11 @@ async def lengthen(machine: Machine, session: str, count: int, batch: int = 200)
     seq = machine.opencode.seq(session)
     events = []
     for number in range(count):
-        message = f"msg_1{number:011d}AAAAAAAAAAAAAA"
+        name = f"1{number:011d}{session[-14:]}"
+        message = f"msg_{name}"
         at = user["info"]["time"]["created"] - 1000 * (count - number)
         info = user["info"] | {"id": message, "time": {"created": at}}
-        place = {"id": f"prt_1{number:011d}AAAAAAAAAAAAAA", "messageID": message}
+        place = {"id": f"prt_{name}", "messageID": message}
         part = user["parts"][0] | place | {"text": f"message {number}"}
         told = {"sessionID": session}
         for kind, data in (("", {"info": info}), ("part.", {"part": part, "time": at})):

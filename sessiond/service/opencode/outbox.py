@@ -127,23 +127,22 @@ class Outbox:
         self._written.clear()
         self._recorders.clear()
 
-    async def behind(self) -> list[str]:
-        """Return the sessions of which Redis has not what was written last; they begin anew.
+    async def behind(self) -> AsyncIterator[str]:
+        """Yield the sessions of which Redis has not what was written last; they begin anew.
 
         Raises:
             StoreUnavailable: nobody knows.
         """
-        found = []
         for session_id, progress in list(self._progress.items()):
             async with self._locks[session_id]:
                 replica = self._replica.name
                 marked = await self._target.opencode.written_up_to(session_id, replica)
                 recorder = self._recorders.get(session_id)
-                if marked != (recorder.marked if recorder else progress.seq):
-                    self.forget(session_id)
-                    await self._target.store.forgive(session_id)
-                    found.append(session_id)
-        return found
+                if marked == (recorder.marked if recorder else progress.seq):
+                    continue
+                self.forget(session_id)
+                await self._target.store.forgive(session_id)
+            yield session_id
 
     def expect(self, events: Iterable[OpencodeEvent]) -> None:
         """Take note of parts that opencode is about to log, though they came from elsewhere."""

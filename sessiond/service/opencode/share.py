@@ -276,15 +276,17 @@ class Share:
         Raises:
             StoreUnavailable: it stays due.
         """
-        if self._is_recheck_due:
-            self._is_recheck_due = False
-            try:
-                behind = await self.outbox.behind()
-            except BaseException:
-                self._is_recheck_due = True
-                raise
-            rows = self.catalogue.rows
-            self._due |= {name: rows[name].seq for name in behind if name in rows}
+        if not self._is_recheck_due:
+            return
+        self._is_recheck_due = False
+        try:
+            async for session_id in self.outbox.behind():
+                row = self.catalogue.rows.get(session_id)
+                if row:
+                    self._due[session_id] = row.seq
+        except BaseException:
+            self._is_recheck_due = True
+            raise
 
     async def _delete_due(self) -> None:
         """Delete for everybody what was deleted here; what could not be deleted now stays due."""

@@ -86,5 +86,5 @@ async def test_where_redis_has_everything_nothing_is_written(core: Services, her
     say(here.opencode, "m1")
     assert await here.is_written(SESSION)
     before = await operations(core)
-    assert await here.share.outbox.behind() == []
+    assert [name async for name in here.share.outbox.behind()] == []
     assert await operations(core) == before

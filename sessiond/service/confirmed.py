@@ -62,6 +62,9 @@ class Confirmed:
         self._examined: set[str] = set()
         self._is_trusted = asyncio.Event()
         self._in_doubt: Callable[[], None] = lambda: None
+        self.lives = 0
+        """How often Redis turned out to be another one, or an older one: an answer to what was
+        asked in one life of it says nothing about the next."""
 
     async def start(self) -> None:
         """Take up what an earlier life of this process knew."""
@@ -127,6 +130,7 @@ class Confirmed:
         Raises:
             StoreUnavailable, JournalUnavailable: it is to be called again.
         """
+        self.lives += 1
         return await self._check({name: [known] for name, known in self._known.items()})
 
     async def recheck_recent(self) -> int:

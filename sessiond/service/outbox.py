@@ -217,9 +217,10 @@ class Outbox:
         patience = self._wait_seconds if wait_seconds is None else wait_seconds
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
+        life = self.confirmed.lives
         performed = await self._try(write, patience)
         span = await self._durable(begun)
-        if performed is None:
+        if performed is None or life != self.confirmed.lives:
             is_hopeless = wait_seconds is None and self._around.redis.is_away
             left = 0.0 if is_hopeless else max(0.0, until - loop.time())
             return await self._wait(write, span, left)
@@ -336,7 +337,7 @@ class Outbox:
 
     async def _perform_next(self, lane: _Lane) -> int:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
-        batch = self._next_batch(lane.writes)
+        batch, life = self._next_batch(lane.writes), self.confirmed.lives
         outcomes = await asyncio.gather(
             *(
                 self._perform(self._bases.based(waiting.write), is_promised=waiting.outcome is None)
@@ -346,6 +347,8 @@ class Outbox:
         )
         done = 0
         for waiting, outcome in zip(batch, outcomes, strict=True):
+            if life != self.confirmed.lives:
+                break
             if isinstance(outcome, BaseException):
                 if not await self._is_decided(lane, waiting, outcome):
                     break

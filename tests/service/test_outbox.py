@@ -57,6 +57,8 @@ class PlayedRedis:
         self.is_missing = False
         self.gate = asyncio.Event()
         self.gate.set()
+        self.answers_gate = asyncio.Event()
+        self.answers_gate.set()
         self.log: list[str] = []
         self.epochs: list[str] = []
         self.lives = 0
@@ -74,7 +76,9 @@ class PlayedRedis:
             self.epochs[len(self.log) - 1 :] = [f"{self.lives:014x}"]
             self.done.append(write)
         place = self.log.index(name)
-        return Performed(write, Position(self.epochs[place], place + 1))
+        performed = Performed(write, Position(self.epochs[place], place + 1))
+        await self.answers_gate.wait()
+        return performed
 
     def roll_back_to(self, length: int) -> None:
         self.log[length:] = []
@@ -430,6 +434,30 @@ async def test_what_redis_lost_is_done_again_in_order_before_what_came_since(
     await machine.settled()
     assert redis.log == ["a", "b", "c", "d", "e"]
     assert await look(machine) == 0
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_an_answer_from_before_redis_went_back_is_asked_for_again(
+    machine: Machine, redis: PlayedRedis, *, waits: bool
+) -> None:
+    """Else what is written next would stand before it: it is missed only a second later."""
+    await machine.outbox.submit(append("a"))
+    redis.answers_gate.clear()
+    if waits:
+        await machine.outbox.submit(append("b"), 0)
+    else:
+        submitted = asyncio.create_task(machine.outbox.submit(append("b"), 5))
+    await until(lambda: redis.log == ["a", "b"])
+    redis.roll_back_to(1)
+    assert await look(machine) == 0
+    redis.answers_gate.set()
+    if not waits:
+        answer = await submitted
+        assert isinstance(answer, Performed)
+        assert answer.position == Position(f"{1:014x}", 2)
+    await machine.settled()
+    await machine.outbox.submit(append("c"))
+    assert redis.log == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("looks_before", [0, 1, 2])

@@ -62,7 +62,9 @@ async def revert_and_prompt(scene: Scene, machine: Machine, session: str) -> Non
             return
         await asyncio.sleep(scene.chance.choice((0.0, 0.0, 1.0, 3.0)))
         asked = await _prompt(scene, machine, session)
-        if asked.is_answered and not scene.ledger.interruptions(asked):
+        is_certain = asked.is_answered and not scene.ledger.interruptions(asked)
+        # Where somebody removed the very message meanwhile, opencode takes nothing else out.
+        if is_certain and reverted[0] not in scene.ledger.removed.get(session, ()):
             scene.ledger.take_out(session, reverted)
     finally:
         scene.taken.discard(place)

@@ -44,8 +44,10 @@ from sessiond.service.writes import Append, ChangeDocument, Create, Delete, Writ
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
-_HELD_SECONDS = (0.1, 2.0)
+_HELD_SECONDS = (0.1, 0.5)
 _HELD_GROWTH = 1.5
+_HELD_TRIES = 1000
+"""Held sessions are tried so often in a second, all together, at most."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -332,7 +334,8 @@ class Outbox:
                 lane.held, pause = "", _HELD_SECONDS[0]
             elif lane.held:
                 await self._around.sleep(pause)
-                pause = min(_HELD_GROWTH * pause, _HELD_SECONDS[1])
+                longest = max(_HELD_SECONDS[1], len(self._lanes) / _HELD_TRIES)
+                pause = min(_HELD_GROWTH * pause, longest)
         del self._lanes[lane.session_id]
 
     async def _perform_next(self, lane: _Lane) -> int:

@@ -56,7 +56,7 @@ def test_http_and_redis_cli_commands_work_word_for_word(daemon: RunningDaemon) -
     assert "conflict 5 is resolved: theirs was taken" in decided
     if shutil.which("redis-cli") is None:
         pytest.skip("redis-cli is not installed: its commands were not run")
-    (redis_cli,) = (block for block in blocks(TEXT, "sh") if "$R XRANGE" in block)
+    (redis_cli,) = (block for block in blocks(TEXT, "sh") if "R XRANGE" in block)
     shown = run_shell(redis_cli, daemon)
     for word in ("ses_first", "my first", "message.append", "hello", "origin"):
         assert word in shown

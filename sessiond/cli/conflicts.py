@@ -74,7 +74,7 @@ def subject_of(record: ConflictRecord) -> str:
 
 def _conflicts(options: argparse.Namespace) -> None:
     match options.words:
-        case [] | [_]:
+        case [] | [_] if options.words not in (["show"], ["resolve"]):
             _list(options, *options.words)
         case ["show", session_id, number]:
             _show(options, session_id, number)

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sessiond import __version__
 from sessiond.cli import (
@@ -30,9 +31,19 @@ _COMMANDS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that also says where options stand."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell what is wrong, and exit with 2."""
+        if message.startswith("unrecognized arguments: -"):
+            message += " (options stand behind their command: `sessiond status --json`)"
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="sessiond",
         description="One conversation, many opencodes: sessions in Redis, in step everywhere.",
         epilog="`sessiond demo` shows two daemons sharing a conversation.",

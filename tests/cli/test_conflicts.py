@@ -100,6 +100,7 @@ def test_a_value_takes_the_place(deciding: RunningDaemon, conflict: ConflictReco
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
+        (("conflicts", "show"), 3, "conflicts show ID NUMBER"),
         (("conflicts", "show", "{id}"), 3, "conflicts show ID NUMBER"),
         (("conflicts", "a", "b"), 3, "conflicts [ID]"),
         (("conflicts", "show", "{id}", "99"), 8, "no conflict '99'"),

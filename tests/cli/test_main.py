@@ -30,6 +30,15 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert bare == [], "arguments without a word about them"
 
 
+def test_an_option_before_its_command_is_told_its_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--json", "status"])
+    assert ended.value.code == 2
+    assert "options stand behind their command" in capsys.readouterr().err
+
+
 def test_the_installed_program_is_the_module(nobody: RunningDaemon) -> None:
     program = Path(sys.executable).with_name("sessiond")
     if not program.exists():

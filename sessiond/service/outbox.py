@@ -195,6 +195,13 @@ class Outbox:
         """Return all writes that are journaled and not done, by session."""
         return {session_id: self.waiting(session_id) for session_id in self._lanes}
 
+    async def drained(self, session_id: str, seconds: float) -> bool:
+        """Tell whether nothing of a session waits; what is on its way is waited for a while."""
+        lane = self._lanes.get(session_id)
+        if lane and lane.worker and not (lane.held or self._around.redis.is_away):
+            await asyncio.wait([lane.worker], timeout=seconds)
+        return session_id not in self._lanes
+
     async def status(self) -> OutboxStatus:
         """Return what waits."""
         lanes = self._lanes.values()

@@ -1,12 +1,14 @@
 """Reading sessions: from Redis, or from this machine's copies while it is away.
 
 What a copy answers is marked with its age, and shows what is journaled here and waits for Redis:
-a writer sees its own writes, and those of its neighbours.
+a writer sees its own writes, and those of its neighbours. When Redis is back it answers again as
+soon as it has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -29,6 +31,9 @@ from sessiond.sync.outline import Outline
 from sessiond.sync.position import Position
 
 Value = TypeVar("Value")
+
+_DRAIN_SECONDS = 1.0
+"""A reader waits so long until what was journaled here is in Redis."""
 
 
 class Found(Struct, Generic[Value], frozen=True):
@@ -170,6 +175,9 @@ class Reading:
         *,
         also_deleted: bool = False,
     ) -> Found[Value]:
+        if not await self._is_written(session_id):
+            with suppress(StoreUnavailable):  # not seen here before: what Redis has is to be told
+                return await self._read_offline(session_id, offline, also_deleted=also_deleted)
         try:
             async with self._redis.needed():
                 found = Found(await online())
@@ -181,6 +189,20 @@ class Reading:
         else:
             self.see(session_id)
             return found
+        return await self._read_offline(session_id, offline, also_deleted=also_deleted)
+
+    async def _is_written(self, session_id: str) -> bool:
+        """Tell whether Redis has what a reader at this daemon may have been shown already."""
+        offline = self._offline
+        return offline is None or await offline.outbox.drained(session_id, _DRAIN_SECONDS)
+
+    async def _read_offline(
+        self,
+        session_id: str,
+        offline: Callable[[KnownSession], Value | None],
+        *,
+        also_deleted: bool,
+    ) -> Found[Value]:
         known = await self._known(self._require_offline(), session_id)
         if known is None:
             raise _unseen(f"session {session_id!r}")

@@ -34,6 +34,9 @@ class Waiting:
     def waiting(self, session_id: str) -> list[Journaled]:
         return [each for each in self.writes if each.write.session_id == session_id]
 
+    async def drained(self, session_id: str, _: float) -> bool:
+        return not self.waiting(session_id)
+
     def waiting_sessions(self) -> dict[str, list[Journaled]]:
         ids = dict.fromkeys(each.write.session_id for each in self.writes)
         return {session_id: self.waiting(session_id) for session_id in ids}

@@ -270,6 +270,23 @@ async def test_later_writes_of_a_session_do_not_overtake_those_that_wait(
     assert [name for name in redis.log if name != "other"] == ["first", "second"]
 
 
+async def test_whoever_asks_waits_for_what_is_on_its_way(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    drained = machine.outbox.drained
+    assert await drained("s", 0)
+    redis.gate.clear()
+    await machine.outbox.submit(append("a"), 0)
+    assert not await drained("s", 0.01)
+    asked = asyncio.create_task(drained("s", 5))
+    redis.gate.set()
+    assert await asked
+    redis.is_away = True
+    await machine.outbox.submit(append("b"))
+    async with asyncio.timeout(1):
+        assert not await drained("s", 30), "it is known to be away"
+
+
 async def test_nobody_waits_for_a_redis_that_is_known_to_be_away(
     machine: Machine, redis: PlayedRedis
 ) -> None:

@@ -362,6 +362,24 @@ async def test_a_session_that_is_only_journaled_is_there_until_its_deletion_is_j
         await here.reading.load("new")
 
 
+async def test_what_was_shown_while_redis_was_away_stays_when_it_is_back(
+    here: Machine, core: Services
+) -> None:
+    await create(core, "s")
+    await here.copied("s")
+    here.lose_redis()
+    said_offline = Append(session_id="s", messages=[said("offline", "m1")], request=Request())
+    here.outbox.journal(said_offline)
+    here.find_redis()
+    found = await here.reading.load("s")
+    session = msgspec.json.decode(found.value, type=Session)
+    assert [each.content for each in session.conversation.messages] == ["offline"]
+    assert (found.waiting, found.stale_seconds is None) == (1, False)
+    here.outbox.writes.clear()
+    found = await here.reading.load("s")
+    assert (found.waiting, found.stale_seconds) == (0, None)
+
+
 async def test_a_read_that_fails_is_answered_from_the_copy_and_the_failure_noted(
     here: Machine, core: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,8 @@ class Daemon:
         await self._server.start(listening)
         self._opencodes.start()
         if facts:
-            await self._beat_once()
+            with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
+                await self._beat_once()
         jobs = (self._beat(), self._trim(), self._examiner.watch())
         self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(

@@ -189,3 +189,15 @@ def test_what_no_longer_keeps_sessions_is_told_once_and_so_is_its_recovery(
         wait_for(lambda: "redis.fit" in daemon.log)
         assert is_ready(daemon)
         assert daemon.log.count("redis.unfit") == 1
+
+
+def test_it_starts_on_a_server_that_is_full_and_writes_when_there_is_room(
+    server: RunningServer,
+) -> None:
+    with Redis(unix_socket_path=str(server.socket)) as redis:
+        redis.config_set("maxmemory", "1")
+        with running_daemon("--redis-url", f"unix://{server.socket}") as daemon:
+            create(daemon)
+            assert append(daemon).durability == "journaled"
+            redis.config_set("maxmemory", "0")
+            wait_for(lambda: redis.xlen("sessiond:{ses_1}:conversation") == 2)

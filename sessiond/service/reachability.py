@@ -143,6 +143,9 @@ class Reachability:
                 self._is_refused = True
                 _log.error("redis.refuses", reason=error.detail, hint=error.hint)
             return False
+        except Exception:  # noqa: BLE001 - whatever it is, it is asked again, and that is said
+            _log.exception("redis.asking_failed")
+            return False
         self._is_refused = False
         return True
 

@@ -75,3 +75,18 @@ async def test_a_time_limit_of_what_is_done_stays_its_own() -> None:
             await asyncio.Event().wait()
     assert not redis.is_away
     await redis.close()
+
+
+async def test_a_failure_of_any_kind_while_asking_does_not_end_the_asking() -> None:
+    """Else it would be away for ever: the client fails in ways of its own when a server dies."""
+    failures: list[Exception] = [RuntimeError("the transport is closed"), OSError("gone")]
+
+    async def ping() -> None:
+        if failures:
+            raise failures.pop()
+
+    redis = Reachability(ping)
+    redis.note_failure()
+    await asyncio.wait_for(redis.wait_until_back(), 5)
+    assert not redis.is_away
+    await redis.close()

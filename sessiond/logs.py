@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
@@ -72,6 +73,23 @@ _ALLOWED = frozenset(
 _LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
 
 
+class _Lossy:
+    """A stream that drops what cannot be written: a full disk must not stop what is told of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, or drop it."""
+        with suppress(OSError, ValueError):  # full, or closed
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Hand over what was written, or drop it."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 class Logs:
     """The log of one process; its level can change while it runs."""
 
@@ -89,7 +107,7 @@ class Logs:
                 _only_allowed,
                 _renderer(console=console),
             ],
-            logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+            logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Lossy(sys.stderr))),
         )
         self.logger: FilteringBoundLogger = structlog.get_logger()
 

@@ -151,7 +151,7 @@ async def test_the_rest_of_an_answer_is_kept_before_its_session_goes(
     here, there = (Sharer(core, tmp_path / name, name) for name in ("here", "there"))
     there.opencode.create(SESSION)
     await until(lambda: here.has(SESSION))
-    await here.share.turn(here.instance, SESSION, 1.0)
+    assert (await here.share.turn(here.instance, SESSION, 10.0)).granted
     there.opencode.delete(SESSION)
     there.note(SESSION)
     await until(lambda: _is_deleted(core))

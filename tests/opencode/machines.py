@@ -100,11 +100,15 @@ class Machine:
         finally:
             await client.close()
 
-    async def history(self, session: str) -> str:
-        """A session's messages as opencode shows them, with what is this machine's made neutral."""
+    async def history(self, session: str, *, times: bool = True) -> str:
+        """A session's messages as opencode shows them, with what is this machine's made neutral.
+
+        Each machine has times by its own clock: leave out `times` where one is wrong.
+        """
         messages = await self.opencode.messages(session)
         neutral = mapping.Machine("", str(self.project)).neutral(messages)
-        return json.dumps(neutral, sort_keys=True, indent=1)
+        shown = neutral if times else _without_times(neutral)
+        return json.dumps(shown, sort_keys=True, indent=1)
 
     async def turns(self, session: str) -> list[tuple[str, str]]:
         """Role and text of a session's messages, in opencode's order."""
@@ -160,7 +164,23 @@ class Team:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-async def same_history(session: str, *machines: Machine, seconds: float = 20.0) -> str:
+def _without_times(value: Any) -> Any:
+    """Return a JSON value in which times say no more than that they are there."""
+    if isinstance(value, list):
+        return [_without_times(each) for each in value]
+    if isinstance(value, dict):
+        return {
+            name: sorted(each)
+            if name == "time" and isinstance(each, dict)
+            else _without_times(each)
+            for name, each in value.items()
+        }
+    return value
+
+
+async def same_history(
+    session: str, *machines: Machine, seconds: float = 20.0, times: bool = True
+) -> str:
     """Return a session's history when all machines show the same, and nothing else comes.
 
     Raises:
@@ -168,7 +188,7 @@ async def same_history(session: str, *machines: Machine, seconds: float = 20.0) 
     """
 
     async def agreed() -> str:
-        histories = [await machine.history(session) for machine in machines]
+        histories = [await machine.history(session, times=times) for machine in machines]
         return histories[0] if len(set(histories)) == 1 else ""
 
     async def settled() -> str:
@@ -179,7 +199,9 @@ async def same_history(session: str, *machines: Machine, seconds: float = 20.0) 
     try:
         return await until(settled, seconds)
     except AssertionError as error:
-        told = "\n".join([f"--- {m.name}\n{await m.history(session)}" for m in machines])
+        told = "\n".join(
+            [f"--- {m.name}\n{await m.history(session, times=times)}" for m in machines]
+        )
         raise AssertionError(f"the histories of {session} differ:\n{told}") from error
 
 

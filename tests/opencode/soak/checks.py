@@ -75,7 +75,8 @@ async def _titles(machine: Machine) -> dict[str, str]:
 
 async def _history(scene: Scene, session: str) -> AsyncIterator[str]:
     try:
-        await same_history(session, *scene.machines, seconds=_AGREE_SECONDS)
+        times = scene.clock is None
+        await same_history(session, *scene.machines, seconds=_AGREE_SECONDS, times=times)
     except AssertionError:
         yield f"histories of {session} differ: {await _difference(scene, session)}"
     except Exception as error:  # noqa: BLE001 - one lacks the session, which is told of above
@@ -91,7 +92,7 @@ async def _difference(scene: Scene, session: str) -> str:
     """Return the records of a session that are not the same everywhere."""
     records: list[dict[str, str]] = []
     for machine in scene.machines:
-        told = json.loads(await machine.history(session))
+        told = json.loads(await machine.history(session, times=scene.clock is None))
         records.append(
             {m["info"]["id"]: json.dumps(m["info"], sort_keys=True) for m in told}
             | {p["id"]: json.dumps(p, sort_keys=True) for m in told for p in m["parts"]}

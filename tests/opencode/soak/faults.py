@@ -62,6 +62,7 @@ async def set_clock(scene: Scene, machine: Machine) -> None:
     seconds = scene.chance.choice(_CLOCKS)
     with scene.fault("clock", scene.machines[-1].name):
         scene.tell("clock", scene.machines[-1].name, seconds)
+        scene.ledger.unsteady.add(scene.machines[-1].name)
         scene.clock.with_name("next").write_text(f"{seconds:+d}\n")
         scene.clock.with_name("next").replace(scene.clock)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
@@ -71,6 +72,10 @@ class _Change(Struct, frozen=True):
     request: Request
     key: IdempotencyKey | None
     at_ms: int
+
+    def fields(self, document: dict[str, Any]) -> AbstractSet[str]:
+        """Return the fields of a document that it may change."""
+        return document.keys() | self.patch.keys() if self.replace else self.patch.keys()
 
     def made_of(self, document: dict[str, Any]) -> dict[str, Any]:
         """Return what it makes of a document."""
@@ -305,8 +310,11 @@ class Documents:
             if more is not None and before.base is not None:
                 return History(before.base, [*before.since, *more.since])
         log, subject = self._around.store.log, waiting.change.subject
-        base = parse_position(waiting.change.request.base)
-        history = await history_since(log, subject.session_id, waiting.change.name, base, known)
+        change = waiting.change
+        base = parse_position(change.request.base)
+        history = await history_since(
+            log, subject.session_id, change.name, base, known, fields=change.fields(known.value)
+        )
         waiting.found = (known.version, history)
         return history
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -30,18 +31,28 @@ async def history_since(
     name: DocumentName,
     base: Position,
     current: Recent,
+    *,
+    fields: AbstractSet[str],
 ) -> History:
     """Find out what a document was at a version, from what it is now.
 
     The fields that were written since are looked for in what was written before, newest first.
     Where the log does not lead back to the version, the history has no base, and what wrote each
-    field of the document last.
+    of some fields of the document last.
+
+    Args:
+        log: reads the log.
+        session_id: whose document it is.
+        name: which document.
+        base: the version.
+        current: the document now.
+        fields: those that are to be changed: who wrote the others does not matter without a base.
     """
     since: list[Writing] = []
     now = parse_position(current.version).offset
     async for page in log.pages(session_id, base, until=max(now, base.offset + 1)):
         if page.reset:
-            return History(None, await _last_writings(log, session_id, name, current))
+            return History(None, await _last_writings(log, session_id, name, current, fields))
         since += [
             found
             for entry in page.entries
@@ -53,12 +64,12 @@ async def history_since(
     async for entries in log.back_from(session_id, base.offset if wanted else 0):
         for entry in entries:
             reached = entry.offset
-            fields = (writing_of(entry, name) or Writing({}, 0, 0, "")).fields
-            earlier = {field: fields[field] for field in wanted & fields.keys()} | earlier
+            stood = (writing_of(entry, name) or Writing({}, 0, 0, "")).fields
+            earlier = {field: stood[field] for field in wanted & stood.keys()} | earlier
         if earlier.keys() == wanted:
             break
     if earlier.keys() != wanted and reached != 1:
-        return History(None, await _last_writings(log, session_id, name, current))
+        return History(None, await _last_writings(log, session_id, name, current, fields))
     earlier = (
         dict.fromkeys(wanted, UNSET) | earlier
     )  # what the creation does not name was not there
@@ -66,11 +77,12 @@ async def history_since(
 
 
 async def _last_writings(
-    log: LogReader, session_id: str, name: DocumentName, current: Recent
+    log: LogReader, session_id: str, name: DocumentName, current: Recent, fields: AbstractSet[str]
 ) -> list[Writing]:
-    """Return the operations that last wrote the fields of a document, oldest first."""
-    missing, found = set(current.value), list[Writing]()
-    async for entries in log.back_from(session_id, parse_position(current.version).offset):
+    """Return the operations that last wrote fields of a document, oldest first."""
+    missing, found = current.value.keys() & fields, list[Writing]()
+    end = parse_position(current.version).offset if missing else 0
+    async for entries in log.back_from(session_id, end):
         for entry in entries:
             writing = writing_of(entry, name)
             if writing and missing & writing.fields.keys():

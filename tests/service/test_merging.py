@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from sessiond.service.history import history_since
 from sessiond.service.merging import commit_with_conflicts
 from sessiond.service.writing import Request, Surroundings
 from sessiond.store.draft import Draft
+from sessiond.sync.entry import Entry
 from sessiond.sync.position import Position
 from sessiond.sync.recent import History
 from tests.service.support import create, live_from_now, operation, said
@@ -342,10 +344,10 @@ async def test_a_change_on_an_old_version_reads_the_log_once_however_often_other
         await change(core, {"state": {"n": number}})
     read, races = 0, iter(range(5))
 
-    async def counted(*args: Any) -> History:
+    async def counted(*args: Any, **more: Any) -> History:
         nonlocal read
         read += 1
-        return await history_since(*args)
+        return await history_since(*args, **more)
 
     async def raced(around: Surroundings, session_id: str, group: list[Draft]) -> list[Position]:
         if around.store is core.store and (race := next(races, None)) is not None:
@@ -358,6 +360,30 @@ async def test_a_change_on_an_old_version_reads_the_log_once_however_often_other
     assert (changed.value.working_directory, changed.value.state) == ("/late", {"n": 399})
     assert next(races, None) is None
     assert read == 1
+
+
+async def test_without_a_base_only_the_last_writers_of_what_is_changed_are_looked_for(
+    core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis lost much, and many are to be written again: the log must not be read for each."""
+    base = "ab" * 7 + ":2"
+    for _ in range(6):
+        await core.messages.append("ses_1", [said("hello") for _ in range(50)])
+    await change(core, {"state": {"n": 1}})
+    read = 0
+    back_from = core.store.log.back_from
+
+    async def counted(session_id: str, offset: int) -> AsyncIterator[list[Entry]]:
+        nonlocal read
+        async for entries in back_from(session_id, offset):
+            read += len(entries)
+            yield entries
+
+    monkeypatch.setattr(core.store.log, "back_from", counted)
+    changed = await change(core, {"state": {"n": 2}}, base)
+    assert (changed.value.state, read) == ({"n": 2}, 4)
+    (conflict,) = await conflicts(core)
+    assert (conflict.path, conflict.theirs.version) == (["state", "n"], "302")
 
 
 async def test_many_conflicts_of_one_change_are_one_about_the_whole(core: Services) -> None:

@@ -66,7 +66,6 @@ from sessiond.sync.view import SessionView
 
 Event = Operation | Live | JournaledOperation | Reset
 
-_PAGE = 500
 _OPERATION = msgspec.json.Decoder(Operation)
 _LIVE = msgspec.json.Decoder(Live)
 _JOURNALED = msgspec.json.Decoder(JournaledOperation)
@@ -371,7 +370,7 @@ class Session:
                 return
             for operation in page.operations:
                 self._view.apply(operation)
-            if len(page.operations) < _PAGE:
+            if not page.more:
                 await self._freshen()
                 return
 

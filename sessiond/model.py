@@ -314,10 +314,14 @@ class Operation(Struct, kw_only=True):
 
 
 class OperationPage(Struct, kw_only=True):
-    """A stretch of the log. `reset` names why the asked position is no longer part of it."""
+    """A stretch of the log, of 8 MiB at most, or of one operation.
+
+    `more` says that the log goes on; `reset` names why the asked position is no longer part of it.
+    """
 
     operations: list[Operation]
     position: str
+    more: bool
     reset: str | None = None
 
 

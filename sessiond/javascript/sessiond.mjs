@@ -29,7 +29,6 @@ const FIRST_PAUSE_MS = 150;
 const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 30_000;
 const SILENCE_MS = 60_000; // a daemon sends a heartbeat every 15 s, unless configured otherwise
-const PAGE = 500;
 const MOST_CONFLICTS = 10_000;
 const RENEWALS_PER_LIFE = 3;
 const RENEWAL_RETRY_MS = 500;
@@ -562,16 +561,16 @@ export class Session {
 
   /** Read the log on to its end. */
   async #catchUp() {
-    let isFull = true;
-    while (isFull) {
-      const path = at`/operations?after=${this.position}&limit=${PAGE}`;
+    let goesOn = true;
+    while (goesOn) {
+      const path = at`/operations?after=${this.position}`;
       const { value, stale } = await this.#call("GET", path);
       const operations = /** @type {Operation[]} */ (value.operations);
       const isBack = this.staleSeconds !== undefined && stale === undefined;
       const isOther = value.reset || isBack; // than what was loaded while Redis was away
       const fits = !isOther && operations.every((operation) => this.#apply(operation));
       if (!fits) return this.#reload();
-      isFull = operations.length === PAGE;
+      goesOn = value.more;
     }
   }
 

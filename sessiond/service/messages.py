@@ -38,6 +38,7 @@ from sessiond.store.draft import Draft
 from sessiond.store.log import PAGE, LogPage
 from sessiond.store.outcome import Committed
 from sessiond.sync.entry import Entry
+from sessiond.sync.paging import PAGE_BYTES
 from sessiond.sync.parts import assemble, completed
 from sessiond.sync.position import Position
 from sessiond.sync.rendering import message_page_json
@@ -166,10 +167,13 @@ class Messages:
 
     async def _appended(self, session_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
+        size = 0
         async for page in self._around.store.log.pages(session_id, Position("", after)):
             _require_beginning(page)
-            found += page.appended()
-            if len(found) >= limit:
+            appended = page.appended()
+            found += appended
+            size += sum(len(body) for _, body in appended)
+            if len(found) >= limit or (size > PAGE_BYTES and len(found) > 1):
                 break
         return found[:limit]
 

@@ -222,15 +222,17 @@ class Sessions:
         return (await self._around.store.end(session_id)).position
 
     async def operations(self, session_id: str, after: Position, limit: int = PAGE) -> bytes:
-        """Return a stretch of the log, as `model.OperationPage` in JSON.
+        """Return a stretch of the log, as `model.OperationPage` in JSON; see `LogReader.stretch`.
 
         Raises:
             NotFound: there is no such session.
         """
-        page = await self._around.store.log.page(session_id, after, limit)
+        page = await self._around.store.log.stretch(session_id, after, limit)
         if not page.entries:
             await self._around.store.end(session_id)  # is there a session at all?
-        return operation_page_json(session_id, page.entries, page.position, page.reset)
+        return operation_page_json(
+            session_id, page.entries, page.position, page.reset, more=page.more
+        )
 
     async def send_live(self, session_id: str, body: Any, request: Request = PLAIN) -> None:
         """Announce something passing, such as text being typed, to whoever listens now.

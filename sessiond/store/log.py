@@ -13,6 +13,7 @@ from sessiond.errors import StoreDamaged
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
 from sessiond.sync.entry import Entry
+from sessiond.sync.paging import PAGE_BYTES, fitting
 from sessiond.sync.position import START, Position
 
 Reset = Literal["history-changed", "trimmed", "missing"]
@@ -29,14 +30,24 @@ PAGE = 500
 class LogPage:
     """Entries after a position. With `reset`, the position was refused and there are none.
 
+    `more`: whether others follow; of a `stretch` only.
+
     Entries stay as Redis sent them until somebody asks: loading a conversation needs only the
     bodies of most.
     """
 
-    def __init__(self, raw: list[Any], position: Position, reset: Reset | None = None) -> None:
+    def __init__(
+        self,
+        raw: list[Any],
+        position: Position,
+        reset: Reset | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
         self.raw = raw
         self.position = position
         self.reset = reset
+        self.more = more
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -46,7 +57,7 @@ class LogPage:
     @property
     def size(self) -> int:
         """How many bytes of JSON the page holds."""
-        return sum(len(fields[_JSON]) for _, fields in self.raw)
+        return sum(map(_size, self.raw))
 
     def appended(self) -> list[tuple[int, bytes]]:
         """Return offset and JSON of the messages that these entries append."""
@@ -121,6 +132,29 @@ class LogReader:
         """
         return _page(after, await self._fetch(session_id, after, limit))
 
+    async def stretch(self, session_id: str, after: Position, limit: int = PAGE) -> LogPage:
+        """Return up to `limit` entries after a position, fewer where they are long.
+
+        There are `PAGE_BYTES` of JSON in it at most, or one entry; `more` says that others follow.
+
+        Raises:
+            StoreUnavailable, StoreDamaged: Redis does not answer, or has something foreign.
+        """
+        count = min(_FIRST_PAGE, limit + 1)
+        page = await self.page(session_id, after, count)
+        if page.reset:
+            return page
+        raw, size, end = page.raw, page.size, page.position
+        while len(page.raw) == count and len(raw) <= limit:
+            if size > PAGE_BYTES and len(raw) > 1:
+                break
+            count = min(_next_count(page), limit + 1 - len(raw))
+            page = await self.page(session_id, page.position, count)
+            raw, size = raw + page.raw, size + page.size  # a refusal is for the next call to tell
+        found = raw[: min(limit, fitting(map(_size, raw)))]
+        end = parse_entry(found[-1]).position if found else end
+        return LogPage(found, end, more=len(raw) > len(found))
+
     async def pages(
         self,
         session_id: str,
@@ -188,6 +222,10 @@ class LogReader:
                 pipeline.execute_command("XRANGE", key, f"{offset}-0", f"{offset}-0")
             replies = await answered(pipeline.execute())
         return [parse_entry(_checked(reply)[0]) if reply else None for reply in replies]
+
+
+def _size(item: Any) -> int:
+    return len(item[1][_JSON])
 
 
 def _limit(count: int, after: Position, until: int | None) -> int:

@@ -11,6 +11,7 @@ from sessiond.errors import NotFound
 from sessiond.model import DOCUMENTS, Message, VersionedMessage
 from sessiond.sync.entry import Entry
 from sessiond.sync.outline import Outline
+from sessiond.sync.paging import fitting
 from sessiond.sync.position import START, Position
 from sessiond.sync.rendering import message_page_json, operation_page_json, session_json
 from sessiond.sync.replica import Conversation
@@ -74,15 +75,17 @@ class KnownSession:
         """
         end = self._entries[-1:]
         if end and end[0].op == "session.delete" and end[0].offset > after.offset:
-            return operation_page_json(self.session_id, end, end[0].position, None)
+            return operation_page_json(self.session_id, end, end[0].position)
         if after.offset > self.position.offset:
-            return operation_page_json(self.session_id, [], after, None)
+            return operation_page_json(self.session_id, [], after)
         before = self._entries[after.offset - 1].position if after.offset else START
         if after.epoch not in ("", before.epoch):
             return None
         page = self._entries[after.offset : after.offset + limit]
+        page = page[: fitting(len(entry.json) for entry in page)]
         position = page[-1].position if page else before
-        return operation_page_json(self.session_id, page, position, None)
+        more = after.offset + len(page) < len(self._entries)
+        return operation_page_json(self.session_id, page, position, more=more)
 
     def has_had(self, message_id: str) -> bool:
         """Tell whether a message's id is taken, also by one that was removed."""

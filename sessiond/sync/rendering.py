@@ -8,6 +8,7 @@ from typing import Any
 from sessiond.codec import json
 from sessiond.model import DOCUMENTS, DocumentName
 from sessiond.sync.entry import Entry, operation_json
+from sessiond.sync.paging import fitting
 from sessiond.sync.position import Position
 
 
@@ -34,24 +35,29 @@ def session_json(
 
 
 def message_page_json(found: list[tuple[int, bytes]], limit: int, position: Position) -> bytes:
-    """Return a `model.MessagePage`.
+    """Return a `model.MessagePage`, of `PAGE_BYTES` or one message at most.
 
     Args:
-        found: messages and the offsets where each was first written; one more than `limit` says
-            that another page follows.
+        found: messages and the offsets where each was first written; one more than there is room
+            for says that another page follows.
         limit: how many the page has at most.
         position: where the log ends.
     """
-    page = found[:limit]
-    rest = {"position": str(position), "next": page[-1][0] if len(found) > limit else None}
+    page = found[: min(limit, fitting(len(body) for _, body in found))]
+    rest = {"position": str(position), "next": page[-1][0] if len(found) > len(page) else None}
     bodies = b",".join(body for _, body in page)
     return b'{"messages":[%b],%b' % (bodies, json.encode(rest)[1:])
 
 
 def operation_page_json(
-    session_id: str, entries: Iterable[Entry], position: Position, reset: str | None
+    session_id: str,
+    entries: Iterable[Entry],
+    position: Position,
+    reset: str | None = None,
+    *,
+    more: bool = False,
 ) -> bytes:
     """Return a `model.OperationPage`."""
     operations = b",".join(operation_json(session_id, entry) for entry in entries)
-    rest = json.encode({"position": str(position), "reset": reset})
+    rest = json.encode({"position": str(position), "more": more, "reset": reset})
     return b'{"operations":[%b],%b' % (operations, rest[1:])

@@ -400,14 +400,31 @@ def test_the_log_is_read_from_any_position(client: Client, session: str) -> None
     page = client.get(f"{session}/operations")
     assert [offset(each["position"]) for each in page["operations"]] == list(range(1, 8))
     assert (page["position"], page["reset"]) == (client.position(session), None)
+    assert page["more"] is False
     third = page["operations"][2]["position"]
     rest = client.get(f"{session}/operations?after={third}&limit=2")
     assert rest["operations"] == page["operations"][3:5]
     assert rest["position"] == page["operations"][4]["position"]
+    assert rest["more"] is True
     assert client.get(f"{session}/operations?after={page['position']}")["operations"] == []
     for after, reason in (("0123456789abcd:3", "history-changed"), ("99", "missing")):
         told = client.get(f"{session}/operations?after={after}")
         assert (told["reset"], told["operations"]) == (reason, [])
+
+
+def test_a_page_of_large_messages_stays_small(client: Client, session: str) -> None:
+    texts = [f"{number}" + "x" * 900_000 for number in range(12)]
+    for text in texts:
+        client.call("POST", f"{session}/messages", user(text))
+    for route, items in (("operations", "operations"), ("messages", "messages")):
+        found, after, pages = list[str](), "2", 0
+        while after:
+            answer = client.call("GET", f"{session}/{route}?limit=1000&after={after}")
+            assert len(answer.body) < 8.1 * 1024 * 1024
+            page, pages = answer.json, pages + 1
+            found += [each.get("body", each)["content"] for each in page[items]]
+            after = page["next"] if route == "messages" else page["more"] and page["position"]
+        assert (found, pages) == (texts, 2)
 
 
 def test_who_wrote_stands_in_the_log(client: Client, session: str) -> None:

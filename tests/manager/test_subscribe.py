@@ -45,6 +45,17 @@ async def test_who_follows_sees_everything_in_order_and_holds_what_a_load_gives(
     assert state(follower) == state(await connect().load(session.id))
 
 
+async def test_who_missed_more_than_a_page_holds_catches_up_to_the_end(
+    connect: Connect, session: Session
+) -> None:
+    other = await connect().load(session.id)
+    for number in range(10):
+        await other.add_message(role="tool", content=f"{number}" + "x" * 950_000)
+    await session.add_message(role="user", content="mine")
+    assert [message.content[0] for message in session.messages[1:]] == [*"0123456789", "m"]
+    assert state(session) == state(await connect().load(session.id))
+
+
 async def test_own_writes_while_following_are_held_once_and_in_the_common_order(
     connect: Connect, session: Session
 ) -> None:

@@ -85,6 +85,30 @@ async def test_pages_stay_small_when_messages_are_large(core: Services) -> None:
     assert max(sizes) <= 8 * MIB
 
 
+async def test_a_stretch_holds_no_more_than_fits_and_leads_on_to_the_end(core: Services) -> None:
+    await core.commit("ses_1", creating("ses_1"))
+    for number, mib in enumerate([1] * 9 + [9, 1]):
+        await core.commit("ses_1", appending(f"m{number}", b'"' + b"x" * mib * MIB + b'"'))
+    found, page = list[list[int]](), LogPage([], START, more=True)
+    while page.more:
+        page = await core.store.log.stretch("ses_1", page.position)
+        found.append([entry.offset for entry in page.entries])
+    assert found == [[*range(1, 9)], [9, 10], [11], [12]]
+
+
+async def test_a_stretch_tells_whether_the_log_goes_on(
+    core: Services, ends: list[Position]
+) -> None:
+    for limit, more in ((1, True), (9, True), (10, False), (500, False)):
+        page = await core.store.log.stretch("ses_1", START, limit)
+        assert page.position == ends[min(limit, 10)]
+        assert (len(page.entries), page.more) == (min(limit, 10), more)
+    end = await core.store.log.stretch("ses_1", ends[10])
+    assert (end.entries, end.position, end.more) == ([], ends[10], False)
+    other = await core.store.log.stretch("ses_1", Position("0123456789abcd", 3))
+    assert (other.entries, other.reset) == ([], "history-changed")
+
+
 async def test_entries_are_found_by_their_offsets(core: Services, ends: list[Position]) -> None:
     found = await core.store.log.entries_at("ses_1", [7, 99, 1])
     assert [entry and entry.id for entry in found] == ["m7", None, "ses_1"]

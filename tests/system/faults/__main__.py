@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import sys
 from collections import Counter
 from pathlib import Path
 
-from tests.system.faults.planted import BUGS, VARIABLE
+from tests.system.faults.planted import BUGS
 from tests.system.faults.runs import Outcome, run_seeds
 
 _MOST_SCHEDULES = 40
@@ -53,11 +52,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _planted(name: str, options: argparse.Namespace) -> int:
-    os.environ[VARIABLE] = name
     seeds = range(options.from_seed, options.from_seed + _MOST_SCHEDULES)
-    outcomes = asyncio.run(
-        run_seeds(seeds, jobs=1, module="tests.system.faults.planted", until_violation=True)
-    )
+    outcomes = asyncio.run(run_seeds(seeds, jobs=1, bug=name, until_violation=True))
     found = outcomes[-1].violations
     told = f"found by schedule {len(outcomes)}: {found[0]}" if found else "NOT FOUND"
     print(f"{name}: {told}", flush=True)

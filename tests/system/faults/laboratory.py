@@ -24,17 +24,22 @@ from tests.system.faults.workload import Watcher, Writer, seen_in
 
 WRITERS = 4
 _WATCHERS = 2
-_SETTLE_SECONDS = 25.0
 _QUIET_SECONDS = 1.3
 _CATCH_UP_SECONDS = 8.0
 _PAGE = 1_000
 
 
 class Laboratory:
-    """Runs schedules; each has sessions of its own."""
+    """Runs schedules; each has sessions of its own.
 
-    def __init__(self, machines: Machines) -> None:
+    Args:
+        machines: where.
+        settle_seconds: how long daemons may take to come to rest.
+    """
+
+    def __init__(self, machines: Machines, settle_seconds: float = 25.0) -> None:
         self.machines = machines
+        self._settle_seconds = settle_seconds
         self._numbers = itertools.count(1)
 
     async def run(self, schedule: Schedule) -> History:
@@ -98,7 +103,7 @@ class Laboratory:
         """
         states: list[OutboxStatus | None] = []
         busy = time.monotonic()
-        end = busy + _SETTLE_SECONDS
+        end = busy + self._settle_seconds
         while time.monotonic() < busy + _QUIET_SECONDS:
             if time.monotonic() > end:
                 history.failures.append(f"the daemons do not come to rest: {states}")
@@ -199,7 +204,7 @@ async def _operations(client: DaemonClient, session_id: str) -> list[Operation]:
     while True:
         page = await client.operations(session_id, after=after, limit=_PAGE)
         log += page.operations
-        if len(page.operations) < _PAGE:
+        if not page.more:
             return log
         after = page.position
 

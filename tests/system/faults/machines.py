@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from tests.api.servers import DurableServer
 from tests.daemons import RunningDaemon
+from tests.system.faults.planted import VARIABLE
 from tests.system.faults.proxy import ChaosProxy
 from tests.system.faults.schedule import SIDECARS
 
@@ -32,14 +33,16 @@ _START_SECONDS = 20.0
 class Machine:
     """A sidecar and its way to Redis. Who ends or starts its process holds `lock`."""
 
-    def __init__(self, folder: Path, number: int, redis: Path, module: str) -> None:
+    def __init__(self, folder: Path, number: int, redis: Path, bug: str) -> None:
         self.proxy = ChaosProxy(folder / f"p{number}", redis)
         home = folder / f"d{number}"
         home.mkdir(mode=0o700)
         flags = ("--redis-url", self.proxy.url, "--instance", f"side{number}")
         self.sidecar = RunningDaemon(home, *flags)
         self.sidecar.environ |= _OPTIONS
-        self.sidecar.module = module
+        if bug:
+            self.sidecar.environ[VARIABLE] = bug
+            self.sidecar.module = "tests.system.faults.planted"
         self.lock = asyncio.Lock()
 
     @property
@@ -129,13 +132,13 @@ class Machines:
 
     Args:
         folder: short, since paths of sockets are limited.
-        module: what runs as a sidecar.
+        bug: what is planted in the sidecars; empty for nothing.
     """
 
-    def __init__(self, folder: Path, module: str) -> None:
+    def __init__(self, folder: Path, bug: str) -> None:
         self.redis = RedisHost(folder)
         socket = self.redis.server.socket
-        self.each = [Machine(folder, number, socket, module) for number in range(SIDECARS)]
+        self.each = [Machine(folder, number, socket, bug) for number in range(SIDECARS)]
 
     async def start(self) -> None:
         """Start everything."""
@@ -167,10 +170,10 @@ class Machines:
 
 
 @asynccontextmanager
-async def machines(module: str = "sessiond") -> AsyncIterator[Machines]:
+async def machines(bug: str = "") -> AsyncIterator[Machines]:
     """Run machines in a fresh folder."""
     folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
-    found = Machines(folder, module)
+    found = Machines(folder, bug)
     try:
         await found.start()
         yield found

@@ -33,8 +33,9 @@ async def run_seeds(
     *,
     jobs: int = 1,
     kinds: tuple[str, ...] | None = None,
-    module: str = "sessiond",
+    bug: str = "",
     until_violation: bool = False,
+    settle_seconds: float = 25.0,
     tell: Callable[[Outcome], None] = lambda _: None,
     keep: Path | None = None,
 ) -> list[Outcome]:
@@ -46,8 +47,9 @@ async def run_seeds(
         seeds: which.
         jobs: laboratories at once.
         kinds: only these faults.
-        module: what runs as a daemon.
+        bug: what is planted in the daemons; empty for nothing.
         until_violation: stop at the first.
+        settle_seconds: how long daemons may take to come to rest.
         tell: told of each.
         keep: where to keep what there is about a run in which something did not hold.
     """
@@ -56,8 +58,8 @@ async def run_seeds(
 
     async def work() -> None:
         while not (until_violation and outcomes and outcomes[-1].violations):
-            async with machines(module) as found:
-                laboratory = Laboratory(found)
+            async with machines(bug) as found:
+                laboratory = Laboratory(found, settle_seconds)
                 for done, seed in enumerate(waiting, start=1):
                     planned = schedule(seed, kinds or KINDS)
                     history = await laboratory.run(planned)

@@ -27,6 +27,7 @@ from sessiond.errors import (
     JournalUnavailable,
     NotFound,
     SessiondError,
+    StoreFull,
     StoreUnavailable,
     StoreWentBack,
 )
@@ -128,6 +129,7 @@ class Outbox:
         self._wait_seconds = wait_seconds
         self._lanes: dict[str, _Lane] = {}
         self._disk_fails = False
+        self._is_redis_full = False
         self._bases = Bases()
         self.confirmed = Confirmed(around.journal, around.lookup, self._write_again)
         """What Redis is known to have."""
@@ -230,7 +232,7 @@ class Outbox:
         performed = await self._try(write, patience)
         span = await self._durable(begun)
         if performed is None or life != self.confirmed.lives:
-            is_hopeless = wait_seconds is None and self._around.redis.is_away
+            is_hopeless = wait_seconds is None and not self._takes_writes
             left = 0.0 if is_hopeless else max(0.0, until - loop.time())
             return await self._wait(write, span, left)
         if isinstance(performed, SessiondError):
@@ -239,7 +241,13 @@ class Outbox:
         self._confirm(write.session_id, span, performed)
         return performed
 
+    @property
+    def _takes_writes(self) -> bool:
+        """Whether Redis is there and has room, as far as is known."""
+        return not (self._around.redis.is_away or self._is_redis_full)
+
     def _confirm(self, session_id: str, span: Span, performed: Performed) -> None:
+        self._is_redis_full = False
         self._around.journal.confirm(span, performed.position)
         self.confirmed.note(session_id, performed.position)
         self._bases.note_done(session_id, performed)
@@ -308,7 +316,7 @@ class Outbox:
         waiting = _Waiting(write, span)
         patience = wait_seconds
         if patience is None:
-            patience = 0 if self._around.redis.is_away else self._wait_seconds
+            patience = self._wait_seconds if self._takes_writes else 0
         if patience:
             waiting.outcome = asyncio.get_running_loop().create_future()
         self._queue(waiting)
@@ -423,10 +431,14 @@ class Outbox:
         return True
 
     def _note(self, obstacle: SessiondError, session_id: str) -> None:
-        """Note what keeps a write from being done: Redis is away, or its lane has to pause."""
+        """Note what keeps a write from being done: Redis is away, or its lane has to pause.
+
+        A Redis that is full answers: what is read comes from there, and not from copies.
+        """
+        self._is_redis_full = isinstance(obstacle, StoreFull)
         if isinstance(obstacle, StoreWentBack):
             self.confirmed.doubt(session_id)
-        elif isinstance(obstacle, StoreUnavailable):
+        elif isinstance(obstacle, StoreUnavailable) and not self._is_redis_full:
             self._around.redis.note_failure()
         elif lane := self._lanes.get(session_id):
             lane.held = f"{obstacle.code}: {obstacle.detail}"

@@ -71,9 +71,11 @@ class RollbackWatch:
             try:
                 await self.look()
                 self._redis.note_answer()
-            except StoreUnavailable as error:
-                if not isinstance(error, StoreFull):  # that one answers
-                    self._redis.note_failure()
+            except StoreFull:
+                self._redis.note_answer()
+                self._life = ""
+            except StoreUnavailable:
+                self._redis.note_failure()
                 self._life = ""
             except SessiondError:  # the disk is away, or Redis refuses: the next time
                 self._life = ""

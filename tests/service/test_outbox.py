@@ -17,6 +17,7 @@ from sessiond.errors import (
     JournalUnavailable,
     NotFound,
     SessiondError,
+    StoreFull,
     StoreUnavailable,
     StoreWentBack,
 )
@@ -391,6 +392,26 @@ async def test_writes_to_a_session_that_is_not_there_yet_are_held_and_say_so(
     await machine.settled()
     assert redis.log == ["a", "b"]
     assert (await machine.outbox.status()).held == {}
+
+
+async def test_a_full_redis_is_not_away_keeps_nobody_waiting_and_is_tried_until_there_is_room(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    await machine.stop()
+    await machine.start(wait_seconds=60)
+    redis.refusals |= dict.fromkeys("abc", StoreFull("out of memory"))
+    async with asyncio.timeout(5):
+        for name, session_id in (("a", "s"), ("b", "s"), ("c", "t")):
+            assert isinstance(await machine.outbox.submit(append(name, session_id)), Journaled)
+    assert set((await machine.outbox.status()).held.values()) <= {"store-full: out of memory"}
+    assert await held_by(machine.outbox)
+    assert not machine.reachability.is_away
+    redis.refusals.clear()
+    await machine.settled()
+    await until(lambda: not machine.outbox.waiting("t"))
+    assert sorted(redis.log) == ["a", "b", "c"]
+    assert redis.log.index("a") < redis.log.index("b")
+    assert isinstance(await machine.outbox.submit(append("d")), Performed)
 
 
 async def test_losing_races_is_tried_again(machine: Machine, redis: PlayedRedis) -> None:

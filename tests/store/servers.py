@@ -69,6 +69,7 @@ class RunningServer:
                 [self._binary, *where, *rest],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                restore_signals=False,  # a file that must not grow is an error, and no end
             )
         try:
             self._wait()

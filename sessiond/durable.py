@@ -38,6 +38,7 @@ class DurableWrites:
             told=lambda journaled: _tell_watchers(core, journaled),
         )
         self.outbox = Outbox(around, wait_seconds=wait_seconds)
+        core.committer.recall = self.outbox.confirmed.known
         watermarks = WatermarkStore(core.redis, core.keys)
         self.watch = RollbackWatch(journal, watermarks, self.outbox.confirmed, self.redis)
         self.redis.call_when_back(self.watch.look_now)
@@ -64,7 +65,6 @@ class DurableWrites:
 
     async def start(self) -> None:
         """Take up what an earlier life left undone, and begin to watch Redis."""
-        self._core.committer.rely_on(await self.journal.newest_confirmed())
         await self.outbox.start()
         self._watching = asyncio.create_task(self.watch.run())
 

@@ -93,6 +93,10 @@ class Confirmed:
         self._is_trusted.clear()
         self._in_doubt()
 
+    def known(self, session_id: str) -> Position | None:
+        """Return what Redis had of a session when it was last looked at, about a second ago."""
+        return self._known.get(session_id)
+
     async def is_missing(self, session_id: str) -> bool:
         """Tell whether Redis does not have of a session what it had."""
         known = self._known.get(session_id)

@@ -8,7 +8,7 @@ This writer's order is the log's order. Calls are decided one after the other: a
 was lost is sent again, and the script recognises what it already applied. A call sent ahead names
 the operation that must have been applied before it; the script refuses it otherwise, whatever
 made it the first to arrive, and it is sent again in its turn. Every other call names the last
-operation that is known to be there, if only from an earlier life of this process (`rely_on`): a
+operation that is known to be there, if only from an earlier life of this process (`recall`): a
 Redis that went back takes nothing before that is known.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec import Struct, field
@@ -122,10 +122,12 @@ class Committer:
         self._lanes: dict[str, _Lane] = {}
         self._waiting_bytes = 0
         self._applied: dict[str, int] = {}
-        self._relied_on: dict[str, Position] = {}
         self.is_guarded = False
         """Whether a session that Redis does not have as it was is written to only after `forgive`:
         for those who can write again what was lost."""
+        self.recall: Callable[[str], Position | None] = lambda _: None
+        """Tells what a session had, where this does not remember: from an earlier life of this
+        process, or because many others were written to since."""
 
     async def commit(self, session_id: str, group: list[Draft]) -> Committed:
         """Write a group, whole or not at all, at consecutive offsets.
@@ -155,17 +157,10 @@ class Committer:
             loop.call_soon(self._send_ahead, lane)
         return await waiting.outcome
 
-    def rely_on(self, positions: Mapping[str, Position]) -> None:
-        """Take a session's next call only where its log has this position.
-
-        So it is until something of this process is known to be there, or until `forgive`.
-        """
-        self._relied_on |= {
-            name: position for name, position in positions.items() if position.offset
-        }
-
     async def forgive(self, session_id: str) -> None:
         """Write to a session again that Redis does not have as it was.
+
+        `recall` must not tell of what is lost any more.
 
         What was handed over before is refused first: its callers may have given it up, and then it
         would come before what was lost.
@@ -173,7 +168,7 @@ class Committer:
         while lane := self._lanes.get(session_id):
             if lane.flusher:
                 await asyncio.wait([lane.flusher])
-        self._rely_no_more(session_id)
+        self._applied.pop(session_id, None)
 
     async def drain(self) -> None:
         """Return when everything handed over has been decided."""
@@ -210,14 +205,10 @@ class Committer:
             if isinstance(outcome, Committed):
                 applied = sequence
         if applied:
-            self._rely_no_more(call.session_id)  # to the end: the idle ones are forgotten
+            self._applied.pop(call.session_id, None)  # to the end: the idle ones are forgotten
             self._applied[call.session_id] = applied
             if len(self._applied) > _SESSIONS_REMEMBERED:
                 del self._applied[next(iter(self._applied))]
-
-    def _rely_no_more(self, session_id: str) -> None:
-        self._applied.pop(session_id, None)
-        self._relied_on.pop(session_id, None)
 
     def _give_up_following(self, lane: _Lane, error: StoreUnavailable) -> None:
         """Refuse the call that was sent ahead: it must not come before one that failed."""
@@ -288,9 +279,10 @@ class Committer:
         """Return what a session must have, as far as this process knows: see lua/commit.lua."""
         if not self.is_guarded:
             return 0
-        if known := self._relied_on.get(session_id):
-            return f"{known.epoch}:{known.offset}"
-        return self._applied.get(session_id, 0)
+        if applied := self._applied.get(session_id):
+            return applied
+        known = self.recall(session_id)
+        return f"{known.epoch}:{known.offset}" if known and known.offset else 0
 
     async def _send(self, call: _Call, after: int | str) -> Acknowledged:
         """Send a call once; it has no effect where `after` is not there."""

@@ -403,12 +403,14 @@ async def test_what_an_earlier_life_wrote_must_be_there_before_the_first_call_is
     last = (await committer.commit("ses_1", [appending("b")])).positions[0]
     reborn = Committer(line.execute, core.keys, writer="test.reborn")
     reborn.is_guarded = True
-    reborn.rely_on({"ses_1": last, "ses_2": Position("", 0)})
+    known = {"ses_1": last, "ses_2": Position("", 0)}
+    reborn.recall = known.get
     await reborn.commit("ses_2", [creating("ses_2")])
     await roll_back(core, "ses_1", copy)
     await core.commit("ses_1", appending("elsewhere"))  # another one stands there now
     with pytest.raises(StoreWentBack):
         await reborn.commit("ses_1", [appending("c")])
+    del known["ses_1"]
     await reborn.forgive("ses_1")
     for name in ("b", "c"):
         await reborn.commit("ses_1", [appending(name)])
@@ -421,7 +423,24 @@ async def test_a_session_that_has_what_an_earlier_life_wrote_is_written_on(
 ) -> None:
     last = (await committer.commit("ses_1", [appending("a")])).positions[0]
     reborn = Committer(line.execute, core.keys, writer="test.reborn")
-    reborn.rely_on({"ses_1": last if is_epoch_known else Position("", last.offset)})
+    reborn.is_guarded = True
+    reborn.recall = {"ses_1": last if is_epoch_known else Position("", last.offset)}.get
     for name in ("b", "c"):
         await reborn.commit("ses_1", [appending(name)])
     assert [entry.id for entry in await entries_of(core)] == ["ses_1", "a", "b", "c"]
+
+
+async def test_a_session_that_was_not_written_to_for_long_is_guarded_as_the_others(
+    core: Services, committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory for sessions is bounded: what is forgotten is recalled."""
+    monkeypatch.setattr("sessiond.store.committer._SESSIONS_REMEMBERED", 2)
+    committer.is_guarded = True
+    copy = await take_copy(core, "ses_1")
+    known = {"ses_1": (await committer.commit("ses_1", [appending("a")])).positions[0]}
+    committer.recall = known.get
+    for name in ("ses_2", "ses_3", "ses_4"):
+        await committer.commit(name, [creating(name)])
+    await roll_back(core, "ses_1", copy)
+    with pytest.raises(StoreWentBack):
+        await committer.commit("ses_1", [appending("b")])

@@ -270,7 +270,7 @@ class ConflictRecord(Struct, kw_only=True):
             by a person.
     """
 
-    number: str
+    number: str = ""
     session_id: str
     document: Literal["metadata", "context", "preferences", "message", "part"]
     id: str = ""

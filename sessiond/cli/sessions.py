@@ -26,13 +26,20 @@ from sessiond.model import (
     ConflictRecord,
     Message,
     Operation,
+    Reset,
     Session,
     SessionPresence,
     SessionSummary,
 )
 
 _OPERATION = msgspec.json.Decoder(Operation)
+_RESET = msgspec.json.Decoder(Reset)
 _LONGEST_LINE = 160
+_RESETS = {
+    "history-changed": "the log has another history at that position",
+    "missing": "the log ends before that position",
+    "trimmed": "the log begins after that position",
+}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -152,7 +159,10 @@ def _tail(options: argparse.Namespace) -> None:
 
 
 def _line(event: RawEvent) -> str:
-    if event.name in ("live", "journaled", "reset"):
+    if event.name == "reset":
+        why = _RESETS.get(_RESET.decode(event.data).reason, "the log is another one now")
+        return paint(f"reset  {why}; what it holds follows from its beginning", "yellow")
+    if event.name in ("live", "journaled"):
         return paint(f"{event.name}  {plain(event.data.decode())[:_LONGEST_LINE]}", "dim")
     operation = _OPERATION.decode(event.data)
     time = local_time(operation.at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sessiond.codec import json
@@ -149,7 +150,12 @@ def conflict_drafts(outcomes: Outcomes, *, at: str, client: str) -> list[Draft]:
 
 
 def conflict_entry(record: ConflictRecord, at: str) -> dict[str, str | bytes]:
-    """Return the fields of a conflict's entry: what a person filters by, and all of it as JSON."""
+    """Return the fields of a conflict's entry: what a person filters by, and all of it as JSON.
+
+    Its number is the entry's own, and not known yet.
+    """
+    content = msgspec.to_builtins(record)
+    del content["number"]
     return {
         "what": "conflict",
         "document": record.document,
@@ -158,7 +164,7 @@ def conflict_entry(record: ConflictRecord, at: str) -> dict[str, str | bytes]:
         "strategy": record.strategy,
         "outcome": record.outcome,
         "at": at,
-        "json": json.encode(record),
+        "json": json.encode(content),
     }
 
 
@@ -182,7 +188,6 @@ def conflict_records(outcomes: Outcomes, at: str) -> Iterator[ConflictRecord]:
         conflict = contest.conflict
         is_mixed = conflict.outcome == "merged"
         yield ConflictRecord(
-            number="",  # that of its operation
             session_id=subject.session_id,
             document=subject.document,
             id=subject.id,

@@ -33,9 +33,9 @@ from sessiond.service.writing import (
     written_before,
 )
 from sessiond.store.draft import Draft
-from sessiond.store.log import PAGE
+from sessiond.store.log import PAGE, log_is_damaged
 from sessiond.store.sessions import Snapshot
-from sessiond.sync.position import Position
+from sessiond.sync.position import START, Position
 from sessiond.sync.rendering import operation_page_json, session_json
 from sessiond.sync.replica import Conversation
 
@@ -123,12 +123,16 @@ class Sessions:
         Raises:
             NotFound, SessionDeleted, StoreDamaged, StoreUnavailable.
         """
+        ends: set[Position] = set()
         for _ in range(_LOAD_ATTEMPTS):
             snapshot = await self._around.store.snapshot(session_id)
             messages = await self._conversation_at(session_id, snapshot)
             if messages is not None:
                 documents = {name: document_value(snapshot, name) for name in DOCUMENTS}
                 return session_json(documents, messages, snapshot.position, snapshot.versions)
+            ends.add(snapshot.position)
+        if len(ends) == 1:
+            raise log_is_damaged(session_id, ends.pop())
         raise StoreUnavailable(
             f"the history of session {session_id!r} kept changing while it was read",
             hint="try again in a moment",
@@ -227,9 +231,12 @@ class Sessions:
         Raises:
             NotFound: there is no such session.
         """
-        page = await self._around.store.log.stretch(session_id, after, limit)
+        log = self._around.store.log
+        page = await log.stretch(session_id, after, limit)
         if not page.entries:
-            await self._around.store.end(session_id)  # is there a session at all?
+            end = await self._around.store.end(session_id)  # is there a session at all?
+            if after == START and not (page := await log.stretch(session_id, after, limit)).entries:
+                raise log_is_damaged(session_id, end.position)
         return operation_page_json(
             session_id, page.entries, page.position, page.reset, more=page.more
         )

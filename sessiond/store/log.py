@@ -114,6 +114,15 @@ def _foreign(stream_id: bytes) -> StoreDamaged:
     )
 
 
+def log_is_damaged(session_id: str, end: Position) -> StoreDamaged:
+    """Return the error of a session whose log does not hold what its metadata says."""
+    return StoreDamaged(
+        f"the log of session {session_id!r} does not hold the {end.offset} operations that its "
+        f"metadata counts",
+        hint="something other than sessiond removed them; `sessiond doctor` looks at the server",
+    )
+
+
 class LogReader:
     """Reads logs by offset. Never waits: what wakes a reader is the bus."""
 

@@ -204,6 +204,22 @@ def test_a_stream_of_a_damaged_session_is_refused_or_ends_and_stays_well_formed(
         assert names == ["session.create", "message.append", "part.put"]
 
 
+@pytest.mark.parametrize("how", ["emptied", "cut"])
+def test_a_log_that_lacks_what_was_written_is_damage_that_the_doctor_is_named_for(
+    client: Client, redis: Redis, damaged: str, key: Key, victim: str, how: str
+) -> None:
+    if how == "emptied":
+        redis.delete(key("conversation"))
+    else:
+        redis.xdel(key("conversation"), "4-0", "3-0")
+    told = assert_problem(client.call("GET", damaged), 502, "store-damaged")
+    assert victim in told.detail
+    assert "sessiond doctor" in str(told.hint)
+    if how == "emptied":
+        told = assert_problem(client.call("GET", f"{damaged}/operations"), 502, "store-damaged")
+        assert "does not hold the" in told.detail
+
+
 FOREIGN_WORDS: list[bytes] = [
     b"",
     b"x",

@@ -91,6 +91,22 @@ def test_tail_shows_everything_once_across_a_restart_and_ends_with_the_session()
         assert [each["position"].partition(":")[2] for each in operations] == list("12345")
 
 
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [("999", "ends before that position"), ("0123456789abcd:1", "another history")],
+)
+def test_tail_says_what_became_of_a_position_that_is_gone(
+    daemon: RunningDaemon, after: str, why: str
+) -> None:
+    with following(daemon, "tail", SPOOF, "--after", after) as tail:
+        wait_for(lambda: tail.shows("message.append"))
+        first, second = tail.lines[:2]
+        tail.process.send_signal(signal.SIGINT)
+        tail.process.wait(timeout=15)
+    assert re.fullmatch(f"reset  the log .*{why}.*; what it holds follows .*", first)
+    assert "session.create" in second
+
+
 def test_tail_shows_what_happens_from_now_on_until_ctrl_c(daemon: RunningDaemon) -> None:
     append(daemon, SHOWN, "earlier")
     before = status_of(daemon).subscribers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from sessiond.config.merging import merge_rules
@@ -43,6 +44,15 @@ async def contested(
         patch = {"working_directory": value}
         await documents.change("ses_1", "context", patch, Request(base=base))
     return (await core.conflicts.of_session("ses_1"))[-1]
+
+
+async def test_what_is_kept_of_a_conflict_has_no_number_but_that_of_its_entry(
+    core: Services,
+) -> None:
+    record = await contested(core)
+    ((number, fields),) = await core.redis.xrange(core.keys.conflicts("ses_1"))
+    assert number == f"{record.number}-0".encode()
+    assert "number" not in msgspec.json.decode(fields[fields.index(b"json") + 1])
 
 
 def deciding_by_hand(core: Services) -> Documents:

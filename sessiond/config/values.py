@@ -142,7 +142,10 @@ def _check_redis_url(value: object, where: str) -> None:
         return
     hint = "give an address such as redis://127.0.0.1:6379/0, or '' for the embedded server"
     if re.match(r"redis[a-z]*[-+](sentinel|cluster)", url):
-        hint = "Sentinel and Cluster are not served yet; give the address of a single server"
+        hint = (
+            "Sentinel and Cluster are not served; give the address of one server, or of a proxy or "
+            "DNS name that leads to the primary"
+        )
     if not url.startswith(_SCHEMES):
         found = f"{HIDDEN} with another scheme or none"
         raise refusal(

@@ -38,8 +38,20 @@ def check_server(facts: ServerFacts) -> None:
     """Refuse a server that could not keep what it is given.
 
     Raises:
-        ConfigurationError: it is too old, drops keys when its memory is full, or is a replica.
+        ConfigurationError: it is too old, drops keys when its memory is full, or is a replica, a
+            Sentinel or a node of a Cluster.
     """
+    if facts.sentinel:
+        raise ConfigurationError(
+            "the server is a Sentinel: it watches others, and keeps no data",
+            hint="point redis.url at the primary, or at a proxy or DNS name that follows it: "
+            "redis-cli -p 26379 sentinel get-master-addr-by-name NAME",
+        )
+    if facts.cluster:
+        raise ConfigurationError(
+            "the server is a node of a Redis Cluster, which has only a part of the keys",
+            hint="point redis.url at a single server (cluster-enabled no), which may have replicas",
+        )
     major = facts.version.split()[-1].partition(".")[0]
     if not major.isdigit() or int(major) < _OLDEST_SERVER:
         raise ConfigurationError(

@@ -53,7 +53,7 @@ class Installation(Struct, frozen=True, kw_only=True):
     @property
     def can_fail_over(self) -> bool:
         """Whether another server may take this one's place."""
-        return bool(self.server.cluster or self.server.replicas or self.wanted_replicas)
+        return bool(self.server.replicas or self.wanted_replicas)
 
 
 def promises(here: Installation) -> list[Promise]:

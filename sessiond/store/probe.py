@@ -54,6 +54,7 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
         aof_failing: whether the last write or rewrite of that file failed.
         snapshots_failing: whether the last snapshot failed.
         cluster: whether it is a node of a Redis Cluster.
+        sentinel: whether it is a Sentinel, which only watches servers.
         replicas: those that are connected.
     """
 
@@ -68,6 +69,7 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     aof_failing: bool = False
     snapshots_failing: bool = False
     cluster: bool = False
+    sentinel: bool = False
     replicas: tuple[ReplicaFacts, ...] = ()
 
 
@@ -109,6 +111,7 @@ def facts_of(info: Mapping[str, Any]) -> ServerFacts:
         ),
         snapshots_failing=info.get("rdb_last_bgsave_status", "ok") != "ok",
         cluster=bool(int(info.get("cluster_enabled", 0))),
+        sentinel="sentinel" in (info.get("redis_mode"), info.get("server_mode")),
         replicas=tuple(_replicas(info)),
     )
 

@@ -51,6 +51,20 @@ NEEDS_TWO = ServerSettings(appendfsync="everysec", save="", required_replicas=2)
     [
         (here(server(version="redis 6.2.1")), "redis", "failed", "redis 6.2.1", "Redis 7"),
         (
+            here(server(cluster=True)),
+            "redis",
+            "failed",
+            "a node of a Redis Cluster",
+            "a single server (cluster-enabled no)",
+        ),
+        (
+            here(server(sentinel=True)),
+            "redis",
+            "failed",
+            "the server is a Sentinel",
+            "point redis.url at the primary",
+        ),
+        (
             here(server(role="slave", primary="10.0.0.1:6379")),
             "redis",
             "failed",

@@ -71,8 +71,8 @@ BASE = ["journaled", "delivery", "committed", "here"]
             ),
         ),
         (
-            Installation(server=ServerFacts(version="redis 7.0.15", cluster=True)),
-            [*BASE, "failover"],
+            Installation(server=ServerFacts(version="redis 7.0.15")),
+            BASE,
             "this server runs with an appendfsync that it does not tell: take it for everysec",
         ),
     ],

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from sessiond.errors import SessiondError
 from sessiond.model import NewMessage, NewSession, Written
 from sessiond.service.status import Health, Status
 from tests.api.wire import exchange, request_bytes
-from tests.cli.commands import ask, called, command, status_of
+from tests.cli.commands import Done, ask, called, command, status_of
 from tests.daemons import RunningDaemon, running_daemon, wait_for
 from tests.store.servers import Pair, RunningServer, binary_of
 
@@ -108,19 +109,50 @@ def test_a_stalled_replica_is_reported_blocks_nobody_and_is_noticed_when_it_is_b
         assert "1 replica confirms each write" in " ".join(text.split())
 
 
+def run_in_vain(daemon: RunningDaemon) -> Done:
+    """Run a daemon that ends by itself."""
+    return subprocess.run(
+        command("run", *daemon.flags),
+        env=daemon.environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
 def test_a_daemon_does_not_start_on_a_replica_and_says_where_to_go(pair: Pair) -> None:
     with running_daemon("--redis-url", pair.replica.url, start=False) as daemon:
-        started = subprocess.run(
-            command("run", *daemon.flags),
-            env=daemon.environ,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        started = run_in_vain(daemon)
     assert started.returncode == 4, started.stderr
     assert f"error: the server is a replica of 127.0.0.1:{pair.port}" in started.stderr
     assert f"point redis.url at its primary, 127.0.0.1:{pair.port}" in started.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "fix"),
+    [
+        (["--cluster-enabled", "yes"], "a node of a Redis Cluster", "at a single server"),
+        (["--sentinel"], "the server is a Sentinel", "at the primary"),
+    ],
+)
+def test_a_daemon_does_not_start_on_a_cluster_or_a_sentinel_and_says_what_to_give_instead(
+    tmp_path: Path, settings: list[str], found: str, fix: str
+) -> None:
+    socket, file = tmp_path / "s", tmp_path / "server.conf"
+    file.write_text(f"port 0\nunixsocket {socket}\ndir {tmp_path}\n", encoding="utf-8")
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen([binary_of("redis"), file, *settings], stdout=log, stderr=log)
+    try:
+        wait_for(socket.exists)
+        with running_daemon("--redis-url", f"unix://{socket}", start=False) as daemon:
+            started = run_in_vain(daemon)
+    finally:
+        server.kill()
+        server.wait()
+    assert started.returncode == 4, started.stderr
+    assert found in started.stderr
+    assert f"point redis.url {fix}" in started.stderr
 
 
 def test_a_primary_that_becomes_a_replica_is_noticed_and_so_is_its_way_back(

@@ -28,6 +28,7 @@ from sessiond.diagnosis import Examiner
 from sessiond.durable import DurableWrites
 from sessiond.errors import ConfigurationError, SessiondError, StoreUnavailable
 from sessiond.logs import Logs
+from sessiond.memory import give_large_blocks_back
 from sessiond.offline import OfflineReading
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
 from sessiond.reporting import Place, Reporter
@@ -115,6 +116,7 @@ class Daemon:
             StoreRefusesUser: Redis refuses this user.
             StoreUnavailable: the embedded server does not answer.
         """
+        give_large_blocks_back()
         url = self.configuration.redis.url or await self._start_embedded()
         self._core = Core(url, self.configuration, instance=self._instance)
         facts = await self._reach(self._core)

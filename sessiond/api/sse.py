@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from aiohttp import web
 
@@ -17,6 +17,8 @@ _HEADERS = {
 }
 _HEARTBEAT = b": heartbeat\n\n"
 _RETRY = b"retry: 500\n\n"
+_PIECE_BYTES = 64 * 1024
+_BEATS_UNTIL_STALLED = 2
 
 
 def frame(event: Event) -> bytes:
@@ -27,17 +29,41 @@ def frame(event: Event) -> bytes:
     return event.frame
 
 
+def pieces(frames: Iterable[bytes]) -> Iterator[bytes | memoryview]:
+    """Yield frames in pieces of 64 KiB at most: many small ones together, large ones cut.
+
+    A connection keeps what its reader does not take. That is to be a piece, and not a copy of all:
+    the frames themselves are the same for all readers.
+    """
+    gathered: list[bytes] = []
+    size = 0
+    for each in frames:
+        if gathered and size + len(each) > _PIECE_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+        if len(each) > _PIECE_BYTES:
+            whole = memoryview(each)
+            yield from (whole[at : at + _PIECE_BYTES] for at in range(0, len(each), _PIECE_BYTES))
+        else:
+            gathered.append(each)
+            size += len(each)
+    if gathered:
+        yield b"".join(gathered)
+
+
 class EventStreams:
     """The event streams of one daemon.
 
     Args:
         heartbeat_seconds: every stream carries a comment this often, so that both ends notice
-            a connection that is gone.
+            a connection that is gone. A reader that takes nothing for two of them is cut.
     """
 
     def __init__(self, heartbeat_seconds: float) -> None:
         self._heartbeat_seconds = heartbeat_seconds
+        self._stalled_seconds = _BEATS_UNTIL_STALLED * heartbeat_seconds
         self._open: dict[web.StreamResponse, asyncio.Task[None]] = {}
+        self._busy: set[web.StreamResponse] = set()
         self._closing = asyncio.Event()
         self._heart: asyncio.Task[None] | None = None
 
@@ -54,12 +80,16 @@ class EventStreams:
         await response.write(_RETRY)
         if self._heart is None:
             self._heart = asyncio.create_task(self._beat())
-        copying = asyncio.create_task(_copy(events, response))
+        copying = asyncio.create_task(self._copy(events, response))
         self._open[response] = copying
         try:
             await copying
             await response.write_eof()
-        except (SessiondError, ConnectionError):  # too late for an answer that tells why
+        except (
+            SessiondError,
+            ConnectionError,
+            TimeoutError,
+        ):  # too late for an answer that tells why
             if request.transport:
                 request.transport.abort()
         except asyncio.CancelledError:
@@ -69,6 +99,7 @@ class EventStreams:
         finally:
             copying.cancel()
             del self._open[response]
+            self._busy.discard(response)
         return response
 
     def close(self) -> None:
@@ -83,6 +114,8 @@ class EventStreams:
         while True:
             await asyncio.sleep(self._heartbeat_seconds)
             for response, copying in list(self._open.items()):
+                if response in self._busy:  # an event is not to be torn, and says as much
+                    continue
                 try:
                     await asyncio.wait_for(response.write(_HEARTBEAT), timeout=0.01)
                 except TimeoutError:
@@ -90,7 +123,15 @@ class EventStreams:
                 except ConnectionError:
                     copying.cancel()
 
+    async def _copy(self, events: AsyncIterator[list[Event]], response: web.StreamResponse) -> None:
+        """Write events as they come.
 
-async def _copy(events: AsyncIterator[list[Event]], response: web.StreamResponse) -> None:
-    async for batch in events:
-        await response.write(b"".join([frame(event) for event in batch]))
+        Raises:
+            TimeoutError: the reader takes nothing.
+        """
+        async for batch in events:
+            self._busy.add(response)
+            for piece in pieces(map(frame, batch)):
+                async with asyncio.timeout(self._stalled_seconds):
+                    await response.write(piece)
+            self._busy.discard(response)

@@ -116,14 +116,18 @@ class Subscription:
         self._ready.set()
 
     def offer(self, event: Event) -> None:
-        """Queue an event, or cut the subscriber when too much waits already."""
+        """Queue an event, or cut the subscriber when too much waits already.
+
+        One that is longer than all that may wait is no reason: who waits for it takes it.
+        """
         if self._cut:
             return
-        self._events.append(event)
-        self._bytes += len(event.data)
-        if self._bytes > self._limit_bytes:
+        if self._events and self._bytes + len(event.data) > self._limit_bytes:
             self._cut = True
             self._events.clear()
+        else:
+            self._events.append(event)
+            self._bytes += len(event.data)
         self._ready.set()
 
     async def take(self) -> list[Event]:

@@ -38,6 +38,8 @@ _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _RECENT = 512
 _RING_EVENTS = 4096
 _RING_BYTES = 4 * 1024 * 1024
+_CATCH_UP_AT_ONCE = 8
+_LARGE_BYTES = 1024 * 1024
 _LINGER_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 2.0
 
@@ -235,6 +237,7 @@ class Feeds:
         self._workspaces: dict[str, _WorkspaceFeed] = {}
         self._opening = asyncio.Lock()
         self._leaving: asyncio.Task[None] | None = None
+        self._catching_up = asyncio.Semaphore(_CATCH_UP_AT_ONCE)
 
     @property
     def subscribers(self) -> int:
@@ -265,7 +268,7 @@ class Feeds:
             yield follower.read()
             return
         try:
-            yield _session_events(feed, follower, self._buffer_bytes)
+            yield _session_events(feed, follower, self._buffer_bytes, self._catching_up)
         finally:
             await self._close_session(session_id, feed)
 
@@ -351,9 +354,11 @@ class Feeds:
             self._leaving = asyncio.create_task(self._bus.leave(channel, feed.hear))
 
 
-async def _session_events(feed: _SessionFeed, follower: Follower, buffer_bytes: int) -> Events:
+async def _session_events(
+    feed: _SessionFeed, follower: Follower, buffer_bytes: int, catching_up: asyncio.Semaphore
+) -> Events:
     while True:
-        async for events in follower.read():
+        async for events in _in_turn(follower.read(), catching_up):
             yield events
             if events[-1].name == DELETED:
                 return
@@ -368,6 +373,23 @@ async def _session_events(feed: _SessionFeed, follower: Follower, buffer_bytes: 
                     return
         finally:
             feed.subscriptions.discard(subscription)
+
+
+async def _in_turn(pages: Events, turns: asyncio.Semaphore) -> Events:
+    """Yield what is read of a log by one reader alone; only some do so at a time.
+
+    A large page keeps its turn until it is taken: readers that take nothing do not fill the memory.
+    """
+    is_over = False
+    while not is_over:
+        async with turns:
+            events = await anext(pages, None)
+            is_over = events is None
+            is_large = events is not None and sum(len(each.data) for each in events) > _LARGE_BYTES
+            if events and is_large:
+                yield events
+        if events and not is_large:
+            yield events
 
 
 async def _workspace_events(feed: _WorkspaceFeed, last_id: str, buffer_bytes: int) -> Events:

@@ -78,6 +78,19 @@ async def test_what_was_taken_does_not_count_against_the_limit() -> None:
         assert len(await subscription.take()) == 1
 
 
+async def test_an_event_longer_than_all_that_may_wait_cuts_only_who_is_behind() -> None:
+    for behind in (False, True):
+        subscription = Subscription(100)
+        if behind:
+            subscription.offer(event("a"))
+        subscription.offer(event("long", 200))
+        if behind:
+            with pytest.raises(SlowSubscriberCut):
+                await subscription.take()
+        else:
+            assert [taken.name for taken in await subscription.take()] == ["long"]
+
+
 async def test_one_byte_too_much_cuts_the_subscriber_and_frees_what_waited() -> None:
     subscription = Subscription(100)
     subscription.offer(event("a", 100))

@@ -34,6 +34,7 @@ from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
 from sessiond.reporting import Place, Reporter
 from sessiond.service.checks import check_server
 from sessiond.service.clock import system_clock
+from sessiond.service.compression import Compression
 from sessiond.service.opencode.opencodes import Opencodes
 from sessiond.service.opencode.outbox import Target
 from sessiond.service.status import (
@@ -42,6 +43,7 @@ from sessiond.service.status import (
     KeyContent,
     Status,
 )
+from sessiond.store.blocks import BlockStore
 from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
 from sessiond.store.embedded.server import (
@@ -58,6 +60,8 @@ _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
 _GRACE_SECONDS = 10.0
 _TRIM_SECONDS = 3600.0
+_SETTLED_SECONDS = 60.0
+"""Beyond the retries of a write: then its entries may be compressed."""
 _WAIT_FOR_EMBEDDED_SECONDS = 5.0
 _WAIT_FOR_REDIS_SECONDS = 1.0
 
@@ -141,7 +145,9 @@ class Daemon:
         if facts:
             with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
                 await self._beat_once()
-        jobs = (self._beat(), self._trim(), self._examiner.watch())
+        jobs = [self._beat(), self._trim(), self._examiner.watch()]
+        if self.configuration.performance.compression_enabled:
+            jobs.append(self._compression(self._core).run())
         self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(
             "daemon.started",
@@ -240,6 +246,16 @@ class Daemon:
             host = f"[{api.host}]" if ":" in api.host else api.host
             self.address = f"http://{host}:{bound[-1].getsockname()[1]}"
         return bound
+
+    def _compression(self, core: Core) -> Compression:
+        compression = Compression(
+            core.store,
+            BlockStore(core.redis, core.keys),
+            settled_seconds=_SETTLED_SECONDS + self.configuration.sync.retry_seconds,
+            now=time.monotonic,
+        )
+        core.store.on_commit.append(compression.note)
+        return compression
 
     def _open_opencodes(self, core: Core) -> Opencodes:
         target = Target(core.sessions, core.store, core.opencode, system_clock)

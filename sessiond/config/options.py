@@ -71,7 +71,7 @@ class PerformanceOptions(Section, frozen=True):
         int, _AtLeastOne, Meta(description="Context window in tokens. Accepted; not used yet.")
     ] = 10_000
     compression_enabled: Annotated[
-        bool, Meta(description="Compress old messages. Accepted; not used yet.")
+        bool, Meta(description="Compress the old part of long sessions in Redis.")
     ] = True
     cache_ttl_seconds: Annotated[
         int, _AtLeastOne, Meta(description="Life of a cache entry in seconds. Not used yet.")

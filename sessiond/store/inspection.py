@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from sessiond.errors import NotFound
+from sessiond.errors import NotFound, StoreDamaged
+from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
 
@@ -57,6 +59,11 @@ async def read_key(redis: Redis, keys: Keys, key: str, limit: int) -> tuple[str,
 
 
 def _entry(stream_id: bytes, flat: list[bytes]) -> dict[str, Any]:
+    if b"codec" in flat[::2]:
+        with contextlib.suppress(StoreDamaged):  # then it is shown as it lies there
+            block = parse_block([stream_id, flat])
+            entries = [_entry(*entry) for entry in unpack(block)]
+            return {"entry": _text(stream_id), "codec": block.codec, "entries": entries}
     fields = zip(flat[::2], flat[1::2], strict=False)
     return {"entry": _text(stream_id)} | {
         _text(name): _decoded(value) if name == b"json" else _text(value) for name, value in fields

@@ -56,6 +56,13 @@ TABLE: dict[str, KeyKind] = {
         "the session's",
         "the log: <offset>-0 → op, at, origin, id, epoch, json",
     ),
+    "blocks": KeyKind(
+        _session("blocks"),
+        "stream",
+        "the session's",
+        "the log's beginning, compressed: <offset of the last entry>-0 → epochs (7 bytes for each "
+        "entry), codec (zstd-1), data, checksum; `sessiond redis cat` shows the entries",
+    ),
     "applied": KeyKind(
         _session("applied"),
         "hash",
@@ -158,6 +165,7 @@ _LOG_KINDS = (
     "context",
     "preferences",
     "conflicts",
+    "blocks",
 )
 
 _REMEMBERED = 4096
@@ -190,6 +198,10 @@ class Keys:
     def conversation(self, session_id: str) -> str:
         """Stream: the session's log."""
         return self._name("conversation", session_id)
+
+    def blocks(self, session_id: str) -> str:
+        """Stream: the log's beginning, compressed."""
+        return self._name("blocks", session_id)
 
     def messages(self, session_id: str) -> str:
         """Hash: index of the message records."""

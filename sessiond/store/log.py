@@ -1,4 +1,8 @@
-"""Reading a session's log: pages after a position, with the position proven first."""
+"""Reading a session's log: pages after a position, with the position proven first.
+
+The beginning of a log may be compressed in blocks. This is the one place that puts both together:
+who reads does not notice.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,19 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from sessiond.errors import StoreDamaged
+from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
+from sessiond.store.entries import checked, offset_of, parse_entry
 from sessiond.store.keys import Keys
+from sessiond.store.scripts import LOG_PAGE
 from sessiond.sync.entry import Entry
 from sessiond.sync.paging import PAGE_BYTES, fitting
 from sessiond.sync.position import START, Position
 
 Reset = Literal["history-changed", "trimmed", "missing"]
 """Why a position is not part of the log: Redis has another history there, the log's beginning was
-archived, or the log ends before it (it was rolled back, or flushed)."""
+lost, or the log ends before it (it was rolled back, or flushed)."""
 
-_FIELDS = [b"op", b"at", b"origin", b"id", b"epoch", b"json"]
 _OP, _JSON = 1, 11
 _FIRST_PAGE = 4
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -66,52 +72,6 @@ class LogPage:
             for stream_id, fields in self.raw
             if fields[_OP] == b"message.append"
         ]
-
-
-def parse_entry(raw: Any) -> Entry:
-    """Read one stream entry that was checked.
-
-    Raises:
-        StoreDamaged: it holds bytes that are no text.
-    """
-    stream_id, fields = raw
-    _, op, _, at, _, origin, _, record_id, _, epoch, _, json = fields
-    try:
-        return Entry(
-            int(stream_id[:-2]),
-            op.decode(),
-            at.decode(),
-            origin.decode(),
-            record_id.decode(),
-            epoch.decode(),
-            json,
-        )
-    except UnicodeDecodeError as error:
-        raise _foreign(stream_id) from error
-
-
-def _checked(raw: list[Any]) -> list[Any]:
-    """Return stream entries as Redis sent them, each `[id, [name, value, …]]`.
-
-    Raises:
-        StoreDamaged: an entry is not one that the commit script writes, or entries are missing.
-    """
-    for stream_id, fields in raw:
-        if fields is None or fields[::2] != _FIELDS or not stream_id.endswith(b"-0"):
-            raise _foreign(stream_id)
-    if raw and int(raw[-1][0][:-2]) - int(raw[0][0][:-2]) != len(raw) - 1:
-        raise StoreDamaged(
-            f"entries are missing from the log between {raw[0][0]!r} and {raw[-1][0]!r}",
-            hint="something other than sessiond removed entries, or added some",
-        )
-    return raw
-
-
-def _foreign(stream_id: bytes) -> StoreDamaged:
-    return StoreDamaged(
-        f"log entry {stream_id!r} is not one of sessiond's",
-        hint="something other than sessiond wrote into this stream",
-    )
 
 
 def log_is_damaged(session_id: str, end: Position) -> StoreDamaged:
@@ -200,11 +160,32 @@ class LogReader:
         known = 1 if after.offset else 0
         first = f"{after.offset}-0" if known else "-"
         key = self._keys.conversation(session_id)
-        return _checked(
-            await answered(
-                self._redis.execute_command("XRANGE", key, first, "+", "COUNT", limit + known)
-            )
+        raw = await answered(
+            self._redis.execute_command("XRANGE", key, first, "+", "COUNT", limit + known)
         )
+        wanted = after.offset or 1
+        if raw and offset_of(raw[0]) > wanted:
+            raw = await self._stitched(session_id, wanted, limit + known)
+        return checked(raw)
+
+    async def _stitched(self, session_id: str, offset: int, count: int) -> list[Any]:
+        """Return entries from an offset on, out of blocks and then out of the stream."""
+        keys = [self._keys.conversation(session_id), self._keys.blocks(session_id)]
+        blocks, live = await answered(
+            LOG_PAGE.run(self._redis.execute_command, keys, [offset, count])
+        )
+        compressed = [entry for raw in blocks for entry in unpack(parse_block(raw))]
+        wanted = [entry for entry in compressed if offset_of(entry) >= offset]
+        return [*wanted[:count], *live]
+
+    async def _block_of(self, session_id: str, offset: int) -> list[Any]:
+        """Return the entries of the block that an offset lies in; none where there is no such."""
+        key = self._keys.blocks(session_id)
+        found = await answered(
+            self._redis.execute_command("XRANGE", key, f"{offset}-0", "+", "COUNT", 1)
+        )
+        entries = checked(unpack(parse_block(found[0]))) if found else []
+        return entries if entries and offset_of(entries[0]) <= offset else []
 
     async def back_from(self, session_id: str, offset: int) -> AsyncIterator[list[Entry]]:
         """Yield entries from an offset backwards, the newest first, page after page."""
@@ -214,9 +195,10 @@ class LogReader:
             raw = await answered(
                 self._redis.execute_command("XREVRANGE", key, f"{offset}-0", "-", "COUNT", count)
             )
-            if not raw:
+            raw = raw[::-1] or await self._block_of(session_id, offset)
+            entries = [parse_entry(item) for item in checked(raw) if offset_of(item) <= offset]
+            if not entries:
                 return
-            entries = [parse_entry(item) for item in _checked(raw[::-1])]
             yield entries[::-1]
             offset = entries[0].offset - 1
             count = min(PAGE, 4 * count)
@@ -230,7 +212,25 @@ class LogReader:
             for offset in offsets:
                 pipeline.execute_command("XRANGE", key, f"{offset}-0", f"{offset}-0")
             replies = await answered(pipeline.execute())
-        return [parse_entry(_checked(reply)[0]) if reply else None for reply in replies]
+        found = {
+            offset: parse_entry(checked(reply)[0])
+            for offset, reply in zip(offsets, replies, strict=True)
+            if reply
+        }
+        found |= await self._compressed_at(session_id, set(offsets) - found.keys())
+        return [found.get(offset) for offset in offsets]
+
+    async def _compressed_at(self, session_id: str, offsets: set[int]) -> dict[int, Entry]:
+        """Return those of these entries that lie in blocks, by offset; a block is read once."""
+        found: dict[int, Entry] = {}
+        for offset in sorted(offsets):
+            if offset in found or offset < 1:
+                continue
+            block = await self._block_of(session_id, offset)
+            if not block:  # nor has any other the later ones
+                break
+            found |= {at: parse_entry(item) for item in block if (at := offset_of(item)) in offsets}
+        return found
 
 
 def _size(item: Any) -> int:

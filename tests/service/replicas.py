@@ -19,8 +19,9 @@ from sessiond.service.shapes import encode_creation
 from sessiond.service.writing import Request, Surroundings
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
+from sessiond.store.entries import parse_entry
 from sessiond.store.keys import Keys
-from sessiond.store.log import LogReader, parse_entry
+from sessiond.store.log import LogReader
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.documents import CHANGEABLE_METADATA, fields_written
 from sessiond.sync.entry import Entry

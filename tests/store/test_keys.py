@@ -9,6 +9,7 @@ from redis.crc import key_slot
 
 from sessiond.model import NewMessage, NewSession
 from sessiond.service.writing import Request
+from sessiond.store.blocks import BlockStore, pack
 from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
@@ -54,6 +55,7 @@ def test_names_are_those_of_the_table() -> None:
     keys = Keys()
     assert keys.metadata("a") == "sessiond:{a}:metadata"
     assert keys.conversation("a") == "sessiond:{a}:conversation"
+    assert keys.blocks("a") == "sessiond:{a}:blocks"
     assert keys.messages("a") == "sessiond:{a}:messages"
     assert keys.parts("a") == "sessiond:{a}:parts"
     assert keys.applied("a") == "sessiond:{a}:applied"
@@ -81,6 +83,7 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
         "context",
         "preferences",
         "conflicts",
+        "blocks",
     ]
 
 
@@ -143,6 +146,8 @@ async def _everything(core: Services) -> None:
     await core.documents.change("ses_1", "context", {"working_directory": "/v"})
     late = Request(base=base)
     await core.documents.change("ses_1", "context", {"working_directory": "/u"}, late)
+    blocks = BlockStore(core.redis, core.keys)
+    assert await blocks.put("ses_1", pack(await blocks.oldest("ses_1", 2)))
     await core.sessions.send_live("ses_1", {"typing": True})
     await core.sessions.delete("ses_2")
     await core.store.beat("here", 1_000, 500)

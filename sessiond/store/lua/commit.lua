@@ -50,15 +50,16 @@ local function may_stand(group, place)
     or op == 'document.change' and first == op
 end
 
-redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that is no stream
+redis.call('XLEN', CONVERSATION)  -- fails before anything is written where these are no streams
+redis.call('XLEN', BLOCKS)
 local known_writer = redis.call('HGET', APPLIED, WRITER)
 local applied_sequence, applied_offset = string.match(known_writer or '0 0', '^(%d+) (%d+)$')
 applied_sequence, applied_offset = tonumber(applied_sequence), tonumber(applied_offset)
 local function is_there(before)
   local known_epoch, offset = string.match(before, '^(%x*):(%d+)$')
   if not offset then return tonumber(before) <= applied_sequence end
-  local entry = entry_at(tonumber(offset))
-  return entry and (known_epoch == '' or known_epoch == entry.epoch)
+  local found = epoch_at(tonumber(offset))
+  return found and (known_epoch == '' or known_epoch == found)
 end
 
 if session.status ~= 'deleted' and not is_there(ARGV[6]) then

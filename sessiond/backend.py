@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from sessiond.model import (
+    ArchivedSession,
     Choice,
     ConflictRecord,
     ConflictState,
@@ -62,6 +63,12 @@ class Backend(Protocol):
         self, session_id: str, *, expected: str = "", base: str = "", key: str = ""
     ) -> str:
         """Delete a session and return the position of that."""
+
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Archive a session that nobody has written to for so long; None: some minutes."""
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back."""
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""

@@ -16,6 +16,7 @@ from sessiond.codec import json
 from sessiond.errors import BY_CODE, DaemonUnreachable, InvalidInput, SessiondError
 from sessiond.model import (
     JOURNALED,
+    ArchivedSession,
     Choice,
     ConflictPage,
     ConflictRecord,
@@ -153,6 +154,16 @@ class DaemonClient:
         path, headers = _session(session_id), _headers(key=key, expected=expected, base=base)
         reply: PositionReply = (await self.call("DELETE", path, PositionReply, headers=headers))[0]
         return reply.position
+
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Archive a session that nobody has written to for so long; None: some minutes."""
+        path = _session(session_id) + "/archive"
+        query: Query = {} if idle_seconds is None else {"idle_seconds": idle_seconds}
+        return (await self.call("POST", path, ArchivedSession, query=query))[0]
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back."""
+        return (await self.call("POST", _session(session_id) + "/restore", ArchivedSession))[0]
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""

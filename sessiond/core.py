@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Redis
 
+from sessiond.archive.folder import ArchiveFolder
 from sessiond.config import Configuration
+from sessiond.config.archive import folder_of
 from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
+from sessiond.service.archiving import Archiving
 from sessiond.service.checks import check_server
 from sessiond.service.clock import Clock, system_clock
 from sessiond.service.conflicts import Conflicts
@@ -25,6 +29,7 @@ from sessiond.service.records import Records
 from sessiond.service.refusals import Refusals
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
+from sessiond.store.archives import ArchiveStore
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
@@ -55,6 +60,7 @@ class Core:
         instance: the name under which this process writes.
         clock: milliseconds since 1970.
         incarnation: what tells this life of the process from its others.
+        default_archive: where archived sessions go if `retention.archive` does not say.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Core:
         instance: str,
         clock: Clock = system_clock,
         incarnation: Callable[[], str] = lambda: secrets.token_hex(4),
+        default_archive: Path | None = None,
     ) -> None:
         _require_verified_tls(url)
         redis, sync = configuration.redis, configuration.sync
@@ -105,6 +112,11 @@ class Core:
             ConflictStore(self.redis, self.keys),
             rules=merge_rules(sync.merge),
             clock=clock,
+        )
+        self.archiving = Archiving(
+            around,
+            ArchiveStore(self.redis, self.keys),
+            archive_folder(configuration, default=default_archive),
         )
         self.workspace = sync.workspace
         self.sessions = Sessions(around, workspace=sync.workspace)
@@ -170,6 +182,14 @@ class Core:
         await self._subscriber.aclose()
         await self.redis.aclose()
         await self._plain.aclose()
+
+
+def archive_folder(
+    configuration: Configuration, *, default: Path | None = None
+) -> ArchiveFolder | None:
+    """Return the folder that archived sessions go to; None where that is Redis itself."""
+    folder = folder_of(configuration.retention.archive) or default
+    return ArchiveFolder(folder) if folder else None
 
 
 def _admit(info: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sessiond import config, sockets
+from sessiond.api.archive import ArchiveHandlers, archive_routes
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
 from sessiond.api.journal import JournalHandlers, journal_routes
@@ -122,7 +123,10 @@ class Daemon:
         """
         give_large_blocks_back()
         url = self.configuration.redis.url or await self._start_embedded()
-        self._core = Core(url, self.configuration, instance=self._instance)
+        archives = data_folder(self._environ) / "archive" if self._embedded else None
+        self._core = Core(
+            url, self.configuration, instance=self._instance, default_archive=archives
+        )
         facts = await self._reach(self._core)
         if self._core.replicas and facts:
             await answered(self._core.replicas.check())
@@ -301,6 +305,7 @@ class Daemon:
             *routes(Handlers(services), writing, system),
             *opencode_routes(plugin),
             *journal_routes(journal),
+            *archive_routes(ArchiveHandlers(core.archiving)),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
@@ -409,6 +414,7 @@ class Daemon:
         while True:
             with contextlib.suppress(SessiondError):  # the next time, perhaps
                 await self._running.conflicts.trim()
+                await self._running.archiving.sweep()
             await asyncio.sleep(_TRIM_SECONDS)
 
     async def _beat_once(self) -> None:

@@ -13,6 +13,7 @@ from sessiond.codec import json
 from sessiond.core import Core
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    ArchivedSession,
     Choice,
     ConflictRecord,
     ConflictState,
@@ -32,6 +33,7 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
+from sessiond.service.archiving import IDLE_SECONDS
 from sessiond.service.feeds import Events
 from sessiond.service.sessions import Filter
 from sessiond.service.writing import Request
@@ -83,6 +85,15 @@ class DirectBackend:
         """Delete a session and return the position of that."""
         request = _request(key, expected, base)
         return str(await self._core.sessions.delete(_session(session_id), request))
+
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Archive a session that nobody has written to for so long; None: some minutes."""
+        where, idle = _session(session_id), IDLE_SECONDS if idle_seconds is None else idle_seconds
+        return await self._core.archiving.archive(where, idle_seconds=idle)
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back."""
+        return await self._core.archiving.restore(_session(session_id))
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""

@@ -223,6 +223,28 @@ class StoreDamaged(SessiondError):
     title = "Store damaged"
 
 
+class SessionInUse(SessiondError):
+    """Somebody is at the session, or was a moment ago: it is not archived now."""
+
+    code = "session-in-use"
+    title = "Session in use"
+
+
+class ArchiveUnavailable(SessiondError):
+    """The session is archived, and its archive cannot be read or written here and now."""
+
+    code = "archive-unavailable"
+    title = "Archive unavailable"
+    temporary = True
+
+
+class ArchiveDamaged(StoreDamaged):
+    """The archive of a session is not what was written."""
+
+    code = "archive-damaged"
+    title = "Archive damaged"
+
+
 class ConfigurationError(SessiondError):
     """The configuration, or the machine it meets, does not allow a start."""
 

@@ -28,11 +28,12 @@ from sessiond import model
 from sessiond.attendance import Attendance
 from sessiond.backend import Backend, RawEvent
 from sessiond.client import DaemonClient
-from sessiond.config import Configuration, RedisOptions, SyncOptions
+from sessiond.config import Configuration, RedisOptions, RetentionOptions, SyncOptions
 from sessiond.core import Core
 from sessiond.direct import DirectBackend
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    ArchivedSession,
     Choice,
     ConflictRecord,
     ConflictSide,
@@ -107,7 +108,13 @@ class SessionManager:
 
     @classmethod
     def on_redis(
-        cls, url: str, *, name: str = "", workspace: str = "default", namespace: str = "sessiond"
+        cls,
+        url: str,
+        *,
+        name: str = "",
+        workspace: str = "default",
+        namespace: str = "sessiond",
+        archive: str = "",
     ) -> SessionManager:
         """Use a Redis directly; must be called where an event loop runs.
 
@@ -116,9 +123,12 @@ class SessionManager:
             name: under which this program writes; its host's name by default.
             workspace: where sessions belong that do not say.
             namespace: the first word of all keys.
+            archive: the folder of archived sessions, `file:///path`; Redis itself by default.
         """
         configuration = Configuration(
-            redis=RedisOptions(url=url, namespace=namespace), sync=SyncOptions(workspace=workspace)
+            redis=RedisOptions(url=url, namespace=namespace),
+            sync=SyncOptions(workspace=workspace),
+            retention=RetentionOptions(archive=archive),
         )
         instance = checked("client", name) if name else host_name()
         return cls(DirectBackend(Core(url, configuration, instance=instance)))
@@ -214,6 +224,29 @@ class SessionManager:
             self._backend.delete, session_id, expected=expected, base=base, key=_new_key()
         )
         await retried(delete)
+
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Let a session that nobody uses leave Redis; it comes back when it is loaded.
+
+        Args:
+            session_id: which.
+            idle_seconds: for how long nobody must have written to it; None: some minutes.
+
+        Raises:
+            SessionInUse: somebody is there, or wrote a moment ago.
+            NotFound, SessionDeleted: there is none, or no more.
+            ArchiveUnavailable: the archive folder does not take it.
+        """
+        return await self._backend.archive(session_id, idle_seconds=idle_seconds)
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back without loading it.
+
+        Raises:
+            NotFound, SessionDeleted: there is none, or no more.
+            ArchiveUnavailable, ArchiveDamaged: its archive cannot be read.
+        """
+        return await retried(lambda: self._backend.restore(session_id))
 
 
 class Session:

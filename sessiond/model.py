@@ -430,6 +430,19 @@ class PositionReply(Struct, kw_only=True):
     durability: Durability | UnsetType = UNSET
 
 
+class ArchivedSession(Struct, kw_only=True):
+    """Whether a session is archived, and where its log ends.
+
+    Attributes:
+        bytes: how large its archive is, if it was made just now.
+    """
+
+    session_id: str
+    position: str
+    archived: bool
+    bytes: int | UnsetType = UNSET
+
+
 class Problem(Struct, kw_only=True):
     """An error as a problem document (RFC 9457). `code` is stable and ends `type`."""
 

@@ -27,9 +27,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "opencode": ("opencode", "sync", "codec", "model", "errors"),
     "journal": ("journal", "folders", "sync", "codec", "model", "errors"),
     "replica": ("replica", "folders", "sync", "codec", "model", "errors"),
+    "archive": ("archive", "errors"),
     "service": (
-        *("service", "store", "policy", "journal", "replica", "opencode", "sync", "codec", "model"),
-        "errors",
+        *("service", "store", "policy", "journal", "replica", "archive", "opencode", "sync"),
+        *("codec", "model", "errors"),
     ),
     "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
@@ -52,7 +53,7 @@ IMPURE = (
 )
 PURE = (
     *("codec", "sync", "policy"),
-    *("journal.record", "journal.carving"),
+    *("journal.record", "journal.carving", "archive.record"),
     *("opencode.mapping", "opencode.difference", "opencode.records", "opencode.protocol"),
 )
 

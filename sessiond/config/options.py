@@ -62,6 +62,13 @@ class RetentionOptions(Section, frozen=True):
             description="Hours between clean-ups. Accepted; nothing is removed automatically yet."
         ),
     ] = 24
+    archive: Annotated[
+        str,
+        Meta(
+            description="Folder of archived sessions, file:///path. Empty: beside the embedded "
+            "server's data, or in your own Redis."
+        ),
+    ] = ""
 
 
 class PerformanceOptions(Section, frozen=True):

@@ -388,6 +388,14 @@ export class Session {
   subscribe(options?: { after?: string; signal?: AbortSignal }): AsyncGenerator<Event, void, void>;
 }
 
+/** Whether a session is archived; `bytes`: how large its archive is, if it was made just now. */
+export interface ArchivedSession {
+  session_id: string;
+  position: string;
+  archived: boolean;
+  bytes?: number;
+}
+
 /** The static calls speak to the local daemon at `defaultSocket(process.env)`. */
 export class SessionManager {
   private constructor();
@@ -397,6 +405,8 @@ export class SessionManager {
   static list(options?: ListOptions): Promise<SessionPage>;
   static conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
   static delete(id: string, options?: WriteOptions): Promise<void>;
+  static archive(id: string, options?: { idleSeconds?: number }): Promise<ArchivedSession>;
+  static restore(id: string): Promise<ArchivedSession>;
 
   create(session?: NewSession, options?: { key?: string }): Promise<Session>;
   load(id: string): Promise<Session>;
@@ -409,6 +419,13 @@ export class SessionManager {
    * @param options.base the position known here: what others appended since is kept as conflicts
    */
   delete(id: string, options?: WriteOptions): Promise<void>;
+  /**
+   * Let a session that nobody uses leave Redis; it comes back when it is loaded.
+   * @param options.idleSeconds for how long nobody must have written to it; some minutes
+   */
+  archive(id: string, options?: { idleSeconds?: number }): Promise<ArchivedSession>;
+  /** Bring an archived session back without loading it. */
+  restore(id: string): Promise<ArchivedSession>;
   /** Give up requests under way, end subscriptions and let go of connections. */
   close(): Promise<void>;
 }

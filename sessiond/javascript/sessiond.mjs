@@ -669,6 +669,10 @@ export class SessionManager {
   static conflicts = (...given) => SessionManager.#default().conflicts(...given);
   /** @type {SessionManager["delete"]} */
   static delete = (...given) => SessionManager.#default().delete(...given);
+  /** @type {SessionManager["archive"]} */
+  static archive = (...given) => SessionManager.#default().archive(...given);
+  /** @type {SessionManager["restore"]} */
+  static restore = (...given) => SessionManager.#default().restore(...given);
 
   /** @param {ConnectOptions} [options] */
   constructor(options = {}) {
@@ -701,6 +705,18 @@ export class SessionManager {
   /** @param {string} id @param {WriteOptions} [options] */
   async delete(id, { key = randomUUID(), expected, base } = {}) {
     await this.#connection.call("DELETE", at`/v1/sessions/${id}`, { key, expected, base });
+  }
+
+  /** @param {string} id @param {{ idleSeconds?: number }} [options] */
+  async archive(id, { idleSeconds } = {}) {
+    const query = idleSeconds === undefined ? "" : `?idle_seconds=${idleSeconds}`;
+    const path = at`/v1/sessions/${id}/archive` + query;
+    return (await this.#connection.call("POST", path)).value;
+  }
+
+  /** @param {string} id */
+  async restore(id) {
+    return (await this.#connection.call("POST", at`/v1/sessions/${id}/restore`)).value;
   }
 
   /** @param {{ state?: ConflictState }} [options] @returns {Promise<ConflictRecord[]>} */

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from sessiond.archive.record import FORM as ARCHIVE_FORM
 from sessiond.errors import NotFound, StoreDamaged
 from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
@@ -73,8 +74,12 @@ def _entry(stream_id: bytes, flat: list[bytes]) -> dict[str, Any]:
 def _decoded(value: bytes) -> Any:
     """Return JSON objects, lists and texts decoded; everything else as the text it is.
 
+    Of an archive only its form and size are shown: `sessiond restore` unpacks it.
+
     Of numbers with an object behind them, such as an entry of presence, a list is made.
     """
+    if value.startswith(ARCHIVE_FORM):
+        return f"{_text(ARCHIVE_FORM.strip())}, {len(value)} bytes"
     numbers = _NUMBERS_BEFORE_OBJECT.match(value)
     if numbers:
         return [*map(int, numbers[0].split()), _decoded(value[numbers.end() :])]

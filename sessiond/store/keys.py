@@ -90,6 +90,12 @@ TABLE: dict[str, KeyKind] = {
         "who is there: instance → since_ms, seen_ms, until_ms, JSON (machine, client, "
         "active_files); counts until until_ms",
     ),
+    "archive": KeyKind(
+        _session("archive"),
+        "hash",
+        "until the session is loaded",
+        "packed → an archived session, all of it, compressed: where no folder has it",
+    ),
     "events": KeyKind(
         _session("events"),
         "channel",
@@ -168,6 +174,16 @@ _LOG_KINDS = (
     "blocks",
 )
 
+_PASSING = ("lease", "presence")
+"""Keys of a session that Redis drops by itself: an archive does not hold them."""
+
+ARCHIVED_KINDS = tuple(
+    kind
+    for kind, row in TABLE.items()
+    if "<id>" in row.pattern and row.type != "channel" and kind not in (*_PASSING, "archive")
+)
+"""What an archive holds: all keys of a session, also those that are yet to come."""
+
 _REMEMBERED = 4096
 
 
@@ -240,6 +256,15 @@ class Keys:
     def presence(self, session_id: str) -> str:
         """Hash: who is at the session."""
         return self._name("presence", session_id)
+
+    def archiving(self, session_id: str) -> list[str]:
+        """Return the keys that the scripts of archiving declare, in their order."""
+        kinds = ("metadata", *_PASSING, "archive", *ARCHIVED_KINDS)
+        return [self._name(kind, session_id) for kind in kinds]
+
+    def archive(self, session_id: str) -> str:
+        """Hash: the archive of the session, where no folder has it."""
+        return self._name("archive", session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

@@ -18,6 +18,7 @@ from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
 from sessiond.store.entries import checked, offset_of, parse_entry
 from sessiond.store.keys import Keys
+from sessiond.store.recall import Recall
 from sessiond.store.scripts import LOG_PAGE
 from sessiond.sync.entry import Entry
 from sessiond.sync.paging import PAGE_BYTES, fitting
@@ -86,9 +87,10 @@ def log_is_damaged(session_id: str, end: Position) -> StoreDamaged:
 class LogReader:
     """Reads logs by offset. Never waits: what wakes a reader is the bus."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, recall: Recall) -> None:
         self._redis = redis
         self._keys = keys
+        self._recall = recall
 
     async def page(self, session_id: str, after: Position, limit: int = PAGE) -> LogPage:
         """Return up to `limit` entries after a position, if the log still contains it.
@@ -99,7 +101,7 @@ class LogReader:
         Raises:
             StoreUnavailable, StoreDamaged: Redis does not answer, or has something foreign.
         """
-        return _page(after, await self._fetch(session_id, after, limit))
+        return await self._read(session_id, after, limit, oldest=False)
 
     async def stretch(self, session_id: str, after: Position, limit: int = PAGE) -> LogPage:
         """Return up to `limit` entries after a position, fewer where they are long.
@@ -141,20 +143,32 @@ class LogReader:
         limit = _limit(_FIRST_PAGE, after, until)
         if not limit:
             return
-        fetching = asyncio.ensure_future(self._fetch(session_id, after, limit))
+        fetching = asyncio.ensure_future(self._read(session_id, after, limit, oldest=oldest))
         try:
             while limit:
-                page = _page(after, await fetching, oldest=oldest)
+                page = await fetching
                 ended = bool(page.reset) or len(page.raw) < limit
                 after = page.position
                 limit = 0 if ended else _limit(_next_count(page), after, until)
                 if limit:
-                    fetching = asyncio.ensure_future(self._fetch(session_id, after, limit))
+                    fetching = asyncio.ensure_future(
+                        self._read(session_id, after, limit, oldest=oldest)
+                    )
                     await asyncio.sleep(0)  # so that it is under way
                 if page.raw or page.reset:
                     yield page
         finally:
             fetching.cancel()
+
+    async def _read(self, session_id: str, after: Position, limit: int, *, oldest: bool) -> LogPage:
+        """Return a page; where nothing is there, an archived session comes back first."""
+        raw = await self._fetch(session_id, after, limit)
+        while not raw and (archived := await self._recall.position(session_id)):
+            if after == archived:  # who has all of it does not need it
+                return LogPage([], after)
+            await self._recall(session_id)
+            raw = await self._fetch(session_id, after, limit)
+        return _page(after, raw, oldest=oldest)
 
     async def _fetch(self, session_id: str, after: Position, limit: int) -> list[Any]:
         known = 1 if after.offset else 0
@@ -197,6 +211,8 @@ class LogReader:
             )
             raw = raw[::-1] or await self._block_of(session_id, offset)
             entries = [parse_entry(item) for item in checked(raw) if offset_of(item) <= offset]
+            if not entries and await self._recall(session_id):
+                continue
             if not entries:
                 return
             yield entries[::-1]
@@ -205,6 +221,13 @@ class LogReader:
 
     async def entries_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
         """Return the entries at these offsets; None where the log has none."""
+        found = await self.present_at(session_id, offsets)
+        if None in found and await self._recall(session_id):
+            found = await self.present_at(session_id, offsets)
+        return found
+
+    async def present_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
+        """Return the entries at these offsets that Redis has now: none of an archived session."""
         if not offsets:
             return []
         key = self._keys.conversation(session_id)

@@ -58,7 +58,7 @@ _SOURCES = {
     for name in dict.fromkeys(
         (
             *("log", "commit", "snapshot", "lease", "presence", "keep_refused", "drop_conflicts"),
-            *("compress", "log_page"),
+            *("compress", "log_page", "archiving", "capture", "archive", "restore"),
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -71,6 +71,9 @@ DROP_CONFLICTS = Script(_SOURCES["drop_conflicts"])
 PRESENCE = Script(_SOURCES["presence"])
 COMPRESS = Script(_SOURCES["compress"])
 LOG_PAGE = Script(_SOURCES["log_page"])
+CAPTURE = Script(_SOURCES["archiving"], _SOURCES["capture"])
+ARCHIVE = Script(_SOURCES["archiving"], _SOURCES["archive"])
+RESTORE = Script(_SOURCES["archiving"], _SOURCES["restore"])
 
 
 @cache

@@ -12,12 +12,14 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted, SessiondError, StoreDamaged
+from sessiond.model import DOCUMENTS
 from sessiond.store.committer import Committer
 from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
 from sessiond.store.log import LogReader
 from sessiond.store.outcome import Committed
+from sessiond.store.recall import Recall
 from sessiond.store.scripts import SNAPSHOT
 from sessiond.sync.position import Position
 
@@ -95,7 +97,8 @@ class SessionStore:
         self._committer = committer
         self._touched: dict[str, tuple[str, int]] = {}
         self._indexer: asyncio.Task[None] | None = None
-        self.log = LogReader(redis, keys)
+        self.recall = committer.bring_back = Recall(redis, keys)
+        self.log = LogReader(redis, keys, self.recall)
         self.on_commit: list[OnCommit] = []
 
     @property
@@ -141,24 +144,18 @@ class SessionStore:
             await answered(self._redis.zrem(self._keys.workspace(announced), session_id))
 
     async def snapshot(self, session_id: str) -> Snapshot:
-        """Return the documents and the position, all of one moment.
+        """Return the documents and the position, all of one moment; first bring it back if needed.
 
         Raises:
             NotFound, SessionDeleted: there is none, or no more.
         """
-        keys = self._keys
-        reply = await answered(
-            SNAPSHOT.run(
-                self._redis.execute_command,
-                [
-                    keys.metadata(session_id),
-                    keys.document(session_id, "context"),
-                    keys.document(session_id, "preferences"),
-                ],
-            )
-        )
-        metadata, context, preferences = (_pairs(fields) for fields in reply)
-        return _snapshot(session_id, metadata, context, preferences)
+        keys = [self._keys.document(session_id, name) for name in DOCUMENTS]
+        while True:
+            reply = await answered(SNAPSHOT.run(self._redis.execute_command, keys))
+            metadata, context, preferences = (_pairs(fields) for fields in reply)
+            if b"archive" not in metadata:
+                return _snapshot(session_id, metadata, context, preferences)
+            await self.recall(session_id)
 
     async def end(self, session_id: str) -> End:
         """Return where the log ends.
@@ -177,19 +174,21 @@ class SessionStore:
         """Tell which of these positions a session's log has.
 
         A session that was deleted has all: nothing of it is missed. So has one that is damaged:
-        it is to be repaired, not written to.
+        it is to be repaired, not written to. One that is archived has all up to its end.
         """
         there: list[bool] = []
         try:
             for start in range(0, len(positions), _LOOKED_FOR_AT_ONCE):
                 some = positions[start : start + _LOOKED_FOR_AT_ONCE]
-                entries = await self.log.entries_at(session_id, [at.offset for at in some])
+                entries = await self.log.present_at(session_id, [at.offset for at in some])
                 there += [
                     entry is not None and at.epoch in ("", entry.epoch)
                     for at, entry in zip(some, entries, strict=True)
                 ]
             if not all(there):
                 await self.end(session_id)
+                if archived := await self.recall.position(session_id):
+                    there = [_is_within(at, archived) for at in positions]
         except NotFound:
             return [False] * len(positions)
         except (SessionDeleted, StoreDamaged):
@@ -202,12 +201,17 @@ class SessionStore:
         """Return where messages were written; None for one that never was."""
         key = self._keys.messages(session_id)
         values = await answered(self._redis.hmget(key, message_ids))
+        if None in values and await self.recall(session_id):
+            values = await answered(self._redis.hmget(key, message_ids))
         with _damage(session_id):
             return [None if value is None else _record_version(value) for value in values]
 
     async def part_version(self, session_id: str, name: str) -> RecordVersion | None:
         """Return where a part (`<message>/<part>`) was written on its own; None if it never was."""
-        value = await answered(self._redis.hget(self._keys.parts(session_id), name))
+        key = self._keys.parts(session_id)
+        value = await answered(self._redis.hget(key, name))
+        if value is None and await self.recall(session_id):
+            value = await answered(self._redis.hget(key, name))
         with _damage(session_id):
             return None if value is None else _record_version(value)
 
@@ -391,6 +395,13 @@ def parse_cursor(cursor: str | None) -> tuple[str, str | None]:
             f"{cursor[:80]!r} is not a cursor", hint="use `cursor` of the page before, unchanged"
         )
     return score, session_id
+
+
+def _is_within(position: Position, end: Position) -> bool:
+    """Tell whether a log that ends here has a position, as far as its end tells."""
+    if position.offset == end.offset:
+        return position.epoch in ("", end.epoch)
+    return position.offset < end.offset
 
 
 @contextlib.contextmanager

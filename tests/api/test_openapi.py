@@ -200,6 +200,8 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
     path = filled(route, session_id=name, message_id="first", part_id="p", number=number)
     if route.path == "/v1/redis":
         path += "?key=sessiond:sessions"
+    if route.path.endswith("/archive"):
+        path += "?idle_seconds=0"
     return client.call(route.method, path, body if route.body else None)
 
 

@@ -201,6 +201,7 @@ async def work(api: str, admin: Redis, database: Path) -> tuple[list[str], set[s
             # The bus pings only a subscription that has lasted some seconds.
             await asyncio.to_thread(until, lambda: "ping" in commands_used(admin), within_s=20)
             await client.send_live("s", {"typing": True})
+            await leave_and_come_back(client)
             await client.delete("s")
             with pytest.raises(SessionDeleted, match="kept as conflict"):
                 await client.append("s", [NewMessage(role="user", content="late")])
@@ -316,6 +317,13 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
         assert found.type == kind
     with pytest.raises(NotFound):
         await client.call("GET", "/v1/redis", KeyContent, query={"key": "sessiond:none"})
+
+
+async def leave_and_come_back(client: DaemonClient) -> None:
+    assert (await client.archive("s", idle_seconds=0)).archived
+    assert not (await client.restore("s")).archived
+    await client.archive("s", idle_seconds=0)
+    assert (await client.load("s")).conversation.messages
 
 
 async def be_present(client: DaemonClient) -> None:

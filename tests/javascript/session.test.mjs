@@ -59,6 +59,22 @@ describe("the specification's snippets", () => {
   });
 });
 
+describe("archives", () => {
+  test("a session leaves Redis and comes back when it is loaded", async (context) => {
+    const manager = connect(context);
+    const session = await manager.create({ title: "old" });
+    await session.addMessage({ role: "user", content: "hello" });
+    await assert.rejects(manager.archive(session.id), problem("session-in-use", 409));
+    const archived = await manager.archive(session.id, { idleSeconds: 0 });
+    assert.deepEqual([archived.archived, archived.position], [true, session.position]);
+    const again = await manager.load(session.id);
+    assert.deepEqual(again.messages, session.messages);
+    await manager.archive(session.id, { idleSeconds: 0 });
+    assert.equal((await manager.restore(session.id)).archived, false);
+    await assert.rejects(manager.restore("never-was"), problem("not-found", 404));
+  });
+});
+
 describe("messages", () => {
   test("an added message is returned as it is stored", async (context) => {
     const manager = connect(context);

@@ -11,7 +11,13 @@ import pytest
 from redis.asyncio import Redis
 
 from sessiond import Session, SessionManager
-from sessiond.errors import AlreadyExists, NotFound, SessionDeleted, VersionMismatch
+from sessiond.errors import (
+    AlreadyExists,
+    NotFound,
+    SessionDeleted,
+    SessionInUse,
+    VersionMismatch,
+)
 from sessiond.model import Context
 from tests.daemons import RunningDaemon
 from tests.manager.programs import Connect, log_of, text_part
@@ -38,6 +44,22 @@ async def test_a_session_lives_as_the_specification_says(manager: SessionManager
     assert again.context == Context(active_files=["README.md"], state={"phase": "exploration"})
     assert again.preferences == {"theme": "light", "language": "en"}
     assert again.metadata.status == "active"
+
+
+async def test_an_archived_session_comes_back_when_it_is_loaded(
+    manager: SessionManager, session: Session
+) -> None:
+    with pytest.raises(SessionInUse):
+        await manager.archive(session.id)
+    archived = await manager.archive(session.id, idle_seconds=0)
+    assert (archived.archived, archived.position) == (True, session.position)
+    again = await manager.load(session.id)
+    assert again.messages == session.messages
+    await manager.archive(session.id, idle_seconds=0)
+    assert not (await manager.restore(session.id)).archived
+    await session.add_message(role="user", content="and on")
+    with pytest.raises(NotFound):
+        await manager.archive("ses_never_was")
 
 
 async def test_what_is_saved_again_unchanged_writes_nothing(session: Session) -> None:

@@ -229,7 +229,7 @@ class Replica:
         )
         store = SessionStore(redis, keys, self._committer)
         store._touch = lambda *_: None  # type: ignore[method-assign]  # indexes are of no interest
-        self.log = LogReader(redis, keys)
+        self.log = LogReader(redis, keys, store.recall)
         around = Surroundings(
             store,
             ConflictStore(redis, keys),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sessiond.errors import NotFound
+from sessiond.model import NewSession
 from sessiond.store.blocks import BlockStore, pack
 from sessiond.store.inspection import read_key
 from sessiond.store.presence import About, PresenceStore
@@ -50,6 +51,13 @@ async def test_a_damaged_block_is_shown_as_it_lies_there(core: Services) -> None
     await core.redis.xadd(name, {"codec": "zstd-1", "data": b"\xff"}, id="3-0")
     shown = await read_key(core.redis, core.keys, name, 10)
     assert shown == ("stream", 1, [{"entry": "3-0", "codec": "zstd-1", "data": "\\xff"}])
+
+
+async def test_of_an_archive_its_form_and_size_are_shown(core: Services) -> None:
+    await core.sessions.create(NewSession(session_id="ses_1"))
+    archived = await core.archiving.archive("ses_1", idle_seconds=0)
+    shown = await read_key(core.redis, core.keys, core.keys.archive("ses_1"), 10)
+    assert shown == ("hash", 1, {"packed": f"sessiond-archive-1, {archived.bytes} bytes"})
 
 
 async def test_of_an_index_the_most_recent_are_shown(core: Services) -> None:

@@ -45,8 +45,7 @@ def test_every_key_of_a_session_carries_its_hash_tag() -> None:
 
 def test_all_keys_of_a_session_and_its_channel_live_in_one_cluster_slot() -> None:
     keys = Keys()
-    names = [*keys.log("ses_1"), keys.events("ses_1"), keys.lease("ses_1")]
-    names.append(keys.presence("ses_1"))
+    names = [*keys.log("ses_1"), keys.events("ses_1"), *keys.archiving("ses_1")]
     assert len({key_slot(name.encode()) for name in names}) == 1
     assert key_slot(keys.metadata("ses_2").encode()) != key_slot(keys.metadata("ses_1").encode())
 
@@ -66,6 +65,7 @@ def test_names_are_those_of_the_table() -> None:
     assert keys.workspace("w") == "sessiond:workspace:w"
     assert keys.workspace_events("w") == "sessiond:workspace:w:events"
     assert keys.workspace_events_pattern % "w" == keys.workspace_events("w")
+    assert keys.archive("a") == "sessiond:{a}:archive"
     assert keys.presence("a") == "sessiond:{a}:presence"
     assert keys.sessions == "sessiond:sessions"
     assert keys.present == "sessiond:present"
@@ -91,7 +91,7 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
 def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
     names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances, keys.contested]
-    names += [keys.lease("a"), keys.opencodes, keys.presence("a"), keys.present]
+    names += [*keys.archiving("a"), keys.opencodes, keys.present]
     names += [
         keys.writers,
         keys.probe,
@@ -134,7 +134,7 @@ async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_d
 
 
 async def _everything(core: Services) -> None:
-    for name in ("ses_1", "ses_2"):
+    for name in ("ses_1", "ses_2", "ses_3"):
         await core.sessions.create(
             NewSession(session_id=name, workspace="w.1", preferences={"theme": "dark"})
         )
@@ -150,6 +150,7 @@ async def _everything(core: Services) -> None:
     assert await blocks.put("ses_1", pack(await blocks.oldest("ses_1", 2)))
     await core.sessions.send_live("ses_1", {"typing": True})
     await core.sessions.delete("ses_2")
+    await core.archiving.archive("ses_3", idle_seconds=0)
     await core.store.beat("here", 1_000, 500)
     await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
     await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))

@@ -29,7 +29,8 @@
 --            "error", code, detail
 -- errors   see the verbs; for all: not-found, session-deleted, superseded, sequence-reused, key-used,
 --          mark-moved
---          as error reply: OUTOFORDER when what ARGV 6 names is not there
+--          as error reply: ARCHIVED when only the stub of the session is there,
+--          OUTOFORDER when what ARGV 6 names is not
 --
 -- Lua never rolls back: a group is checked wholly before its first write.
 
@@ -50,6 +51,7 @@ local function may_stand(group, place)
     or op == 'document.change' and first == op
 end
 
+if session.archive then return redis.error_reply('ARCHIVED the session is to be brought back first') end
 redis.call('XLEN', CONVERSATION)  -- fails before anything is written where these are no streams
 redis.call('XLEN', BLOCKS)
 local known_writer = redis.call('HGET', APPLIED, WRITER)

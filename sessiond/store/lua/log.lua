@@ -28,7 +28,8 @@ local verbs = {}
 -- The session as it stands while this script runs. The epoch (sync/position.py) is kept as its
 -- two numbers.
 local head = redis.call('HMGET', METADATA,
-  'status', 'epoch', 'version', 'workspace', 'total_messages', 'amendments', 'last_activity')
+  'status', 'epoch', 'version', 'workspace', 'total_messages', 'amendments', 'last_activity',
+  'archive')
 local session = {
   status = head[1],
   lane_one = tonumber(string.sub(head[2] or '0', 1, 7), 16),
@@ -38,6 +39,7 @@ local session = {
   total_messages = tonumber(head[5] or 0),
   amendments = tonumber(head[6] or 0),
   last_activity = head[7] or '',
+  archive = head[8],
 }
 
 if session.status and not (session.lane_one and session.lane_two and session.version

@@ -98,7 +98,7 @@ class Core:
         )
         self.bus = Bus(self._subscriber)
         self.store = SessionStore(self.redis, self.keys, self.committer)
-        self.opencode = OpencodeStore(self.redis, self.keys)
+        self.opencode = OpencodeStore(self.redis, self.keys, self.store.recall)
         self.leases = Leases(
             LeaseStore(self.redis, self.keys, round(sync.lease_seconds * 1000)), instance
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -294,6 +294,15 @@ class SessionStore:
                 with contextlib.suppress(StoreDamaged), _damage(session_id):  # not the others'
                     found[session_id] = Position(epoch.decode(), int(version))
         return found
+
+    async def archived(self, session_ids: Iterable[str]) -> set[str]:
+        """Return those of these sessions that are archived."""
+        names = list(session_ids)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session_id in names:
+                pipeline.hexists(self._keys.metadata(session_id), "archive")
+            found = await answered(pipeline.execute(raise_on_error=False))
+        return {name for name, there in zip(names, found, strict=True) if there is True}
 
     async def publish(self, session_id: str, workspace: str, message: bytes) -> None:
         """Announce something that is not stored to whoever listens now."""

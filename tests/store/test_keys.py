@@ -155,5 +155,5 @@ async def _everything(core: Services) -> None:
     await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
     await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))
     await core.redis.hset(core.keys.writers, "journal", "i 1")  # see store.watermarks
-    await OpencodeStore(core.redis, core.keys).beat({"oc-1": b"{}"})
+    await OpencodeStore(core.redis, core.keys, core.store.recall).beat({"oc-1": b"{}"})
     await until(lambda: not core.store._committer._lanes)

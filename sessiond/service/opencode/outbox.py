@@ -135,6 +135,8 @@ class Outbox:
         """
         for session_id, progress in list(self._progress.items()):
             async with self._locks[session_id]:
+                if await self._target.store.recall.position(session_id):
+                    continue  # archived, with all that was written
                 replica = self._replica.name
                 marked = await self._target.opencode.written_up_to(session_id, replica)
                 recorder = self._recorders.get(session_id)

@@ -7,6 +7,7 @@ counts. Whoever is killed between two steps leaves a copy too many, never one to
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from sessiond.archive.folder import ArchiveFile, ArchiveFolder, file_name
@@ -23,12 +24,21 @@ from sessiond.errors import (
 from sessiond.model import ArchivedSession
 from sessiond.service.clock import milliseconds, timestamp
 from sessiond.service.writing import PLAIN, Request, Surroundings, asked_at
-from sessiond.store.archives import IN_REDIS, AlreadyArchived, ArchiveStore, Captured, check_log
+from sessiond.store.archives import (
+    IN_REDIS,
+    AlreadyArchived,
+    ArchiveStore,
+    Captured,
+    check_log,
+    compacted,
+)
 from sessiond.sync.position import Position
 
 IDLE_SECONDS = 300.0
 """For so long nobody must have written to a session that is archived."""
 
+_SETTLED_MS = 2 * 60 * 1000
+"""Beyond the retries of a write: then its entries may be compressed."""
 _RELEASED_MS = 24 * 3600 * 1000
 _TOKEN_BYTES = 8
 _IN_FOLDER = "file:"
@@ -71,8 +81,9 @@ class Archiving:
         now_ms = asked_at(self._around, request)
         try:
             captured = await self._archives.capture(session_id)
-            _check_idle(captured.archive, now_ms, idle_seconds)
-            packed = _packed(captured.archive)
+            idle_ms = _idle_ms(captured.archive, now_ms)
+            _check_idle(session_id, idle_ms, idle_seconds)
+            packed = await asyncio.to_thread(_packed, captured.archive, idle_ms=idle_ms)
             await self._put(captured, packed, timestamp(now_ms))
         except AlreadyArchived:
             return await self._standing(session_id)
@@ -100,7 +111,8 @@ class Archiving:
         async with self._around.queues.of(session_id, "archive"):
             while place := await self._archives.place(session_id):
                 try:
-                    archive = unpack(await self._read(session_id, place), session_id)
+                    packed = await self._read(session_id, place)
+                    archive = await asyncio.to_thread(unpack, packed, session_id)
                 except (ArchiveUnavailable, ArchiveDamaged):
                     if await self._archives.place(session_id) == place:
                         raise
@@ -183,8 +195,13 @@ class Archiving:
         return ArchivedSession(session_id=session_id, position=str(position), archived=archived)
 
 
-def _packed(archive: Archive) -> bytes:
-    """Return an archive as it is kept, once it is known to be whole and readable."""
+def _packed(archive: Archive, *, idle_ms: int) -> bytes:
+    """Return an archive as it is kept, once it is known to be whole and readable.
+
+    Writes of the last moments stay in the stream: a repeated call finds its entries only there.
+    """
+    if idle_ms >= _SETTLED_MS:
+        archive = compacted(archive)
     check_log(archive)
     packed = pack(archive)
     if unpack(packed, archive.session_id) != archive:
@@ -192,18 +209,22 @@ def _packed(archive: Archive) -> bytes:
     return packed
 
 
-def _check_idle(archive: Archive, now_ms: int, idle_seconds: float) -> None:
+def _idle_ms(archive: Archive, now_ms: int) -> int:
+    """Return for how long nobody has written to a session, in ms."""
     flat = archive.keys["metadata"].items
     last = dict(zip(flat[::2], flat[1::2], strict=True)).get(b"last_activity", b"")
     try:
-        idle_ms = now_ms - milliseconds(last.decode())
+        return max(0, now_ms - milliseconds(last.decode()))
     except ValueError as error:
         raise StoreDamaged(
             f"session {archive.session_id!r} does not say when it was last used",
             hint="look at it with `sessiond redis cat`",
         ) from error
+
+
+def _check_idle(session_id: str, idle_ms: int, idle_seconds: float) -> None:
     if idle_ms < 1000 * idle_seconds:
         raise SessionInUse(
-            f"session {archive.session_id!r} was written to {max(0, idle_ms) / 1000:.0f} s ago",
+            f"session {session_id!r} was written to {idle_ms / 1000:.0f} s ago",
             hint=f"archive it when it was idle for {idle_seconds:g} s, or ask for less",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from sessiond.archive.record import Archive, KeyContent
@@ -17,7 +18,8 @@ from sessiond.errors import (
     SessionInUse,
     StoreDamaged,
 )
-from sessiond.store.blocks import parse_block, unpack
+from sessiond.policy.compression import BlockRules, block_length
+from sessiond.store.blocks import pack, parse_block, raw_block, unpack
 from sessiond.store.connection import answered
 from sessiond.store.entries import checked, parse_entry
 from sessiond.store.keys import ARCHIVED_KINDS, Keys
@@ -29,6 +31,11 @@ IN_REDIS = "redis"
 
 _CAPTURE_MS = 10 * 60 * 1000
 """So old may be what was captured when the session goes: far less than a released file is kept."""
+
+
+_NOTHING = KeyContent("stream", [])
+_ALL = BlockRules(kept=0)
+_BODY = 11
 
 
 class Captured(Struct, frozen=True):
@@ -129,15 +136,40 @@ class ArchiveStore:
         return bool(done)
 
 
+def compacted(archive: Archive) -> Archive:
+    """Return an archive with all of its log in blocks, but for the newest entry.
+
+    So it is smaller, and comes back faster: a block is one value, an entry twelve.
+
+    Raises:
+        StoreDamaged: its log is not whole.
+    """
+    log = archive.keys.get("conversation", _NOTHING)
+    *old, newest = checked(log.items) or [None]
+    if not old:
+        return archive
+    blocks = list(archive.keys.get("blocks", _NOTHING).items)
+    while old:
+        sizes = [len(fields[_BODY]) for _, fields in old[: _ALL.entries]]
+        length = block_length(sizes, 1, len(old), _ALL) or len(old)
+        blocks.append(raw_block(pack(old[:length])))
+        old = old[length:]
+    in_blocks = {
+        "blocks": KeyContent("stream", blocks),
+        "conversation": KeyContent("stream", [newest]),
+    }
+    return replace(archive, keys=archive.keys | in_blocks)
+
+
 def check_log(archive: Archive) -> None:
     """Check that the log of an archive is whole: from its first entry to the session's position.
 
     Raises:
         StoreDamaged: it is not.
     """
-    blocks = archive.keys.get("blocks", KeyContent("stream", [])).items
+    blocks = archive.keys.get("blocks", _NOTHING).items
     entries = [entry for raw in blocks for entry in unpack(parse_block(raw))]
-    entries += archive.keys.get("conversation", KeyContent("stream", [])).items
+    entries += archive.keys.get("conversation", _NOTHING).items
     checked(entries)
     if not entries or parse_entry(entries[0]).offset != 1:
         raise _incomplete(archive, "its log has no beginning")

@@ -136,6 +136,12 @@ def parse_block(raw: Any) -> Block:
     return block
 
 
+def raw_block(block: Block) -> list[Any]:
+    """Return a block as Redis sends it from the stream of blocks."""
+    flat = [b"epochs", block.epochs, b"codec", block.codec.encode(), b"data", block.data]
+    return [b"%d-0" % block.last, [*flat, b"checksum", block.checksum]]
+
+
 def _foreign(stream_id: bytes) -> StoreDamaged:
     return StoreDamaged(
         f"block {stream_id!r} is not one of sessiond's",

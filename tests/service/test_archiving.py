@@ -98,14 +98,27 @@ def test_an_archive_holds_all_keys_of_a_session_that_do_not_pass_by_themselves()
 
 async def test_a_session_comes_back_on_load_exactly_as_it_was(core: Services, place: str) -> None:
     assert set(await keys_of(core, "ses_1")) == set(ARCHIVED_KINDS)
-    content = (await ArchiveStore(core.redis, core.keys).capture("ses_1")).archive
+    content = (await ArchiveStore(core.redis, core.keys).capture("ses_1")).archive.keys
+    log = await core.entries("ses_1")
     loaded = await core.sessions.load("ses_1")
     await archive(core)
     assert set(await keys_of(core, "ses_1")) == {"metadata"} | (set() if place else {"archive"})
 
     assert await core.sessions.load("ses_1") == loaded
     assert set(await keys_of(core, "ses_1")) == set(ARCHIVED_KINDS)
-    assert (await ArchiveStore(core.redis, core.keys).capture("ses_1")).archive == content
+    again = (await ArchiveStore(core.redis, core.keys).capture("ses_1")).archive.keys
+    for kind in set(ARCHIVED_KINDS) - {"blocks", "conversation"}:
+        assert again[kind] == content[kind], kind
+    assert len(again["conversation"].items) == 1  # all that is old is compressed by now
+    assert await core.entries("ses_1") == log
+
+
+async def test_what_was_written_just_now_stays_in_the_stream(core: Services) -> None:
+    core.clock.ms -= HOUR_MS
+    await core.archiving.archive("ses_1", idle_seconds=0)
+    loaded = await core.sessions.load("ses_1")
+    assert await core.redis.xlen(core.keys.conversation("ses_1")) == 18
+    assert await core.sessions.load("ses_1") == loaded
 
 
 async def test_what_stays_shows_the_session_in_listings(core: Services) -> None:

@@ -109,6 +109,16 @@ class ArchiveFolder:
             lambda: self._place(file.name).with_name(name).unlink(missing_ok=True)
         )
 
+    async def drop_drafts(self, before_s: float) -> None:
+        """Remove what killed writers left before a time, in seconds since 1970."""
+
+        def drop() -> None:
+            for draft in self.path.glob("*.archive.new"):
+                if draft.stat().st_mtime < before_s:
+                    draft.unlink(missing_ok=True)
+
+        await self._in_thread(drop)
+
     def _write(self, name: str, content: bytes) -> None:
         self.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         path = self._place(name)

@@ -123,11 +123,12 @@ class Archiving:
     async def sweep(self) -> int:
         """Remove the files of sessions that are back since a day; return how many.
 
-        A file goes only when Redis has the session, live and with the archive's own position in
-        its log, or its tombstone: then and a day before, when the file was marked.
+        A file goes only when Redis has the session with the archive's own position in its log, or
+        a later archive of it, or its tombstone: then and a day before, when the file was marked.
         """
         removed = 0
         if self._folder:
+            await self._folder.drop_drafts((self._around.clock() - _RELEASED_MS) / 1000)
             for file in await self._folder.files():
                 with suppress(StoreDamaged, ArchiveUnavailable):  # it must not keep the others
                     removed += await self._sweep(self._folder, file)
@@ -145,7 +146,13 @@ class Archiving:
         return False
 
     async def _is_superseded(self, file: ArchiveFile) -> bool:
-        if await self._archives.place(file.session_id) is not None:
+        """Tell whether Redis, or a later archive, has all that a file holds.
+
+        The history in an archive is not compared: of a file that never came back, only the
+        same position will do.
+        """
+        place = await self._archives.place(file.session_id)
+        if place == _IN_FOLDER + file.name:
             return False
         try:
             end = (await self._around.store.end(file.session_id)).position
@@ -154,7 +161,9 @@ class Archiving:
         except NotFound:
             return False
         at = Position(file.epoch, file.version)
-        return end == at or (await self._around.store.have(file.session_id, [at]))[0]
+        if place and file.released_ms is None:
+            return end == at
+        return (await self._around.store.have(file.session_id, [at]))[0]
 
     async def _put(self, captured: Captured, packed: bytes, at: str) -> None:
         if self._folder is None:

@@ -65,6 +65,18 @@ async def test_a_released_archive_is_read_until_it_is_removed(folder: ArchiveFol
         await folder.read(NAME)
 
 
+async def test_what_a_killed_writer_left_is_removed_when_it_is_old(folder: ArchiveFolder) -> None:
+    await folder.drop_drafts(0)  # there is no folder yet
+    await folder.write(NAME, b"content")
+    draft = folder.path / f"{NAME}.new"
+    draft.write_bytes(b"cont")
+    written = draft.stat().st_mtime
+    await folder.drop_drafts(written - 1)
+    assert draft.exists()
+    await folder.drop_drafts(written + 1)
+    assert [entry.name for entry in os.scandir(folder.path)] == [NAME]
+
+
 async def test_links_and_pipes_are_not_read(folder: ArchiveFolder, tmp_path: Path) -> None:
     await folder.write(NAME, b"content")
     path = folder.path / NAME

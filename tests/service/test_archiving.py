@@ -439,6 +439,20 @@ async def test_a_file_stays_for_a_day_after_its_session_is_back(core: Services, 
 
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
+async def test_the_file_before_goes_when_the_session_is_archived_again(
+    core: Services, place: str
+) -> None:
+    await archive(core)
+    await core.messages.append("ses_1", [NewMessage(role="user", id="new", content="new")])
+    core.clock.ms += DAY_MS
+    await archive(core)
+    assert len(files_of(place)) == 2
+    assert await core.archiving.sweep() == 1
+    assert len(files_of(place)) == 1
+    assert (await core.messages.read("ses_1", "new")).message.content == "new"
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
 async def test_a_redis_that_does_not_have_a_session_leaves_its_file_alone(
     core: Services, place: str
 ) -> None:

@@ -21,6 +21,7 @@ _CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
     errors.SessionDeleted: (8, "not found, or deleted"),
     errors.VersionMismatch: (9, "conflict: a version or an id is taken"),
     errors.AlreadyExists: (9, "conflict: a version or an id is taken"),
+    errors.CleanupHeld: (15, "another daemon does it at this moment"),
     errors.Unauthenticated: (10, "refused: token or permission"),
     errors.Forbidden: (10, "refused: token or permission"),
     errors.JournalUnavailable: (11, "the journal's disk, or the journal itself, is full"),

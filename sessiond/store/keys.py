@@ -83,6 +83,12 @@ TABLE: dict[str, KeyKind] = {
         "who is there: instance → since_ms, seen_ms, until_ms, JSON (machine, client, "
         "active_files); counts until until_ms",
     ),
+    "reads": KeyKind(
+        _session("reads"),
+        "hash",
+        "400 days after the last reading",
+        "read_ms: when somebody read the session last, to five minutes",
+    ),
     "events": KeyKind(
         _session("events"),
         "channel",
@@ -135,6 +141,12 @@ TABLE: dict[str, KeyKind] = {
         "rebuildable",
         "attached opencode → JSON: machine, version, project, sessions, lag, seen_ms",
     ),
+    "janitor": KeyKind(
+        "sessiond:janitor",
+        "hash",
+        "kept",
+        "who cleans up: instance, until_ms, token grows; finished_ms and report of the last time",
+    ),
     "probe": KeyKind(
         "sessiond:probe",
         "stream",
@@ -174,6 +186,7 @@ class Keys:
         self.instances = self._name("instances")
         self.opencodes = self._name("opencodes")
         self.writers = self._name("writers")
+        self.janitor = self._name("janitor")
         self.probe = self._name("probe")
         self.replication = self._name("replication")
         self._logs: dict[str, tuple[str, ...]] = {}
@@ -228,6 +241,14 @@ class Keys:
     def presence(self, session_id: str) -> str:
         """Hash: who is at the session."""
         return self._name("presence", session_id)
+
+    def reads(self, session_id: str) -> str:
+        """Hash: when the session was read last."""
+        return self._name("reads", session_id)
+
+    def use(self, session_id: str) -> tuple[str, str, str]:
+        """Return the keys that tell who uses a session: lease, presence, reads."""
+        return self.lease(session_id), self.presence(session_id), self.reads(session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

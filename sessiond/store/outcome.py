@@ -32,6 +32,14 @@ class MarkMoved(SessiondError):
     temporary = True
 
 
+class InUse(SessiondError):
+    """Somebody uses the session that was to be deleted as idle."""
+
+
+class JanitorLate(SessiondError):
+    """The time is over in which this process was the janitor."""
+
+
 class Committed(Struct, frozen=True):
     """Where a group went.
 
@@ -81,6 +89,8 @@ _REFUSALS: dict[str, Callable[[str], SessiondError]] = {
         f"the current version is {detail}",
         hint="read it again, apply the change to what you find, and send the new version",
     ),
+    "in-use": lambda detail: InUse(f"somebody uses session {detail!r}"),
+    "janitor-late": lambda detail: JanitorLate(f"too late to clean up session {detail!r}"),
     "already-exists": AlreadyExists,
     "key-used": KeyUsed,
     "mark-moved": MarkMoved,

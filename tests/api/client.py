@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import msgspec
 
+from sessiond.api.cleanup import cleanup_routes
 from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
@@ -18,6 +19,7 @@ ROUTES: list[Route] = [
     *routes(MagicMock(), MagicMock(), MagicMock()),
     *opencode_routes(MagicMock()),
     *journal_routes(MagicMock()),
+    *cleanup_routes(MagicMock()),
 ]
 """The table of routes, without anything behind it."""
 

@@ -24,7 +24,12 @@ SPECIFICATION: dict[str, Any] = {
         "directory": "./.opencode/sessions",
         "format": "json",
     },
-    "retention": {"max_sessions": 50, "max_age_days": 30, "cleanup_interval_hours": 24},
+    "retention": {
+        "max_sessions": 50,
+        "max_age_days": 30,
+        "cleanup_interval_hours": 24,
+        "delete_archived_days": 0,
+    },
     "performance": {
         "context_window_size": 10000,
         "compression_enabled": True,

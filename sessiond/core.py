@@ -168,7 +168,7 @@ class Core:
     async def close(self) -> None:
         """Finish what was accepted, then leave."""
         self.feeds.close()
-        await self.use.settle()
+        await self.use.close()
         await self.store.close()
         await self.bus.close()
         if self.replicas:

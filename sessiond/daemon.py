@@ -85,7 +85,6 @@ class Daemon:
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
         self._cleanup: Cleanup | None = None
-        self._archiver: Archiver | None = None  # archiving is handed in here, before `start`
         self._reporter: Reporter | None = None
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
@@ -329,10 +328,9 @@ class Daemon:
         return Examiner(core, durable.journal, owned=owned, folders=folders)
 
     def _open_cleanup(self, core: Core, durable: DurableWrites) -> Cleanup:
+        archiver: Archiver | None = None  # what is over the limits is only told of
         options = self.configuration.retention
-        return open_cleanup(
-            core, durable, options, instance=self._instance, archiver=self._archiver
-        )
+        return open_cleanup(core, durable, options, instance=self._instance, archiver=archiver)
 
     async def _open_offline(self, core: Core, durable: DurableWrites) -> OfflineReading:
         folder = data_folder(self._environ) / "replica"

@@ -39,6 +39,7 @@ _ALLOWED = frozenset(
         "error",
         "exit_code",
         "file",
+        "forgotten",
         "hint",
         "id",
         "instance",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -77,11 +77,15 @@ class Stores(Struct, frozen=True):
 
 
 class _Survey(Struct, frozen=True):
-    """What was found: how each session is used, what is decided, and what cannot be judged."""
+    """What was found: how each session is used, what is decided, and what cannot be judged.
+
+    `missing` ones are in the index, and nowhere else.
+    """
 
     uses: dict[str, Use]
     plan: Plan
     damaged: list[str]
+    missing: list[str]
 
 
 class Cleanup:
@@ -128,6 +132,7 @@ class Cleanup:
                     await self._carry_out(term, decision, survey.uses[decision.session_id])
                     for decision in survey.plan.decisions
                 ]
+                forgotten = [await self._stores.use.forget_deleted(name) for name in survey.missing]
                 report = _report(survey, found, began, dry_run=False)
                 counts = _counts(report)
                 await term.finish(msgspec.json.encode(counts))
@@ -144,6 +149,7 @@ class Cleanup:
             deleted=counts.deleted,
             left=counts.left,
             damaged=len(report.damaged),
+            forgotten=sum(forgotten),
             duration_ms=round(report.seconds * 1000),
         )
         return report
@@ -186,45 +192,48 @@ class Cleanup:
         uses: dict[str, Use] = {}
         known: list[SessionFacts] = []
         damaged: list[str] = []
+        missing: list[str] = []
         for first in range(0, len(ids), _LOOKED_AT_ONCE):
             some = ids[first : first + _LOOKED_AT_ONCE]
-            for session_id, use in zip(some, await self._look_at(some), strict=True):
-                try:
-                    if isinstance(use, StoreDamaged):
-                        raise use
-                    if use:
-                        open_ones = session_id in contested and await self._has_open(session_id)
-                        known.append(self._facts(session_id, use, has_open_conflicts=open_ones))
-                        uses[session_id] = use
-                except StoreDamaged:
+            looks = (self._look_at(name, is_contested=name in contested) for name in some)
+            for session_id, found in zip(some, await asyncio.gather(*looks), strict=True):
+                if found is None:
+                    missing.append(session_id)
+                elif isinstance(found, StoreDamaged):
                     damaged.append(session_id)
+                else:
+                    uses[session_id], facts = found
+                    known.append(facts)
         decided = plan(known, self._limits, self._stores.around.clock())
-        return _Survey(uses, decided, damaged)
+        return _Survey(uses, decided, damaged, missing)
 
-    async def _look_at(self, ids: Iterable[str]) -> list[Use | StoreDamaged | None]:
-        async def look(session_id: str) -> Use | StoreDamaged | None:
-            try:
-                return await self._stores.use.of(session_id)
-            except StoreDamaged as error:
-                return error
-
-        return await asyncio.gather(*(look(session_id) for session_id in ids))
-
-    async def _has_open(self, session_id: str) -> bool:
-        return bool(await self._stores.conflicts.of_session(session_id, "open", limit=1))
+    async def _look_at(
+        self, session_id: str, *, is_contested: bool
+    ) -> tuple[Use, SessionFacts] | StoreDamaged | None:
+        """Return how a session is used, and what that means; None where there is none."""
+        try:
+            use = await self._stores.use.of(session_id)
+            if use is None:
+                return None
+            is_open = is_contested and bool(
+                await self._stores.conflicts.of_session(session_id, "open", limit=1)
+            )
+            return use, self._facts(session_id, use, has_open_conflicts=is_open)
+        except StoreDamaged as error:
+            return error
 
     def _facts(self, session_id: str, use: Use, *, has_open_conflicts: bool) -> SessionFacts:
         try:
-            written = [milliseconds(text) for text in (use.last_activity, use.archived_at) if text]
+            last_activity_ms = _last_used_ms(use)
         except ValueError as error:
             raise StoreDamaged(f"session {session_id!r} does not say when it was used") from error
-        if use.status not in ("active", "archived") or not written:
-            raise StoreDamaged(f"the metadata of session {session_id!r} are damaged")
+        if use.status not in ("active", "archived"):
+            raise StoreDamaged(f"the status of session {session_id!r} is none")
         return SessionFacts(
             session_id=session_id,
             workspace=use.workspace,
             status="active" if use.status == "active" else "archived",
-            last_activity_ms=max(*written, use.read_ms or 0),
+            last_activity_ms=last_activity_ms,
             is_present=use.is_present,
             has_turn=use.has_turn,
             has_waiting_writes=self._stores.has_waiting(session_id),
@@ -267,7 +276,7 @@ class Cleanup:
     async def _delete(self, session_id: str, seen: Use, until_ms: int) -> None:
         """Delete a session that is as it was seen; see lua/delete.lua."""
         around = self._stores.around
-        read_ms = "" if seen.read_ms is None else str(seen.read_ms)
+        idle = FieldChange("idle", str(until_ms), str(_last_used_ms(seen)))
         draft = Draft(
             "session.delete",
             session_id,
@@ -275,9 +284,19 @@ class Cleanup:
             b"{}",
             expected=str(seen.position),
             client=_CLIENT,
-            changes=(FieldChange("idle", str(until_ms), read_ms),),
+            changes=(idle,),
         )
         await commit(around, session_id, [draft])
+
+
+def _last_used_ms(use: Use) -> int:
+    """Return when a session was last written, read or archived, in ms since 1970.
+
+    Raises:
+        ValueError: what it says of that is no time.
+    """
+    archived_ms = milliseconds(use.archived_at) if use.archived_at else 0
+    return max(milliseconds(use.last_activity), archived_ms, use.read_ms or 0)
 
 
 def _log_step(done: CleanedSession) -> None:

@@ -56,8 +56,10 @@ class CleanupSchedule:
             if await self._cleanup.due_in_ms() == 0:
                 await self._cleanup.run(only_if_due=True)
             return min(_LONGEST_SECONDS, await self._cleanup.due_in_ms() / 1000)
-        except CleanupHeld:
-            return _AGAIN_SECONDS
+        except CleanupHeld as error:
+            _log.debug("retention.held", reason=error.detail)
         except SessiondError as error:
             _log.warning("retention.postponed", code=error.code, reason=error.detail)
-            return _AGAIN_SECONDS
+        except Exception:  # noqa: BLE001 - whatever it is, it is tried again, and that is said
+            _log.exception("retention.broken")
+        return _AGAIN_SECONDS

@@ -18,6 +18,7 @@ from sessiond.sync.position import Position
 _NOTED_MS = 5 * 60 * 1000
 _KEPT_MS = 400 * 24 * 3600 * 1000
 _REMEMBERED = 10_000
+_CLOSING_SECONDS = 1.0
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -90,6 +91,23 @@ class UseStore:
                 hint="look at it with `sessiond redis cat`",
             ) from error
 
+    async def forget_deleted(self, session_id: str) -> bool:
+        """Take a session that was deleted out of the indexes; tell whether it was.
+
+        Whoever deletes one does that, unless it is killed in between. One that is missing may just
+        be about to be created, and stays.
+        """
+        fields = await answered(
+            self._redis.hmget(self._keys.metadata(session_id), ["status", "workspace"])
+        )
+        if fields[0] != b"deleted" or fields[1] is None:
+            return False
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zrem(self._keys.sessions, session_id)
+            pipeline.zrem(self._keys.workspace(fields[1].decode()), session_id)
+            await answered(pipeline.execute())
+        return True
+
     async def sessions(self) -> list[str]:
         """Return the ids of all sessions that the index knows, the longest inactive first."""
         members = await answered(self._redis.zrange(self._keys.sessions, 0, -1))
@@ -110,6 +128,13 @@ class UseStore:
         """Return when everything noted so far is written."""
         if self._noting:
             await asyncio.gather(self._noting, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Write what was noted, if Redis takes it soon."""
+        if self._noting:
+            await asyncio.wait([self._noting], timeout=_CLOSING_SECONDS)
+            self._noting.cancel()
+            await self.settle()
 
     async def _note(self) -> None:
         while self._to_note:

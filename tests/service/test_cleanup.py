@@ -181,6 +181,20 @@ async def test_damage_is_told_and_keeps_nobody_else(
     assert set(report.damaged) == {"bad", "odd", "none"}
 
 
+async def test_what_was_deleted_leaves_the_listings_and_what_may_be_about_to_come_does_not(
+    core: Services,
+) -> None:
+    await create(core, "s", workspace="w")
+    await core.sessions.delete("s")
+    for index in (core.keys.sessions, core.keys.workspace("w")):
+        await core.redis.zadd(index, {"s": 1, "coming": 1})  # as if its daemon had been killed
+    with capture_logs() as logged:
+        await cleanup_on(core, MONTH).run()
+    assert logged[-1]["forgotten"] == 1
+    for index in (core.keys.sessions, core.keys.workspace("w")):
+        assert await core.redis.zrange(index, 0, -1) == [b"coming"]
+
+
 class Interfering(MarkingArchiver):
     """Does something else before it archives its first session."""
 
@@ -357,6 +371,19 @@ async def test_a_restart_does_not_repeat_it(core: Services, archiver: MarkingArc
     await core.redis.hset(core.keys.janitor, "finished_ms", int(state) - DAY_MS)
     await pauses_of(cleanup_on(core, MONTH, archiver), 2)
     assert archiver.names == ["s"]
+
+
+async def test_an_unexpected_failure_is_said_and_it_is_tried_again(core: Services) -> None:
+    await create(core, "s")
+    core.clock.ms += 31 * DAY_MS
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    with capture_logs() as logged:
+        seconds = await pauses_of(cleanup_on(core, MONTH, Interfering(core, fail)), 2)
+    assert seconds == [FIRST_SECONDS[0], 300]
+    assert "retention.broken" in [entry["event"] for entry in logged]
 
 
 async def test_while_another_cleans_up_it_looks_again_soon(core: Services) -> None:

@@ -36,7 +36,7 @@ async def delete_idle(core: Services, found: Use, *, life_ms: int = LONG_MS) -> 
     idle = FieldChange(
         "idle",
         str(state.now_ms + life_ms),
-        "" if found.read_ms is None else str(found.read_ms),
+        str(max(milliseconds(found.last_activity), found.read_ms or 0)),
     )
     draft = Draft("session.delete", "s", AT, b"{}", expected=str(found.position), changes=(idle,))
     await core.commit("s", draft)
@@ -124,6 +124,13 @@ async def test_readings_of_what_is_deleted_leave_nothing(core: Services, use: Us
 
 
 @pytest.mark.usefixtures("session")
+async def test_closing_writes_what_was_noted(core: Services, use: UseStore) -> None:
+    use.note_read("s", 1_000_000)
+    await use.close()
+    assert (await seen(use)).read_ms == 1_000_000
+
+
+@pytest.mark.usefixtures("session")
 async def test_something_foreign_is_damage(core: Services, use: UseStore) -> None:
     await core.redis.hset(core.keys.metadata("s"), "version", "x")
     with pytest.raises(StoreDamaged):
@@ -146,14 +153,11 @@ async def test_what_nobody_used_since_it_was_seen_is_deleted(core: Services, use
 async def test_what_was_read_since_it_was_seen_is_not_deleted(
     core: Services, use: UseStore
 ) -> None:
-    found = await seen(use)
-    await read_now(core, use, 1_000_000)
-    with pytest.raises(InUse):
-        await delete_idle(core, found)
-    found = await seen(use)
-    await read_now(core, use, 2_000_000)
-    with pytest.raises(InUse):
-        await delete_idle(core, found)
+    for later_ms in (1_000, 1_000_000):  # after it was written, and after it was read
+        found = await seen(use)
+        await read_now(core, use, core.clock.ms + later_ms)
+        with pytest.raises(InUse):
+            await delete_idle(core, found)
 
 
 @pytest.mark.usefixtures("session")

@@ -23,7 +23,7 @@
 --              "-document", field, ""      a field of a document to unset
 --              "conflict", field, value    a field of a conflict's entry
 --              "kept", "document id", json what goes unseen with the session: see session.delete
---              "idle", until_ms, read_ms   only while nobody uses the session: see session.delete
+--              "idle", until_ms, used_ms   only while nobody uses the session: see session.delete
 -- returns  one flat list: workspace, then for each group one of
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before

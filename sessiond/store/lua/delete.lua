@@ -2,8 +2,8 @@
 -- operation as the log's only entry, so that readers learn of it and its id is never used again.
 -- What whoever deletes had not seen (options "kept") stays in the stream of conflicts. Follows use.lua.
 --   KEYS, the last three of all: lease, presence, reads
---   option "idle", until_ms, read_ms: only until then, only where nobody is at the session, runs a
---     turn or has read it since read_ms ("" for never), and only where no opencode has it
+--   option "idle", until_ms, used_ms: only until then, only where nobody is at the session, runs a
+--     turn or has read it since used_ms, and only where no opencode has it
 --   errors: version-mismatch with the session's position; with "idle": janitor-late, in-use
 
 local LEASE, PRESENCE, READS = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
@@ -14,12 +14,12 @@ verbs['session.delete'] = {
     if expected and expected ~= position() and expected ~= tostring(session.version) then
       return 'version-mismatch', position()
     end
-    local until_ms, read_ms = option(operation, 'idle')
+    local until_ms, used_ms = option(operation, 'idle')
     if not until_ms then return nil end
     local now = server_ms()
     if now >= tonumber(until_ms) then return 'janitor-late', ARGV[operation + ID] end
     if has_turn(LEASE, now) or is_present(PRESENCE, now)
-      or (redis.call('HGET', READS, 'read_ms') or '') ~= read_ms
+      or tonumber(redis.call('HGET', READS, 'read_ms') or 0) > tonumber(used_ms)
       or redis.call('HEXISTS', DOCUMENTS.context, 'opencode') == 1 then
       return 'in-use', ARGV[operation + ID]
     end

@@ -246,6 +246,7 @@ class DirectBackend:
         """Watch a session after a position; None for from now on."""
         position = parse_position(after or await self.position(session_id))
         async with self._core.feeds.session(_session(session_id), position) as events:
+            self._core.note_read(session_id)
             yield _single(events)
 
     async def close(self) -> None:

@@ -34,12 +34,12 @@ from sessiond.service.status import CleanedSession, CleanupCounts, CleanupReport
 from sessiond.service.writing import Request, Surroundings, commit
 from sessiond.store.draft import Draft, FieldChange
 from sessiond.store.janitor import JanitorStore
-from sessiond.store.outcome import InUse, JanitorLate
+from sessiond.store.outcome import InUse, JanitorLate, OfOpencode
 from sessiond.store.use import Use, UseStore
 
 _LOOKED_AT_ONCE = 16
 _CLIENT = "janitor"
-_FASTER = (VersionMismatch, InUse, NotFound, SessionDeleted)
+_NO_FAILURES = (VersionMismatch, InUse, OfOpencode, NotFound, SessionDeleted)
 _COUNTS = msgspec.json.Decoder(CleanupCounts)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -253,8 +253,8 @@ class Cleanup:
         except (JanitorLate, StoreUnavailable):
             raise
         except SessiondError as error:
-            is_over = isinstance(error, _FASTER) or error.temporary
-            done = _cleaned(decision, "left" if is_over else "failed", error.detail)
+            is_failure = not isinstance(error, _NO_FAILURES) and not error.temporary
+            done = _cleaned(decision, "failed" if is_failure else "left", error.detail)
         _log_step(done)
         return done
 

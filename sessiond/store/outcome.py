@@ -36,6 +36,10 @@ class InUse(SessiondError):
     """Somebody uses the session that was to be deleted as idle."""
 
 
+class OfOpencode(SessiondError):
+    """An opencode has the session that was to be deleted as idle."""
+
+
 class JanitorLate(SessiondError):
     """The time is over in which this process was the janitor."""
 
@@ -90,6 +94,9 @@ _REFUSALS: dict[str, Callable[[str], SessiondError]] = {
         hint="read it again, apply the change to what you find, and send the new version",
     ),
     "in-use": lambda detail: InUse(f"somebody uses session {detail!r}"),
+    "of-opencode": lambda detail: OfOpencode(
+        f"an opencode has session {detail!r}, and would lose it too"
+    ),
     "janitor-late": lambda detail: JanitorLate(f"too late to clean up session {detail!r}"),
     "already-exists": AlreadyExists,
     "key-used": KeyUsed,

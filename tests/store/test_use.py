@@ -11,7 +11,7 @@ from sessiond.service.clock import milliseconds
 from sessiond.store.draft import Draft, FieldChange
 from sessiond.store.janitor import JanitorStore
 from sessiond.store.leases import LeaseStore
-from sessiond.store.outcome import InUse, JanitorLate
+from sessiond.store.outcome import InUse, JanitorLate, OfOpencode
 from sessiond.store.presence import About, PresenceStore
 from sessiond.store.use import Use, UseStore
 from tests.store.support import AT, Services, keys_of, until_awaited
@@ -188,7 +188,7 @@ async def test_what_somebody_is_at_or_runs_a_turn_in_is_not_deleted(
 @pytest.mark.usefixtures("session")
 async def test_what_an_opencode_has_is_not_deleted_as_idle(core: Services, use: UseStore) -> None:
     await core.documents.change("s", "context", {"opencode": {"id": "s"}})
-    with pytest.raises(InUse):
+    with pytest.raises(OfOpencode):
         await delete_idle(core, await seen(use))
 
 

@@ -4,7 +4,8 @@
 --   KEYS, the last three of all: lease, presence, reads
 --   option "idle", until_ms, used_ms: only until then, only where nobody is at the session, runs a
 --     turn or has read it since used_ms, and only where no opencode has it
---   errors: version-mismatch with the session's position; with "idle": janitor-late, in-use
+--   errors: version-mismatch with the session's position; with "idle": janitor-late, in-use,
+--     of-opencode
 
 local LEASE, PRESENCE, READS = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
 
@@ -19,9 +20,11 @@ verbs['session.delete'] = {
     local now = server_ms()
     if now >= tonumber(until_ms) then return 'janitor-late', ARGV[operation + ID] end
     if has_turn(LEASE, now) or is_present(PRESENCE, now)
-      or tonumber(redis.call('HGET', READS, 'read_ms') or 0) > tonumber(used_ms)
-      or redis.call('HEXISTS', DOCUMENTS.context, 'opencode') == 1 then
+      or tonumber(redis.call('HGET', READS, 'read_ms') or 0) > tonumber(used_ms) then
       return 'in-use', ARGV[operation + ID]
+    end
+    if redis.call('HEXISTS', DOCUMENTS.context, 'opencode') == 1 then
+      return 'of-opencode', ARGV[operation + ID]
     end
   end,
   write = function(operation)

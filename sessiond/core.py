@@ -47,6 +47,7 @@ from sessiond.store.presence import PresenceStore
 from sessiond.store.probe import ServerFacts, facts_of, read_facts
 from sessiond.store.replicas import ReplicaAcks
 from sessiond.store.sessions import SessionStore
+from sessiond.store.use import UseStore
 
 _COMMIT_CONNECTIONS = 16
 
@@ -107,6 +108,7 @@ class Core:
             self.store,
             machine=instance,
         )
+        self.use = UseStore(self.redis, self.keys)
         self.around = around = Surroundings(
             self.store,
             ConflictStore(self.redis, self.keys),
@@ -136,6 +138,10 @@ class Core:
         self.feeds = Feeds(
             self.store, self.bus, self.keys, buffer_bytes=sync.subscriber_buffer_bytes
         )
+
+    def note_read(self, session_id: str) -> None:
+        """Take note that somebody reads a session: it is in use then."""
+        self.use.note_read(session_id, self.around.clock())
 
     async def redis_answers(self) -> None:
         """Return when Redis has answered.
@@ -174,6 +180,7 @@ class Core:
     async def close(self) -> None:
         """Finish what was accepted, then leave."""
         self.feeds.close()
+        await self.use.close()
         await self.store.close()
         await self.bus.close()
         if self.replicas:

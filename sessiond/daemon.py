@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sessiond import config, sockets
 from sessiond.api.archive import ArchiveHandlers, archive_routes
+from sessiond.api.cleanup import CleanupHandlers, cleanup_routes
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
 from sessiond.api.journal import JournalHandlers, journal_routes
@@ -33,11 +34,14 @@ from sessiond.memory import give_large_blocks_back
 from sessiond.offline import OfflineReading
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
 from sessiond.reporting import Place, Reporter
+from sessiond.retention import open_cleanup
 from sessiond.service.checks import check_server
+from sessiond.service.cleanup import Cleanup
 from sessiond.service.clock import system_clock
 from sessiond.service.compression import Compression
 from sessiond.service.opencode.opencodes import Opencodes
 from sessiond.service.opencode.outbox import Target
+from sessiond.service.schedule import CleanupSchedule
 from sessiond.service.status import (
     Diagnosis,
     Health,
@@ -85,6 +89,7 @@ class Daemon:
         self._offline: OfflineReading | None = None
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
+        self._cleanup: Cleanup | None = None
         self._reporter: Reporter | None = None
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
@@ -137,6 +142,7 @@ class Daemon:
         self._durable = durable = await self._open_durable(self._core)
         self._examiner = self._open_examiner(self._core, durable)
         self._offline = offline = await self._open_offline(self._core, durable)
+        self._cleanup = cleanup = self._open_cleanup(self._core, durable)
         self._reporter = self._open_reporter(self._core, durable, offline)
         if facts is None:
             durable.redis.note_failure()
@@ -149,7 +155,7 @@ class Daemon:
         if facts:
             with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
                 await self._beat_once()
-        jobs = [self._beat(), self._trim(), self._examiner.watch()]
+        jobs = [self._beat(), self._trim(), self._examiner.watch(), CleanupSchedule(cleanup).run()]
         if self.configuration.performance.compression_enabled:
             jobs.append(self._compression(self._core).run())
         self._tasks = [asyncio.create_task(job) for job in jobs]
@@ -242,6 +248,12 @@ class Daemon:
             raise RuntimeError("the daemon was not started")
         return self._reporter
 
+    @property
+    def _cleaning(self) -> Cleanup:
+        if self._cleanup is None:
+            raise RuntimeError("the daemon was not started")
+        return self._cleanup
+
     def _bind(self) -> list[socket.socket]:
         bound = [sockets.bind_unix(self.socket_path)]
         api = self.configuration.api
@@ -306,6 +318,7 @@ class Daemon:
             *opencode_routes(plugin),
             *journal_routes(journal),
             *archive_routes(ArchiveHandlers(core.archiving)),
+            *cleanup_routes(CleanupHandlers(self._cleaning)),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
@@ -331,6 +344,10 @@ class Daemon:
             folders["redis folder"] = self._embedded.options.directory
         owned = self._embedded is not None
         return Examiner(core, durable.journal, owned=owned, folders=folders)
+
+    def _open_cleanup(self, core: Core, durable: DurableWrites) -> Cleanup:
+        options = self.configuration.retention
+        return open_cleanup(core, durable, options, instance=self._instance)
 
     async def _open_offline(self, core: Core, durable: DurableWrites) -> OfflineReading:
         folder = data_folder(self._environ) / "replica"
@@ -381,7 +398,7 @@ class Daemon:
             owned=embedded is not None,
             redis_cli=embedded.cli_command if embedded else f"redis-cli -u {url}",
         )
-        return Reporter(core, durable, offline, place, began=self._began)
+        return Reporter(core, durable, offline, self._cleaning, place, began=self._began)
 
     def _trace_sessions(self) -> None:
         told = self._running.store.on_commit
@@ -419,6 +436,8 @@ class Daemon:
 
     async def _beat_once(self) -> None:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)
+        for session_id in self._running.feeds.watched:
+            self._running.note_read(session_id)
         if self._opencodes:
             await self._opencodes.beat()
         with contextlib.suppress(SessiondError):  # a damaged index must not keep from starting

@@ -68,7 +68,9 @@ class DirectBackend:
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
-        return _SESSION.decode(await self._core.sessions.load(_session(session_id)))
+        loaded = await self._core.sessions.load(_session(session_id))
+        self._core.note_read(session_id)
+        return _SESSION.decode(loaded)
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -105,9 +107,9 @@ class DirectBackend:
     async def page(self, session_id: str, *, after: int = 0, limit: int = 100) -> MessagePage:
         """Return messages first written after an offset."""
         _check_limit(limit, _LONGEST_PAGE)
-        return _MESSAGE_PAGE.decode(
-            await self._core.messages.page(_session(session_id), after, limit)
-        )
+        page = await self._core.messages.page(_session(session_id), after, limit)
+        self._core.note_read(session_id)
+        return _MESSAGE_PAGE.decode(page)
 
     async def message(self, session_id: str, message_id: str) -> VersionedMessage:
         """Return one message."""
@@ -255,6 +257,7 @@ class DirectBackend:
         """Watch a session after a position; None for from now on."""
         position = parse_position(after or await self.position(session_id))
         async with self._core.feeds.session(_session(session_id), position) as events:
+            self._core.note_read(session_id)
             yield _single(events)
 
     async def close(self) -> None:

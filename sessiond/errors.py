@@ -115,6 +115,14 @@ class Contended(SessiondError):
     temporary = True
 
 
+class CleanupHeld(SessiondError):
+    """Another daemon cleans up at this moment, or took over from this one."""
+
+    code = "cleanup-held"
+    title = "Another daemon cleans up"
+    temporary = True
+
+
 class AlreadyExists(SessiondError):
     """The id is taken by something with other content."""
 

@@ -37,7 +37,7 @@ class OfflineReading:
             core.store.on_commit.append(copier.take_written)
             offline = Offline(replica, copier, durable.outbox, core.workspace)
         online = Services(core.sessions, core.messages, core.documents)
-        self.reading = Reading(online, offline, durable.redis)
+        self.reading = Reading(online, offline, durable.redis, core.note_read)
 
     @classmethod
     async def open(

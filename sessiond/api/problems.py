@@ -19,6 +19,7 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.MethodNotAllowed: 405,
     errors.AlreadyExists: 409,
     errors.Contended: 409,
+    errors.CleanupHeld: 409,
     errors.SequenceReused: 409,
     errors.Superseded: 409,
     errors.SessionInUse: 409,

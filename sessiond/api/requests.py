@@ -167,6 +167,14 @@ def number(request: web.Request, name: str, default: int, lowest: int, highest: 
     return int(text)
 
 
+def flag(request: web.Request, name: str) -> bool:
+    """Return a truth value from the query; without it, false."""
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise InvalidInput(f"{name} is {text[:80]!r}, expected true or false")
+    return text == "true"
+
+
 def _version(request: web.Request, header: str) -> str:
     value = request.headers.get(header)
     if value is None or value == "*":

@@ -24,6 +24,7 @@ _CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
     errors.SessionInUse: (13, "the session is in use"),
     errors.ArchiveUnavailable: (14, "the archive cannot be read or written"),
     errors.ArchiveDamaged: (12, "what was checked is damaged"),
+    errors.CleanupHeld: (15, "another daemon does it at this moment"),
     errors.Unauthenticated: (10, "refused: token or permission"),
     errors.Forbidden: (10, "refused: token or permission"),
     errors.JournalUnavailable: (11, "the journal's disk, or the journal itself, is full"),

@@ -11,6 +11,7 @@ from typing import NoReturn
 from sessiond import __version__
 from sessiond.cli import (
     archive,
+    cleanup,
     configuration,
     conflicts,
     demo,
@@ -28,7 +29,7 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(archive, journal, inspect_redis, configuration, demo),
+    *(archive, cleanup, journal, inspect_redis, configuration, demo),
 )
 
 

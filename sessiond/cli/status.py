@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 
+from sessiond.cli import cleanup
 from sessiond.cli.connecting import (
     add_command,
     add_connection_options,
@@ -70,6 +71,7 @@ def _status(options: argparse.Namespace) -> None:
         "sessions": "" if status.sessions is None else str(status.sessions),
         "journal": summary_of(status.outbox),
         "copies": _copies(status),
+        "clean-up": cleanup.summary_of(status.cleanup),
         "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
         "others": ", ".join(others),
     }

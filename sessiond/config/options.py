@@ -43,24 +43,22 @@ class PersistenceOptions(Section, frozen=True):
 
 
 class RetentionOptions(Section, frozen=True):
-    """How long sessions are kept."""
+    """How long sessions are kept. What is in use is never touched."""
 
     max_sessions: Annotated[
         int,
         _AtLeastOne,
-        Meta(description="Sessions kept. Accepted; nothing is removed automatically yet."),
+        Meta(description="Sessions of a workspace; beyond, the longest unused are archived."),
     ] = 50
     max_age_days: Annotated[
         int,
         _AtLeastOne,
-        Meta(description="Age in days. Accepted; nothing is removed automatically yet."),
+        Meta(description="Days without use after which a session is archived."),
     ] = 30
     cleanup_interval_hours: Annotated[
         int,
         _AtLeastOne,
-        Meta(
-            description="Hours between clean-ups. Accepted; nothing is removed automatically yet."
-        ),
+        Meta(description="Hours between clean-ups; one daemon of a Redis does them."),
     ] = 24
     archive: Annotated[
         str,
@@ -69,6 +67,14 @@ class RetentionOptions(Section, frozen=True):
             "server's data, or in your own Redis."
         ),
     ] = ""
+    delete_archived_days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=36_500,
+            description="Days without use after which archived sessions are deleted. 0: never.",
+        ),
+    ] = 0
 
 
 class PerformanceOptions(Section, frozen=True):

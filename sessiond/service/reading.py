@@ -80,19 +80,28 @@ class Reading:
         online: the services on Redis.
         offline: this machine's copies; None where it keeps none.
         redis: whether Redis answers.
+        note_read: hears of each session that is read.
 
     Raises:
         StoreUnavailable: by every method: Redis is away, and this was not seen here before.
         NotFound, SessionDeleted, StoreDamaged: see the services.
     """
 
-    def __init__(self, online: Services, offline: Offline | None, redis: Reachability) -> None:
+    def __init__(
+        self,
+        online: Services,
+        offline: Offline | None,
+        redis: Reachability,
+        note_read: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._online = online
         self._offline = offline
         self._redis = redis
+        self._note_read = note_read
 
     def see(self, session_id: str) -> None:
         """Take note that somebody has to do with a session: it is copied from now on."""
+        self._note_read(session_id)
         if self._offline:
             self._offline.copier.see(session_id)
 

@@ -103,6 +103,7 @@ class ArchiveStore:
         """
         session_id = captured.archive.session_id
         arguments = [captured.standing, captured.at_ms, _CAPTURE_MS, place, packed, at]
+        arguments.append(int(_is_of_opencode(captured.archive)))
         keys = self._keys.archiving(session_id)
         _check(
             session_id, await answered(ARCHIVE.run(self._redis.execute_command, keys, arguments))
@@ -194,6 +195,11 @@ def _archive(session_id: str, keys: dict[str, KeyContent]) -> Archive:
             hint="look at them with `sessiond redis cat`",
         ) from error
     return Archive(session_id, epoch, version, keys)
+
+
+def _is_of_opencode(archive: Archive) -> bool:
+    context = archive.keys.get("context")
+    return context is not None and b"opencode" in context.items[::2]
 
 
 def _type(session_id: str, given: bytes) -> Any:

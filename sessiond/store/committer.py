@@ -293,6 +293,8 @@ class Committer:
         """Send a call once; it has no effect where `after` is not there."""
         operations = frozenset(draft.op for waiting in call.batch for draft in waiting.group)
         script, keys = commit_script(operations), self._keys.log(call.session_id)
+        if "session.delete" in operations:
+            keys += self._keys.use(call.session_id)
         arguments = self._encode(call, after)
         if self._replicas is None:
             answer = await script.run(self._execute, keys, arguments)

@@ -96,6 +96,12 @@ TABLE: dict[str, KeyKind] = {
         "until the session is loaded",
         "packed → an archived session, all of it, compressed: where no folder has it",
     ),
+    "reads": KeyKind(
+        _session("reads"),
+        "hash",
+        "400 days after the last reading",
+        "read_ms: when somebody read the session last, to five minutes",
+    ),
     "events": KeyKind(
         _session("events"),
         "channel",
@@ -148,6 +154,12 @@ TABLE: dict[str, KeyKind] = {
         "rebuildable",
         "attached opencode → JSON: machine, version, project, sessions, lag, seen_ms",
     ),
+    "janitor": KeyKind(
+        "sessiond:janitor",
+        "hash",
+        "kept",
+        "who cleans up: instance, until_ms, token grows; finished_ms and report of the last time",
+    ),
     "probe": KeyKind(
         "sessiond:probe",
         "stream",
@@ -174,7 +186,7 @@ _LOG_KINDS = (
     "blocks",
 )
 
-_PASSING = ("lease", "presence")
+_PASSING = ("lease", "presence", "reads")
 """Keys of a session that Redis drops by itself: an archive does not hold them."""
 
 ARCHIVED_KINDS = tuple(
@@ -198,6 +210,7 @@ class Keys:
         self.instances = self._name("instances")
         self.opencodes = self._name("opencodes")
         self.writers = self._name("writers")
+        self.janitor = self._name("janitor")
         self.probe = self._name("probe")
         self.replication = self._name("replication")
         self._logs: dict[str, tuple[str, ...]] = {}
@@ -259,12 +272,20 @@ class Keys:
 
     def archiving(self, session_id: str) -> list[str]:
         """Return the keys that the scripts of archiving declare, in their order."""
-        kinds = ("metadata", *_PASSING, "archive", *ARCHIVED_KINDS)
+        kinds = ("metadata", "lease", "presence", "archive", *ARCHIVED_KINDS)
         return [self._name(kind, session_id) for kind in kinds]
 
     def archive(self, session_id: str) -> str:
         """Hash: the archive of the session, where no folder has it."""
         return self._name("archive", session_id)
+
+    def reads(self, session_id: str) -> str:
+        """Hash: when the session was read last."""
+        return self._name("reads", session_id)
+
+    def use(self, session_id: str) -> tuple[str, str, str]:
+        """Return the keys that tell who uses a session: lease, presence, reads."""
+        return self.lease(session_id), self.presence(session_id), self.reads(session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

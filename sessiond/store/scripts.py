@@ -19,7 +19,7 @@ _FILES = {
     "part.put": ("records", "put_part"),
     "part.remove": ("records", "remove_part"),
     "document.change": ("documents", "change"),
-    "session.delete": ("delete",),
+    "session.delete": ("use", "delete"),
     "conflict.record": ("conflicts", "record_conflict"),
     "conflict.resolve": ("conflicts", "resolve_conflict"),
 }
@@ -59,6 +59,7 @@ _SOURCES = {
         (
             *("log", "commit", "snapshot", "lease", "presence", "keep_refused", "drop_conflicts"),
             *("compress", "log_page", "archiving", "capture", "archive", "restore"),
+            *("facts", "note_read", "janitor"),
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -74,6 +75,9 @@ LOG_PAGE = Script(_SOURCES["log_page"])
 CAPTURE = Script(_SOURCES["archiving"], _SOURCES["capture"])
 ARCHIVE = Script(_SOURCES["archiving"], _SOURCES["archive"])
 RESTORE = Script(_SOURCES["archiving"], _SOURCES["restore"])
+FACTS = Script(_SOURCES["use"], _SOURCES["facts"])
+NOTE_READ = Script(_SOURCES["note_read"])
+JANITOR = Script(_SOURCES["janitor"])
 
 
 @cache

@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 import msgspec
 
 from sessiond.api.archive import archive_routes
+from sessiond.api.cleanup import cleanup_routes
 from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
@@ -20,6 +21,7 @@ ROUTES: list[Route] = [
     *opencode_routes(MagicMock()),
     *journal_routes(MagicMock()),
     *archive_routes(MagicMock()),
+    *cleanup_routes(MagicMock()),
 ]
 """The table of routes, without anything behind it."""
 

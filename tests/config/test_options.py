@@ -29,6 +29,7 @@ SPECIFICATION: dict[str, Any] = {
         "max_age_days": 30,
         "cleanup_interval_hours": 24,
         "archive": "",  # ours
+        "delete_archived_days": 0,
     },
     "performance": {
         "context_window_size": 10000,

@@ -22,7 +22,14 @@ from sessiond.journal.reports import EntryPage, Verdict
 from sessiond.model import Choice, Context, NewMessage, NewSession, PresentSessions
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
-from sessiond.service.status import Diagnosis, Health, KeyContent, OutboxStatus, Status
+from sessiond.service.status import (
+    CleanupReport,
+    Diagnosis,
+    Health,
+    KeyContent,
+    OutboxStatus,
+    Status,
+)
 from sessiond.store.keys import Keys
 from tests.deploy import (
     NO_PASSWORD,
@@ -301,6 +308,9 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     diagnosis: Diagnosis = (await client.call("GET", "/v1/doctor", Diagnosis))[0]
     told = {finding.check: finding.finding for finding in diagnosis.findings}
     assert "is not told to this user" in told["persistence"]
+    for dry_run in ("true", "false"):
+        query = {"dry_run": dry_run}
+        await client.call("POST", "/v1/cleanup", CleanupReport, query=query)
     option = {"debug.sessions": "true"}
     await client.call("PATCH", "/v1/config", dict[str, str], body=option)
     assert (await client.call("GET", "/v1/config", dict[str, str]))[0].items() >= option.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,8 +20,34 @@ from sessiond.errors import (
     VersionMismatch,
 )
 from sessiond.model import Context
+from sessiond.store.keys import Keys
 from tests.daemons import RunningDaemon
 from tests.manager.programs import Connect, log_of, text_part
+from tests.store.support import until_awaited
+
+
+async def test_a_session_that_is_loaded_or_followed_counts_as_read(
+    manager: SessionManager, daemon: RunningDaemon
+) -> None:
+    """Else a clean-up would take it for one that nobody needs."""
+
+    async def load(session: Session) -> None:
+        await manager.load(session.id)
+
+    async def follow(session: Session) -> None:
+        async with asyncio.timeout(10):
+            async for _ in session.subscribe(after="0"):
+                break
+
+    async def is_noted(redis: Redis, session: Session) -> bool:
+        return bool(await redis.exists(Keys().reads(session.id)))
+
+    async with Redis(unix_socket_path=str(daemon.redis_socket)) as redis:
+        for use in (load, follow):
+            session = await manager.create()
+            await session.add_message(role="user", content="x")
+            await use(session)
+            await until_awaited(partial(is_noted, redis, session))
 
 
 async def test_a_session_lives_as_the_specification_says(manager: SessionManager) -> None:

@@ -91,7 +91,7 @@ def test_an_archive_holds_all_keys_of_a_session_that_do_not_pass_by_themselves()
     of_sessions = {
         kind for kind, row in TABLE.items() if "<id>" in row.pattern and row.type != "channel"
     }
-    assert of_sessions - set(ARCHIVED_KINDS) == {"lease", "presence", "archive"}
+    assert of_sessions - set(ARCHIVED_KINDS) == {"lease", "presence", "reads", "archive"}
     for kind in ARCHIVED_KINDS:
         assert TABLE[kind].type in {"hash", "stream"}, "restore.lua writes no others yet"
 

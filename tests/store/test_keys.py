@@ -10,10 +10,12 @@ from redis.crc import key_slot
 from sessiond.model import NewMessage, NewSession
 from sessiond.service.writing import Request
 from sessiond.store.blocks import BlockStore, pack
+from sessiond.store.janitor import JanitorStore
 from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.presence import About, PresenceStore
+from sessiond.store.use import UseStore
 from tests.store.support import Services, until
 
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
@@ -46,6 +48,7 @@ def test_every_key_of_a_session_carries_its_hash_tag() -> None:
 def test_all_keys_of_a_session_and_its_channel_live_in_one_cluster_slot() -> None:
     keys = Keys()
     names = [*keys.log("ses_1"), keys.events("ses_1"), *keys.archiving("ses_1")]
+    names += keys.use("ses_1")
     assert len({key_slot(name.encode()) for name in names}) == 1
     assert key_slot(keys.metadata("ses_2").encode()) != key_slot(keys.metadata("ses_1").encode())
 
@@ -94,6 +97,8 @@ def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     names += [*keys.archiving("a"), keys.opencodes, keys.present]
     names += [
         keys.writers,
+        keys.reads("a"),
+        keys.janitor,
         keys.probe,
         keys.replication,
         keys.workspace("w"),
@@ -156,4 +161,8 @@ async def _everything(core: Services) -> None:
     await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))
     await core.redis.hset(core.keys.writers, "journal", "i 1")  # see store.watermarks
     await OpencodeStore(core.redis, core.keys, core.store.recall).beat({"oc-1": b"{}"})
+    use = UseStore(core.redis, core.keys)
+    use.note_read("ses_1", 1_000)
+    await use.settle()
+    await JanitorStore(core.redis, core.keys, 1_000).begin("here")
     await until(lambda: not core.store._committer._lanes)

@@ -2,7 +2,7 @@
 -- at all. The only script that writes sessions; it runs after log.lua and the files of the verbs
 -- that the call needs.
 --
--- KEYS     see log.lua
+-- KEYS     see log.lua; with a session.delete three more, see there
 -- ARGV     1 session id
 --          2 channel of its events
 --          3 pattern of the workspace's channel, with %s for the workspace
@@ -23,6 +23,7 @@
 --              "-document", field, ""      a field of a document to unset
 --              "conflict", field, value    a field of a conflict's entry
 --              "kept", "document id", json what goes unseen with the session: see session.delete
+--              "idle", until_ms, used_ms   only while nobody uses the session: see session.delete
 -- returns  one flat list: workspace, then for each group one of
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before

@@ -12,11 +12,14 @@ from redis.asyncio import Redis
 from sessiond.config import Configuration
 from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
+from sessiond.service.caching import Caches
 from sessiond.service.checks import check_server
 from sessiond.service.clock import Clock, system_clock
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
+from sessiond.service.edits import EditWatch
 from sessiond.service.feeds import Feeds
+from sessiond.service.fingerprints import Fingerprints
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.performing import Performer
@@ -26,6 +29,7 @@ from sessiond.service.refusals import Refusals
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
 from sessiond.store.bus import Bus
+from sessiond.store.cache import CacheStore
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import (
@@ -44,6 +48,7 @@ from sessiond.store.replicas import ReplicaAcks
 from sessiond.store.sessions import SessionStore
 
 _COMMIT_CONNECTIONS = 16
+_MIB = 1024 * 1024
 
 
 class Core:
@@ -100,6 +105,9 @@ class Core:
             self.store,
             machine=instance,
         )
+        self.caches = self._open_caches(configuration, instance)
+        self._edits = EditWatch(self.caches)
+        self.store.on_commit.append(self._edits.note_commit)
         self.around = around = Surroundings(
             self.store,
             ConflictStore(self.redis, self.keys),
@@ -133,6 +141,17 @@ class Core:
         """
         await answered(self.redis.ping())
 
+    def _open_caches(self, configuration: Configuration, instance: str) -> Caches:
+        performance = configuration.performance
+        store = CacheStore(
+            self.redis,
+            self.keys,
+            life_ms=performance.cache_ttl_seconds * 1000,
+            limit_bytes=performance.cache_mib * _MIB,
+            compress=performance.compression_enabled,
+        )
+        return Caches(store, self.store, Fingerprints(), machine=instance)
+
     def _replica_acks(self, configuration: Configuration, clock: Clock) -> ReplicaAcks | None:
         redis = configuration.redis
         if redis.durability == "local":
@@ -162,6 +181,7 @@ class Core:
     async def close(self) -> None:
         """Finish what was accepted, then leave."""
         self.feeds.close()
+        await self._edits.close()
         await self.store.close()
         await self.bus.close()
         if self.replicas:

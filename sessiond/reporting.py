@@ -100,6 +100,7 @@ class Reporter:
             bus_connected=core.bus.connected and not self._durable.redis.is_away,
             outbox=await self._durable.outbox.status(),
             replica=self._offline.status(),
+            cache=core.caches.use(),
             instances=[
                 InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
                 for name, seen in sorted(instances.items())

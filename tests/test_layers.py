@@ -29,9 +29,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "replica": ("replica", "folders", "sync", "codec", "model", "errors"),
     "service": (
         *("service", "store", "journal", "replica", "opencode", "sync", "codec", "model"),
-        "errors",
+        *("policy", "errors"),
     ),
-    "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
+    "api": (
+        *("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
+        "policy.caching",
+    ),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),
         *("store.keys", "service.status", "service.finding", "service.opencode.overview"),

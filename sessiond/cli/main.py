@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from sessiond import __version__
 from sessiond.cli import (
+    caching,
     configuration,
     conflicts,
     demo,
@@ -27,7 +28,7 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(journal, inspect_redis, configuration, demo),
+    *(journal, caching, inspect_redis, configuration, demo),
 )
 
 

@@ -78,6 +78,18 @@ class ReplicaStatus(Struct, kw_only=True):
     behind: int
 
 
+class CacheUse(Struct, kw_only=True):
+    """What became of lookups in the caches of sessions at this daemon, since it started.
+
+    `unknown`: nothing could be told of the files.
+    """
+
+    hits: int
+    misses: int
+    stale: int
+    unknown: int
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
@@ -100,6 +112,7 @@ class Status(Struct, kw_only=True):
     bus_connected: bool
     outbox: OutboxStatus
     replica: ReplicaStatus | None
+    cache: CacheUse
     instances: list[InstanceStatus]
 
 

@@ -83,6 +83,19 @@ TABLE: dict[str, KeyKind] = {
         "who is there: instance → since_ms, seen_ms, until_ms, JSON (machine, client, "
         "active_files); counts until until_ms",
     ),
+    "cache": KeyKind(
+        _session("cache"),
+        "hash",
+        "performance.cache_ttl_seconds after the last answer was cached",
+        "key of a call → expires_ms, stored_ms, digest, json or zstd, and what the tool answered; "
+        "_counts → bytes, uses, hits, misses, stale, evicted",
+    ),
+    "cache_uses": KeyKind(
+        _session("cache_uses"),
+        "zset",
+        "the cache's",
+        "key of a call → number of its last use: what was not used the longest is evicted first",
+    ),
     "events": KeyKind(
         _session("events"),
         "channel",
@@ -228,6 +241,10 @@ class Keys:
     def presence(self, session_id: str) -> str:
         """Hash: who is at the session."""
         return self._name("presence", session_id)
+
+    def cache(self, session_id: str) -> tuple[str, str]:
+        """Hash and sorted set: what tools answered, and when that was last used."""
+        return self._name("cache", session_id), self._name("cache_uses", session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

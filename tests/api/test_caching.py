@@ -202,3 +202,17 @@ def test_a_session_that_is_not_there_has_no_cache(client: Client, root: Path, ol
         client.assert_refused("DELETE", f"{path}/cache", status=status)
         client.assert_refused("POST", f"{path}/cache/lookup", lookup, status=status)
         client.assert_refused("POST", f"{path}/cache/invalidate", {"paths": ["a"]}, status=status)
+
+
+def test_what_a_tool_edits_is_dropped_when_its_call_enters_the_log(
+    client: Client, session: str, old: Old
+) -> None:
+    put(client, session, *old, "x")
+    state = {"status": "completed", "input": {"filePath": "${WORKTREE}/os.py"}}
+    part = {"type": "tool", "tool": "edit", "state": state}
+    with EventStream(client.socket, f"{session}/events") as stream:
+        client.call("PUT", f"{session}/messages/first/parts/p", part)
+        events = [stream.next(), stream.next()]
+    (live,) = (event for event in events if event.name == "live")
+    assert live.json["body"]["cache"]["changed"] == ["os.py"]
+    assert client.get(f"{session}/cache")["entries"] == []

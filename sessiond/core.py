@@ -12,6 +12,8 @@ from redis.asyncio import Redis
 from sessiond.config import Configuration
 from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
+from sessiond.model import Context
+from sessiond.policy.caching import paths_below
 from sessiond.service.caching import Caches
 from sessiond.service.checks import check_server
 from sessiond.service.clock import Clock, system_clock
@@ -105,9 +107,6 @@ class Core:
             self.store,
             machine=instance,
         )
-        self.caches = self._open_caches(configuration, instance)
-        self._edits = EditWatch(self.caches)
-        self.store.on_commit.append(self._edits.note_commit)
         self.around = around = Surroundings(
             self.store,
             ConflictStore(self.redis, self.keys),
@@ -121,6 +120,9 @@ class Core:
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
         self.documents = Documents(around)
         self.refusals = Refusals(around)
+        self.caches = self._open_caches(configuration, instance)
+        self._edits = EditWatch(self.caches)
+        self.store.on_commit.append(self._edits.note_commit)
         self.performer = Performer(
             self.store.log,
             sessions=self.sessions,
@@ -150,7 +152,14 @@ class Core:
             limit_bytes=performance.cache_mib * _MIB,
             compress=performance.compression_enabled,
         )
-        return Caches(store, self.store, Fingerprints(), machine=instance)
+        return Caches(
+            store, self.store, Fingerprints(), machine=instance, active_files=self._active_files
+        )
+
+    async def _active_files(self, session_id: str) -> list[str]:
+        """Return the files below the project's folder that a session's context names."""
+        context: Context = (await self.documents.read(session_id, "context")).value
+        return paths_below(context.active_files)
 
     def _replica_acks(self, configuration: Configuration, clock: Clock) -> ReplicaAcks | None:
         redis = configuration.redis
@@ -182,6 +191,7 @@ class Core:
         """Finish what was accepted, then leave."""
         self.feeds.close()
         await self._edits.close()
+        await self.caches.close()
         await self.store.close()
         await self.bus.close()
         if self.replicas:

@@ -8,10 +8,12 @@ folder, which lies elsewhere on each machine.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
@@ -62,6 +64,16 @@ def subjects_of_change(paths: Iterable[str]) -> list[str]:
             path = posixpath.dirname(path) or "."
             subjects.add(_subject("tree", path))
     return sorted(subjects)
+
+
+def paths_below(paths: Iterable[Any]) -> list[str]:
+    """Return those of some values that are paths below the project's folder, in their one form."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(InvalidInput):
+            if isinstance(path, str) and path:
+                found.append(relative_path(path.removeprefix("${WORKTREE}/")))
+    return found
 
 
 def _subject(scope: CacheScope, path: str) -> str:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -39,6 +39,7 @@ from sessiond.model import (
 from sessiond.opencode.mapping import Machine
 from sessiond.policy.caching import key_of, relative_path, subjects_of_change
 from sessiond.service.fingerprints import Fingerprint, Fingerprints, Unknown
+from sessiond.service.prefetching import AHEAD, ActiveFiles, NearAnswers, Prefetcher
 from sessiond.service.status import CacheUse
 from sessiond.store.cache import Answer, CacheStore, Entry, Found
 from sessiond.store.sessions import SessionStore
@@ -49,6 +50,7 @@ _FRESH = "a file changed less than 2 s ago: whether it changes again could not b
 _CHANGED = "the files are not what they were before the tool ran"
 _NOT_TAKEN = "it is larger than 1 MiB, or than half of the cache"
 _AWAY = "Redis does not answer"
+_MISS = Found("miss")
 
 Reply = TypeVar("Reply")
 
@@ -61,6 +63,8 @@ class Caches:
         sessions: the sessions.
         fingerprints: the state of files on this machine.
         machine: this machine's name among the others.
+        active_files: what a session's context says is worked on.
+        ahead: answers that are loaded before they are asked for, after each lookup; 0 for none.
         now: seconds, of whatever beginning.
     """
 
@@ -71,6 +75,8 @@ class Caches:
         fingerprints: Fingerprints,
         *,
         machine: str,
+        active_files: ActiveFiles,
+        ahead: int = AHEAD,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -79,7 +85,12 @@ class Caches:
         self._machine = machine
         self._now = now
         self._rests_until = float("-inf")
-        self._uses: Counter[CacheOutcome] = Counter()
+        self._near = NearAnswers()
+        self._prefetcher = Prefetcher(
+            store, self._near, fingerprints, active_files=active_files, ahead=ahead
+        )
+        self._unreported: Counter[str] = Counter()  # hits that Redis knows nothing of, by session
+        self._uses: Counter[CacheOutcome | Literal["near"]] = Counter()
 
     async def lookup(self, session_id: str, lookup: CacheLookup) -> CacheAnswers:
         """Return what is cached of calls and right now, and the stamps for what is not.
@@ -97,17 +108,43 @@ class Caches:
             for key, state in zip(keys, states, strict=True)
             if isinstance(state, Fingerprint)
         ]
-        found = await self._in_time(lambda: self._store.get(session_id, asked)) if asked else []
+        found = await self._found(session_id, asked)
         away = "" if found is not None else _AWAY
-        replies = iter(found or [Found("miss")] * len(asked))
         answers = [
             CacheAnswer(key=key, outcome="unknown", reason=str(state))
             if isinstance(state, Unknown)
-            else _answer(key, state, next(replies), here, away)
+            else _answer(key, state, (found or {}).get(key, _MISS), here, away)
             for key, state in zip(keys, states, strict=True)
         ]
         self._uses.update(each.outcome for each in answers)
+        self._prefetcher.note(session_id, lookup.root, [key for key, _ in asked])
         return CacheAnswers(answers=answers)
+
+    async def _found(
+        self, session_id: str, asked: Sequence[tuple[str, str]]
+    ) -> dict[str, Found] | None:
+        """Return what is cached under keys, from memory where it is there; None without Redis."""
+        entries = [self._near.get(session_id, *pair) for pair in asked]
+        found = {entry.key: Found("hit", entry) for entry in entries if entry}
+        self._uses["near"] += len(found)
+        self._unreported[session_id] += len(found)
+        rest = [pair for pair in asked if pair[0] not in found]
+        if not rest:
+            return found
+        before = self._unreported.pop(session_id, 0)
+
+        async def ask() -> list[Found]:
+            await self._prefetcher.learn(session_id)
+            return await self._store.get(session_id, rest, hits_before=before)
+
+        replies = await self._in_time(ask)
+        if replies is None:
+            return found or None
+        for (key, _), reply in zip(rest, replies, strict=True):
+            if reply.entry:
+                self._near.put(session_id, reply.entry)
+            found[key] = reply
+        return found
 
     async def put(self, session_id: str, key: str, new: NewCacheValue) -> CacheStored:
         """Cache what a tool answered, if the files are still as before it ran.
@@ -158,6 +195,7 @@ class Caches:
             NotFound, SessionDeleted: there is no such session, or no more.
             StoreUnavailable: Redis does not answer.
         """
+        self._near.drop(session_id)
         return CacheDropped(dropped=await self._store.drop(session_id, [key]))
 
     async def invalidate(self, session_id: str, paths: Sequence[str]) -> CacheDropped:
@@ -171,6 +209,7 @@ class Caches:
             InvalidInput: a path leads out of the project's folder.
             StoreUnavailable: Redis does not answer.
         """
+        self._near.drop(session_id)
         dropped = await self._store.drop(session_id, subjects_of_change(paths))
         if dropped:
             changed = sorted({relative_path(path) for path in paths})
@@ -186,13 +225,30 @@ class Caches:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
+        self._near.drop(session_id)
         return CacheDropped(dropped=await self._store.clear(session_id))
+
+    def forget(self, session_id: str) -> None:
+        """Drop what is in this process's memory of a session that was deleted."""
+        self._near.drop(session_id)
+
+    async def settled(self) -> None:
+        """Return when nothing is being loaded before it is asked for."""
+        await self._prefetcher.settled()
+
+    async def close(self) -> None:
+        """Stop loading what may be asked for."""
+        await self._prefetcher.close()
 
     def use(self) -> CacheUse:
         """Return what became of the lookups here."""
         uses = self._uses
         return CacheUse(
-            hits=uses["hit"], misses=uses["miss"], stale=uses["stale"], unknown=uses["unknown"]
+            hits=uses["hit"],
+            near=uses["near"],
+            misses=uses["miss"],
+            stale=uses["stale"],
+            unknown=uses["unknown"],
         )
 
     async def contents(self, session_id: str) -> CacheContents:
@@ -203,6 +259,7 @@ class Caches:
             StoreUnavailable, StoreDamaged.
         """
         counts, entries = await self._store.look(session_id)
+        counts.hits += self._unreported[session_id]
         return CacheContents(counts=counts, entries=[_summary(entry) for entry in entries])
 
     async def _in_time(self, ask: Callable[[], Awaitable[Reply]]) -> Reply | None:
@@ -259,9 +316,10 @@ class Project:
 
 
 def _answer(key: str, state: Fingerprint, found: Found, here: Project, away: str) -> CacheAnswer:
-    if found.answer:
-        value, machine = here.machine.local(found.answer.value), found.answer.machine
-        return CacheAnswer(key=key, outcome="hit", value=value, machine=machine)
+    if found.entry:
+        answer = found.entry.answer
+        value = here.machine.local(answer.value)
+        return CacheAnswer(key=key, outcome="hit", value=value, machine=answer.machine)
     reason = away or ("" if state.stamp else _FRESH)
     return CacheAnswer(key=key, outcome=found.outcome, stamp=state.stamp, reason=reason)
 

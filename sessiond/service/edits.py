@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
 
 import msgspec
 
 from sessiond.errors import SessiondError
-from sessiond.policy.caching import relative_path
+from sessiond.policy.caching import paths_below
 from sessiond.service.caching import Caches
 from sessiond.service.opencode.attendance import written_files
 from sessiond.store.draft import Draft
 from sessiond.store.outcome import Committed
 
-_WORKTREE = "${WORKTREE}/"
 _ENDED = ("completed", "error")
 _ANY = msgspec.json.Decoder()
 
@@ -34,6 +32,8 @@ class EditWatch:
     def note_commit(self, session_id: str, group: list[Draft], committed: Committed) -> None:
         """Take note of operations that were written."""
         del committed
+        if group[-1].op == "session.delete":
+            self._caches.forget(session_id)
         paths = [path for draft in group for path in edited_files(draft)]
         if paths:
             task = asyncio.create_task(self._invalidate(session_id, paths))
@@ -57,10 +57,4 @@ def edited_files(draft: Draft) -> list[str]:
     state = part.get("state")
     if not isinstance(state, dict) or state.get("status") not in _ENDED:
         return []
-    return list(_below(written_files(part)))
-
-
-def _below(paths: Iterable[str]) -> Iterable[str]:
-    for path in paths:
-        with contextlib.suppress(SessiondError):  # elsewhere on the machine
-            yield relative_path(path.removeprefix(_WORKTREE))
+    return paths_below(written_files(part))

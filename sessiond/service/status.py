@@ -81,10 +81,11 @@ class ReplicaStatus(Struct, kw_only=True):
 class CacheUse(Struct, kw_only=True):
     """What became of lookups in the caches of sessions at this daemon, since it started.
 
-    `unknown`: nothing could be told of the files.
+    `near`: hits that were in the daemon's memory; `unknown`: nothing could be told of the files.
     """
 
     hits: int
+    near: int
     misses: int
     stale: int
     unknown: int

@@ -18,7 +18,7 @@ from sessiond.store.keys import Keys
 from sessiond.store.scripts import CACHE
 from sessiond.store.sessions import check_alive
 
-Verb = Literal["get", "put", "drop", "clear", "look"]
+Verb = Literal["get", "put", "drop", "clear", "look", "order"]
 
 LARGEST_ANSWER = 1024 * 1024
 """Bytes of an answer's JSON; a larger one is not cached."""
@@ -52,7 +52,7 @@ class Found(Struct, frozen=True):
     """What is cached of a call: `hit` with the answer, `stale` or `miss` without."""
 
     outcome: Literal["hit", "stale", "miss"]
-    answer: Answer | None = None
+    entry: Entry | None = None
 
 
 _ANSWER = msgspec.json.Decoder(Answer)
@@ -81,12 +81,20 @@ class CacheStore:
         self.limit_bytes = limit_bytes
         self._compress = compress
 
-    async def get(self, session_id: str, asked: Sequence[tuple[str, str]]) -> list[Found]:
+    async def get(
+        self, session_id: str, asked: Sequence[tuple[str, str]], *, hits_before: int = 0
+    ) -> list[Found]:
         """Return what is cached under keys, each with the digest that an answer must have.
 
         The outcomes are counted, and hits count as used.
+
+        Args:
+            session_id: whose cache.
+            asked: pairs of a key and a digest.
+            hits_before: hits that needed no Redis, to be counted with these.
         """
-        reply = await self._ask("get", session_id, *(text for pair in asked for text in pair))
+        pairs = (text for pair in asked for text in pair)
+        reply = await self._ask("get", session_id, hits_before, *pairs)
         return [
             _found(key, outcome.decode(), entry)
             for (key, _), outcome, entry in zip(asked, reply[::2], reply[1::2], strict=True)
@@ -112,6 +120,12 @@ class CacheStore:
     async def clear(self, session_id: str) -> int:
         """Drop all answers, and begin to count anew; return how many there were."""
         return int((await self._ask("clear", session_id))[0])
+
+    async def order(self, session_id: str, most: int) -> list[str]:
+        """Return the keys of the answers that were used last, in that order."""
+        return [
+            key.decode("ascii", "replace") for key in await self._ask("order", session_id, most)
+        ]
 
     async def look(self, session_id: str, *keys: str) -> tuple[CacheCounts, list[Entry]]:
         """Return the counts and some answers, or all, the latest used first; none is used by it.
@@ -152,7 +166,7 @@ def _found(key: str, outcome: str, value: bytes) -> Found:
     if outcome != "hit":
         return Found("stale" if outcome == "stale" else "miss")
     entry = _entry(key.encode(), value)
-    return Found("hit", entry.answer) if entry else Found("miss")
+    return Found("hit", entry) if entry else Found("miss")
 
 
 def _entry(key: bytes, value: bytes) -> Entry | None:

@@ -7,6 +7,7 @@ import platform
 import sys
 
 from tests.bench import (
+    caching,
     daemons,
     documents,
     durability,
@@ -29,6 +30,7 @@ _GROUPS = {
     "journal": journal.figures,
     "outbox": outbox.figures,
     "replica": replica.figures,
+    "cache": caching.figures,
 }
 
 

@@ -32,12 +32,23 @@ GREP = CacheCall(tool="grep", arguments={"pattern": "a"}, path=".", scope="tree"
 
 
 def caches_on(
-    core: Services, machine: str = "laptop", prints: Fingerprints | None = None
+    core: Services, machine: str = "laptop", prints: Fingerprints | None = None, ahead: int = 0
 ) -> Caches:
     clock = Clock()
     clock.ahead_ns = LATER_NS
     store = CacheStore(core.redis, core.keys, life_ms=60_000, limit_bytes=1_000_000)
-    return Caches(store, core.store, prints or Fingerprints(clock), machine=machine)
+    return Caches(
+        store,
+        core.store,
+        prints or Fingerprints(clock),
+        machine=machine,
+        active_files=nothing_active,
+        ahead=ahead,
+    )
+
+
+async def nothing_active(session_id: str) -> list[str]:
+    return []
 
 
 @pytest.fixture
@@ -157,15 +168,15 @@ async def test_a_stamp_of_something_else_caches_nothing(
 
 
 async def test_many_are_looked_up_at_once_and_each_has_its_own_outcome(
-    caches: Caches, root: Path
+    core: Services, caches: Caches, root: Path
 ) -> None:
-    await put(caches, root)
+    await put(caches_on(core, "desktop"), root)
     missing = CacheCall(tool="read", path="missing.py")
     other = CacheCall(tool="read", path="b.py")
     found = await look(caches, root, missing, READ, other)
     assert [each.outcome for each in found] == ["unknown", "hit", "miss"]
     assert found[0].reason == "No such file or directory"
-    assert caches.use() == CacheUse(hits=1, misses=2, stale=0, unknown=1)
+    assert caches.use() == CacheUse(hits=1, near=0, misses=1, stale=0, unknown=1)
 
 
 async def test_a_key_is_read_as_it_is_now_and_dropped(caches: Caches, root: Path) -> None:
@@ -280,7 +291,15 @@ async def test_a_redis_that_is_away_is_a_miss_and_is_left_alone_for_a_while(
     monkeypatch.setattr(store, "_ask", ask)
     clock = Clock()
     clock.ahead_ns = LATER_NS
-    caches = Caches(store, core.store, Fingerprints(clock), machine="m", now=lambda: seconds)
+    caches = Caches(
+        store,
+        core.store,
+        Fingerprints(clock),
+        machine="m",
+        active_files=nothing_active,
+        ahead=0,
+        now=lambda: seconds,
+    )
     for _ in range(3):
         (found,) = await look(caches, root)
         assert (found.outcome, found.reason) == ("miss", "Redis does not answer")

@@ -12,7 +12,7 @@ import zstandard
 from sessiond.errors import NotFound, SessionDeleted, StoreDamaged, StoreUnavailable
 from sessiond.model import CacheCall
 from sessiond.policy.caching import key_of, subjects_of_change
-from sessiond.store.cache import LARGEST_ANSWER, Answer, CacheStore, Found
+from sessiond.store.cache import LARGEST_ANSWER, Answer, CacheStore
 from sessiond.store.connection import connect
 from sessiond.store.keys import Keys
 from tests.store.support import Services, creating, deleting
@@ -69,9 +69,10 @@ async def later(core: Services, ms: int) -> None:
 
 async def test_an_answer_is_given_for_its_digest_and_no_other(cache: CacheStore) -> None:
     key = await put(cache, "a.py", "d1", {"lines": ["x", None, 1.5]})
-    assert await cache.get("s", [(key, "d1")]) == [
-        Found("hit", answer("a.py", {"lines": ["x", None, 1.5]}))
-    ]
+    (found,) = await cache.get("s", [(key, "d1")])
+    assert found.entry
+    assert found.entry.answer == answer("a.py", {"lines": ["x", None, 1.5]})
+    assert found.entry.expires_ms - found.entry.stored_ms == LIFE_MS
     other = key_of(call("b.py"))
     assert await get(cache, (key, "d2"), (other, "d1"), (key, "d1")) == [STALE, MISS, HIT]
 
@@ -122,6 +123,16 @@ async def test_what_was_not_used_the_longest_goes_first(core: Services) -> None:
     assert (await cache.look("s"))[0].evicted == 1
 
 
+async def test_the_order_of_use_is_told_and_hits_that_needed_no_redis_are_counted(
+    cache: CacheStore,
+) -> None:
+    keys = [await put(cache, f"{name}.py") for name in "abc"]
+    await cache.get("s", [(keys[0], "d1")], hits_before=5)
+    assert await cache.order("s", 10) == [keys[1], keys[2], keys[0]]
+    assert await cache.order("s", 2) == [keys[2], keys[0]]
+    assert (await cache.look("s"))[0].hits == 6
+
+
 async def test_looking_at_all_is_no_use(core: Services, cache: CacheStore) -> None:
     first, second = await put(cache, "a.py"), await put(cache, "b.py")
     for _ in range(2):
@@ -161,8 +172,8 @@ async def test_large_answers_are_compressed_and_come_back_whole(core: Services) 
     key = await put(cache, "a.py", value=text)
     assert await bytes_in(core) < len(text) / 10
     (found,) = await cache.get("s", [(key, "d1")])
-    assert found.answer
-    assert found.answer.value == text
+    assert found.entry
+    assert found.entry.answer.value == text
 
 
 async def test_an_answer_that_is_too_large_is_not_cached(core: Services, cache: CacheStore) -> None:

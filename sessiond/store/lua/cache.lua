@@ -6,15 +6,17 @@
 --              _counts -> "<bytes> <uses> <hits> <misses> <stale> <evicted>"
 --          2 sorted set: key of a call -> number of its last use
 --          3 hash of the session's metadata: status
--- ARGV     1 "get", "put", "drop", "clear" or "look"
+-- ARGV     1 "get", "put", "drop", "clear", "look" or "order"
 --          2 how long an answer is kept, in ms; the whole cache goes when it is not asked so long
---          get:  pairs of a key and the digest of what the answer depends on, as it is now
+--          get:  hits that are to be counted besides; pairs of a key and the digest of what the answer depends on, as it is now
 --          put:  key, digest, "json" or "zstd", answer, most bytes, most entries
 --          drop: what the keys of the answers begin with that are to go
 --          look: none, or keys
+--          order: how many at most
 -- returns  verdict: "ok"; "gone", there is no such session, and its status if it was one;
 --          get:  for each pair: "hit", "stale" or "miss", and the entry of a hit ("" for none)
 --          drop, clear: how many went
+--          order: the keys that were used last, the latest at the end
 --          look: counts, then a key and its entry each: of all, the latest used first, or of some
 --
 -- An entry that is past its time is none. A stale one stays: for another machine, with another
@@ -65,7 +67,8 @@ end
 local answer = { 'ok' }
 
 if verb == 'get' then
-  for i = 3, #ARGV, 2 do
+  hits = hits + tonumber(ARGV[3])
+  for i = 4, #ARGV, 2 do
     local entry, digest = living(ARGV[i])
     local outcome = entry and (digest == ARGV[i + 1] and 'hit' or 'stale') or 'miss'
     if outcome == 'hit' then
@@ -107,6 +110,10 @@ elseif verb == 'clear' then
   answer[2] = redis.call('ZCARD', USES)
   redis.call('DEL', CACHE, USES)
   return answer
+elseif verb == 'order' then
+  for _, key in ipairs(redis.call('ZRANGE', USES, -tonumber(ARGV[3]), -1)) do
+    answer[#answer + 1] = key
+  end
 elseif verb == 'look' then
   local keys = { unpack(ARGV, 3) }
   if #keys == 0 then keys = redis.call('ZREVRANGE', USES, 0, -1) end

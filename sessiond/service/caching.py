@@ -38,7 +38,7 @@ from sessiond.model import (
 )
 from sessiond.opencode.mapping import Machine
 from sessiond.policy.caching import key_of, relative_path, subjects_of_change
-from sessiond.service.fingerprints import Fingerprint, Fingerprints, Unknown
+from sessiond.service.fingerprints import Fingerprint, Fingerprints, Unknown, Watcher
 from sessiond.service.prefetching import AHEAD, ActiveFiles, NearAnswers, Prefetcher
 from sessiond.service.status import CacheUse
 from sessiond.store.cache import Answer, CacheStore, Entry, Found
@@ -81,13 +81,13 @@ class Caches:
     ) -> None:
         self._store = store
         self._sessions = sessions
-        self._fingerprints = fingerprints
+        self._watcher = watcher = Watcher(fingerprints)
         self._machine = machine
         self._now = now
         self._rests_until = float("-inf")
         self._near = NearAnswers()
         self._prefetcher = Prefetcher(
-            store, self._near, fingerprints, active_files=active_files, ahead=ahead
+            store, self._near, watcher, active_files=active_files, ahead=ahead
         )
         self._unreported: Counter[str] = Counter()  # hits that Redis knows nothing of, by session
         self._uses: Counter[CacheOutcome | Literal["near"]] = Counter()
@@ -102,7 +102,7 @@ class Caches:
         """
         here = Project(lookup.root)
         keys = [key_of(here.neutral(call)) for call in lookup.calls]
-        states = await asyncio.to_thread(self._states, lookup.root, lookup.calls)
+        states = await self._watcher.look(lookup.root, lookup.calls)
         asked = [
             (key, state.digest)
             for key, state in zip(keys, states, strict=True)
@@ -126,8 +126,9 @@ class Caches:
         """Return what is cached under keys, from memory where it is there; None without Redis."""
         entries = [self._near.get(session_id, *pair) for pair in asked]
         found = {entry.key: Found("hit", entry) for entry in entries if entry}
-        self._uses["near"] += len(found)
-        self._unreported[session_id] += len(found)
+        if found:
+            self._uses["near"] += len(found)
+            self._unreported[session_id] += len(found)
         rest = [pair for pair in asked if pair[0] not in found]
         if not rest:
             return found
@@ -158,7 +159,7 @@ class Caches:
         if key != key_of(call):
             raise InvalidInput("the key is not the call's", hint="use it as the lookup answered it")
         reason = ""
-        (state,) = await asyncio.to_thread(self._states, new.root, [new.call])
+        (state,) = await self._watcher.look(new.root, [new.call])
         if isinstance(state, Unknown):
             reason = str(state)
         elif not state.stamp or not new.stamp:
@@ -231,14 +232,16 @@ class Caches:
     def forget(self, session_id: str) -> None:
         """Drop what is in this process's memory of a session that was deleted."""
         self._near.drop(session_id)
+        self._unreported.pop(session_id, None)
 
     async def settled(self) -> None:
         """Return when nothing is being loaded before it is asked for."""
         await self._prefetcher.settled()
 
     async def close(self) -> None:
-        """Stop loading what may be asked for."""
+        """Stop loading what may be asked for, and looking at files."""
         await self._prefetcher.close()
+        self._watcher.close()
 
     def use(self) -> CacheUse:
         """Return what became of the lookups here."""
@@ -275,15 +278,6 @@ class Caches:
         except (StoreUnavailable, TimeoutError):
             self._rests_until = self._now() + _REST_SECONDS
             return None
-
-    def _states(self, root: str, calls: Sequence[CacheCall]) -> list[Fingerprint | Unknown]:
-        found: list[Fingerprint | Unknown] = []
-        for call in calls:
-            try:
-                found.append(self._fingerprints.of(root, call.path, call.scope))
-            except Unknown as error:
-                found.append(error)
-        return found
 
 
 class Project:

@@ -12,18 +12,20 @@ own ignore file of git outside of the project.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import blake2b
 from threading import Lock
 
 from msgspec import Struct
 
-from sessiond.model import CacheScope
+from sessiond.model import CacheCall, CacheScope
 from sessiond.policy.caching import relative_path
 
 SETTLED_NS = 2_000_000_000
@@ -37,6 +39,7 @@ MOST_READ = 64 * 1024 * 1024
 _REMEMBERED = 65_536
 _DEEPEST = 64
 _TRIES = 3
+_THREADS = 4
 _CHUNK = 1024 * 1024
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -71,7 +74,7 @@ class _Item(Struct, frozen=True):
 
 
 class Fingerprints:
-    """Digests of files, remembered as long as the files do not change. For threads.
+    """Digests of files, remembered as long as the files do not change. It may be used by threads.
 
     Args:
         clock_ns: nanoseconds since 1970, by the clock that the times of files come from.
@@ -200,6 +203,40 @@ class Fingerprints:
             self._digests[signature] = digest
             while len(self._digests) > self._most:
                 self._digests.popitem(last=False)
+
+
+class Watcher:
+    """Looks at files in threads of its own: a file system that hangs holds up nobody else.
+
+    Args:
+        fingerprints: the state of files on this machine.
+    """
+
+    def __init__(self, fingerprints: Fingerprints) -> None:
+        self._fingerprints = fingerprints
+        self._threads = ThreadPoolExecutor(_THREADS, "fingerprints")
+
+    async def look(self, root: str, calls: Sequence[CacheCall]) -> list[Fingerprint | Unknown]:
+        """Return the state of what the answers to calls depend on, or why it cannot be told.
+
+        Raises:
+            InvalidInput: a path leads out of the project's folder.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._look, root, calls)
+
+    def close(self) -> None:
+        """Look at nothing more; what hangs is left behind."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _look(self, root: str, calls: Sequence[CacheCall]) -> list[Fingerprint | Unknown]:
+        found: list[Fingerprint | Unknown] = []
+        for call in calls:
+            try:
+                found.append(self._fingerprints.of(root, call.path, call.scope))
+            except Unknown as error:
+                found.append(error)
+        return found
 
 
 @contextmanager

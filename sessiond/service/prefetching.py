@@ -14,10 +14,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 from sessiond.errors import SessiondError
-from sessiond.model import CacheCall
 from sessiond.policy.caching import subjects_of_change
 from sessiond.policy.prediction import CoReads
-from sessiond.service.fingerprints import Fingerprints, Unknown
+from sessiond.service.fingerprints import Watcher
 from sessiond.store.cache import CacheStore, Entry
 
 _LIFE_SECONDS = 60.0
@@ -88,7 +87,7 @@ class Prefetcher:
     Args:
         store: the caches in Redis.
         near: where answers are loaded to.
-        fingerprints: the state of files on this machine; of what is loaded, it is learned, too.
+        watcher: learns the state of the files that the loaded answers depend on.
         active_files: what a session's context says is worked on.
         ahead: answers that are loaded after each lookup, at most.
     """
@@ -97,14 +96,14 @@ class Prefetcher:
         self,
         store: CacheStore,
         near: NearAnswers,
-        fingerprints: Fingerprints,
+        watcher: Watcher,
         *,
         active_files: ActiveFiles,
         ahead: int = AHEAD,
     ) -> None:
         self._store = store
         self._near = near
-        self._fingerprints = fingerprints
+        self._watcher = watcher
         self._active_files = active_files
         self._ahead = ahead
         self._learned: OrderedDict[str, CoReads] = OrderedDict()
@@ -165,10 +164,5 @@ class Prefetcher:
             for entry in entries:
                 self._near.put(session_id, entry)
             calls = [entry.answer.call for entry in entries]
-            await asyncio.to_thread(self._warm, root, calls)
-
-    def _warm(self, root: str, calls: Sequence[CacheCall]) -> None:
-        for call in calls:
-            if call.scope == "file":  # a folder is a lot to read for a guess
-                with contextlib.suppress(Unknown):
-                    self._fingerprints.of(root, call.path, call.scope)
+            calls = [call for call in calls if call.scope == "file"]  # a folder is a lot to read
+            await self._watcher.look(root, calls)

@@ -75,12 +75,10 @@ const WAITING_CHARACTERS = 8_000_000;
 const SEEN_EVENTS = 5_000;
 const LOOKUP_MS = 250; // a tool waits at most this long for its cache
 const RUNNING_CALLS = 256;
-/** opencode's tools whose answers depend on files alone: where their path stands, and on which. */
+/** Tools whose answers depend on names and contents of files alone: of which, and where that stands. */
 const CACHED_TOOLS = new Map([
   ["read", { name: "filePath", scope: "file" }],
   ["grep", { name: "path", scope: "tree" }],
-  ["glob", { name: "path", scope: "tree" }],
-  ["list", { name: "path", scope: "tree" }],
 ]);
 
 /** Return the settings: the environment's, else those of `sessiond.json` beside this file. */

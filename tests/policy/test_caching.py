@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from sessiond.errors import InvalidInput
 from sessiond.model import CacheCall
-from sessiond.policy.caching import checked_key, key_of, relative_path, subjects_of_change
+from sessiond.policy.caching import (
+    checked_key,
+    key_of,
+    paths_below,
+    relative_path,
+    subjects_of_change,
+)
 
 names = st.sampled_from(["a", "b", "src", "x.py", ".."])
 paths = st.lists(names, min_size=1, max_size=5).map("/".join)
@@ -86,6 +92,11 @@ def test_a_change_reaches_the_file_and_every_folder_above_and_no_other() -> None
     assert subject("src/deep/a.py", "file") in reached
     for path, scope in (("src/deep", "file"), ("src/b.py", "file"), ("docs", "tree")):
         assert subject(path, scope) not in reached
+
+
+def test_of_named_files_those_below_the_project_count() -> None:
+    named = ["a.py", "${WORKTREE}/src/../b.py", "/etc/passwd", "../c", "", None, 1, ["d"]]
+    assert paths_below(named) == ["a.py", "b.py"]
 
 
 @pytest.mark.parametrize("key", ["", "a", "0" * 49, "0" * 16 + "." + "g" * 32, "../x"])

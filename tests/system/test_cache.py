@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
 
 from sessiond.client import DaemonClient
-from sessiond.model import NewSession
+from sessiond.model import Context, NewSession
 from sessiond.session_cache import SessionCache
 from tests.api.servers import DurableServer
 from tests.daemons import running_daemon
@@ -26,12 +27,15 @@ async def test_two_daemons_share_it_and_without_redis_nothing_is_found_at_once(
         running_daemon(*url, "--instance", "there") as other,
     ):
         here, there = DaemonClient(socket=str(one.socket)), DaemonClient(socket=str(other.socket))
-        await here.create(NewSession(session_id="s"))
+        worked_on = Context(active_files=["${WORKTREE}/abc.py", "/elsewhere"])
+        await here.create(NewSession(session_id="s", context=worked_on))
         caches = SessionCache(here, "s", OLD), SessionCache(there, "s", OLD)
-        assert (await caches[0].put(await caches[0].get("cat", path="os.py"), "text")).stored
+        for path in ("abc.py", "os.py"):
+            assert (await caches[0].put(await caches[0].get("cat", path=path), "text")).stored
         found = await caches[1].get("cat", path="os.py")
         assert (found.value, found.answer.machine) == ("text", "here")
 
+        await asyncio.sleep(1)  # nobody is told when what may be asked for next was loaded
         server.kill()
         began = time.monotonic()
         for number in range(20):
@@ -42,7 +46,8 @@ async def test_two_daemons_share_it_and_without_redis_nothing_is_found_at_once(
             )
             assert not (await caches[0].put(missed, "text")).stored
         assert time.monotonic() - began < 5
-        assert (await caches[1].get("cat", path="os.py")).value == "text", "from its memory"
+        for path in ("os.py", "abc.py"):  # the second was never asked for there
+            assert (await caches[1].get("cat", path=path)).value == "text", "from its memory"
 
         server.start()
 

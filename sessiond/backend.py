@@ -10,12 +10,18 @@ from msgspec import Struct
 
 from sessiond.model import (
     ArchivedSession,
+    CacheAnswers,
+    CacheContents,
+    CacheDropped,
+    CacheLookup,
+    CacheStored,
     Choice,
     ConflictRecord,
     ConflictState,
     Document,
     DocumentName,
     MessagePage,
+    NewCacheValue,
     NewMessage,
     NewSession,
     OperationPage,
@@ -173,6 +179,21 @@ class Backend(Protocol):
 
     async def presence(self, session_id: str) -> SessionPresence:
         """Return who is at a session."""
+
+    async def look_up_cached(self, session_id: str, lookup: CacheLookup) -> CacheAnswers:
+        """Look for what tools answered to calls, and stamps for what is not found."""
+
+    async def cache(self, session_id: str, key: str, new: NewCacheValue) -> CacheStored:
+        """Cache what a tool answered, if the files are as they were at the lookup."""
+
+    async def invalidate_cached(self, session_id: str, paths: list[str]) -> CacheDropped:
+        """Drop what depends on files that changed."""
+
+    async def clear_cached(self, session_id: str) -> CacheDropped:
+        """Drop all that a session has cached."""
+
+    async def cached(self, session_id: str) -> CacheContents:
+        """Return what a session has cached."""
 
     def events(self, session_id: str, after: str | None = None) -> RawEvents:
         """Watch a session after a position; None for from now on."""

@@ -17,6 +17,12 @@ from sessiond.errors import BY_CODE, DaemonUnreachable, InvalidInput, SessiondEr
 from sessiond.model import (
     JOURNALED,
     ArchivedSession,
+    CacheAnswers,
+    CacheContents,
+    CacheDropped,
+    CacheLookup,
+    CacheStored,
+    ChangedFiles,
     Choice,
     ConflictPage,
     ConflictRecord,
@@ -25,6 +31,7 @@ from sessiond.model import (
     DocumentName,
     Message,
     MessagePage,
+    NewCacheValue,
     NewMessage,
     NewMessages,
     NewPresence,
@@ -40,6 +47,7 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
+from sessiond.policy.caching import checked_key
 from sessiond.sync.names import checked, checked_version
 
 Answer = TypeVar("Answer")
@@ -333,6 +341,29 @@ class DaemonClient:
     async def presence(self, session_id: str) -> SessionPresence:
         """Return who is at a session."""
         return (await self.call("GET", _session(session_id) + "/presence", SessionPresence))[0]
+
+    async def look_up_cached(self, session_id: str, lookup: CacheLookup) -> CacheAnswers:
+        """Look for what tools answered to calls, and stamps for what is not found."""
+        path = _session(session_id) + "/cache/lookup"
+        return (await self.call("POST", path, CacheAnswers, body=lookup))[0]
+
+    async def cache(self, session_id: str, key: str, new: NewCacheValue) -> CacheStored:
+        """Cache what a tool answered, if the files are as they were at the lookup."""
+        path = f"{_session(session_id)}/cache/{checked_key(key)}"
+        return (await self.call("PUT", path, CacheStored, body=new))[0]
+
+    async def invalidate_cached(self, session_id: str, paths: list[str]) -> CacheDropped:
+        """Drop what depends on files that changed."""
+        path, body = _session(session_id) + "/cache/invalidate", ChangedFiles(paths=paths)
+        return (await self.call("POST", path, CacheDropped, body=body))[0]
+
+    async def clear_cached(self, session_id: str) -> CacheDropped:
+        """Drop all that a session has cached."""
+        return (await self.call("DELETE", _session(session_id) + "/cache", CacheDropped))[0]
+
+    async def cached(self, session_id: str) -> CacheContents:
+        """Return what a session has cached."""
+        return (await self.call("GET", _session(session_id) + "/cache", CacheContents))[0]
 
     @asynccontextmanager
     async def events(

@@ -15,12 +15,17 @@ from sessiond.config import Configuration
 from sessiond.config.archive import folder_of
 from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
+from sessiond.model import Context
+from sessiond.policy.caching import paths_below
 from sessiond.service.archiving import Archiving
+from sessiond.service.caching import Caches
 from sessiond.service.checks import check_server
 from sessiond.service.clock import Clock, system_clock
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
+from sessiond.service.edits import EditWatch
 from sessiond.service.feeds import Feeds
+from sessiond.service.fingerprints import Fingerprints
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.performing import Performer
@@ -31,6 +36,7 @@ from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
 from sessiond.store.archives import ArchiveStore
 from sessiond.store.bus import Bus
+from sessiond.store.cache import CacheStore
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import (
@@ -50,6 +56,7 @@ from sessiond.store.sessions import SessionStore
 from sessiond.store.use import UseStore
 
 _COMMIT_CONNECTIONS = 16
+_MIB = 1024 * 1024
 
 
 class Core:
@@ -127,6 +134,9 @@ class Core:
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
         self.documents = Documents(around)
         self.refusals = Refusals(around)
+        self.caches = self._open_caches(configuration, instance)
+        self._edits = EditWatch(self.caches)
+        self.store.on_commit.append(self._edits.note_commit)
         self.performer = Performer(
             self.store.log,
             sessions=self.sessions,
@@ -150,6 +160,24 @@ class Core:
             SessiondError: it does not, or refuses this user.
         """
         await answered(self.redis.ping())
+
+    def _open_caches(self, configuration: Configuration, instance: str) -> Caches:
+        performance = configuration.performance
+        store = CacheStore(
+            self.redis,
+            self.keys,
+            life_ms=performance.cache_ttl_seconds * 1000,
+            limit_bytes=performance.cache_mib * _MIB,
+            compress=performance.compression_enabled,
+        )
+        return Caches(
+            store, self.store, Fingerprints(), machine=instance, active_files=self._active_files
+        )
+
+    async def _active_files(self, session_id: str) -> list[str]:
+        """Return the files below the project's folder that a session's context names."""
+        context: Context = (await self.documents.read(session_id, "context")).value
+        return paths_below(context.active_files)
 
     def _replica_acks(self, configuration: Configuration, clock: Clock) -> ReplicaAcks | None:
         redis = configuration.redis
@@ -181,6 +209,8 @@ class Core:
         """Finish what was accepted, then leave."""
         self.feeds.close()
         await self.use.close()
+        await self._edits.close()
+        await self.caches.close()
         await self.store.close()
         await self.bus.close()
         if self.replicas:

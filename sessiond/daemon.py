@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sessiond import config, sockets
 from sessiond.api.archive import ArchiveHandlers, archive_routes
+from sessiond.api.caching import CacheHandlers, cache_routes
 from sessiond.api.cleanup import CleanupHandlers, cleanup_routes
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
@@ -314,6 +315,7 @@ class Daemon:
         writing = WriteHandlers(durable.outbox, offline.reading, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
         table = [
+            *cache_routes(CacheHandlers(core.caches)),  # before the documents of any name
             *routes(Handlers(services), writing, system),
             *opencode_routes(plugin),
             *journal_routes(journal),

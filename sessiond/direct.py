@@ -14,12 +14,19 @@ from sessiond.core import Core
 from sessiond.errors import InvalidInput
 from sessiond.model import (
     ArchivedSession,
+    CacheAnswers,
+    CacheContents,
+    CacheDropped,
+    CacheLookup,
+    CacheStored,
+    ChangedFiles,
     Choice,
     ConflictRecord,
     ConflictState,
     Document,
     DocumentName,
     MessagePage,
+    NewCacheValue,
     NewMessage,
     NewMessages,
     NewPresence,
@@ -33,6 +40,7 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
+from sessiond.policy.caching import checked_key
 from sessiond.service.archiving import IDLE_SECONDS
 from sessiond.service.feeds import Events
 from sessiond.service.sessions import Filter
@@ -46,6 +54,9 @@ _NEW_SESSION = msgspec.json.Decoder(NewSession)
 _NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
 _CHOICE = msgspec.json.Decoder(Choice)
 _NEW_PRESENCE = msgspec.json.Decoder(NewPresence)
+_LOOKUP = msgspec.json.Decoder(CacheLookup)
+_CACHED = msgspec.json.Decoder(NewCacheValue)
+_CHANGED = msgspec.json.Decoder(ChangedFiles)
 _ANY = msgspec.json.Decoder()
 _FILTERS = frozenset(Filter.__struct_fields__)
 _LONGEST_LISTING, _LONGEST_PAGE, _LONGEST_LOG = 500, 10_000, 1_000
@@ -249,6 +260,28 @@ class DirectBackend:
     async def presence(self, session_id: str) -> SessionPresence:
         """Return who is at a session."""
         return await self._core.presences.present(_session(session_id))
+
+    async def look_up_cached(self, session_id: str, lookup: CacheLookup) -> CacheAnswers:
+        """Look for what tools answered to calls, and stamps for what is not found."""
+        return await self._core.caches.lookup(_session(session_id), _given(lookup, _LOOKUP))
+
+    async def cache(self, session_id: str, key: str, new: NewCacheValue) -> CacheStored:
+        """Cache what a tool answered, if the files are as they were at the lookup."""
+        where = _session(session_id), checked_key(key)
+        return await self._core.caches.put(*where, _given(new, _CACHED))
+
+    async def invalidate_cached(self, session_id: str, paths: list[str]) -> CacheDropped:
+        """Drop what depends on files that changed."""
+        changed = _given(ChangedFiles(paths=paths), _CHANGED)
+        return await self._core.caches.invalidate(_session(session_id), changed.paths)
+
+    async def clear_cached(self, session_id: str) -> CacheDropped:
+        """Drop all that a session has cached."""
+        return await self._core.caches.clear(_session(session_id))
+
+    async def cached(self, session_id: str) -> CacheContents:
+        """Return what a session has cached."""
+        return await self._core.caches.contents(_session(session_id))
 
     @asynccontextmanager
     async def events(

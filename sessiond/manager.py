@@ -59,6 +59,7 @@ from sessiond.paths import api_socket, host_name
 from sessiond.retrying import retried
 from sessiond.service.clock import moment, system_clock
 from sessiond.service.identity import new_id
+from sessiond.session_cache import SessionCache
 from sessiond.sync.documents import value_at
 from sessiond.sync.merge import Conflict
 from sessiond.sync.names import checked
@@ -530,6 +531,11 @@ class Session:
             NotFound, SessionDeleted: it is gone.
         """
         return await retried(lambda: self._backend.presence(self.id))
+
+    @property
+    def cache(self) -> SessionCache:
+        """What tools answered here and on other machines, while it is right; of this folder."""
+        return SessionCache(self._backend, self.id)
 
     async def subscribe(self, *, after: str | None = None) -> AsyncIterator[Event]:
         """Yield what happens to the session, as it happens, and keep this state up to date.

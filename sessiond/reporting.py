@@ -114,6 +114,7 @@ class Reporter:
             outbox=await self._durable.outbox.status(),
             replica=self._offline.status(),
             cleanup=cleanup,
+            cache=core.caches.use(),
             instances=[
                 InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
                 for name, seen in sorted(instances.items())

@@ -12,6 +12,7 @@ from aiohttp import web
 from sessiond.codec import json
 from sessiond.errors import IncompleteBody, InvalidInput, NotFound
 from sessiond.model import DOCUMENTS, ConflictState, DocumentName
+from sessiond.policy.caching import checked_key
 from sessiond.service.writing import Request
 from sessiond.sync.names import checked, checked_version
 
@@ -46,6 +47,11 @@ def instance(request: web.Request) -> str:
 def workspace(request: web.Request) -> str:
     """Return the workspace key of the address."""
     return checked("workspace", request.match_info["workspace"])
+
+
+def cache_key(request: web.Request) -> str:
+    """Return the key of a cached answer of the address."""
+    return checked_key(request.match_info["key"])
 
 
 def document_name(request: web.Request) -> DocumentName:

@@ -34,6 +34,7 @@ _PATTERNS = {
     "workspace": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "number": r"^\d{1,15}(-\d{1,15})?$",
     "document": r"^(metadata|context|preferences)$",
+    "key": r"^[0-9a-f]{16}\.[0-9a-f]{32}$",
     "instance": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
 }
 

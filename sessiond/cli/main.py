@@ -11,6 +11,7 @@ from typing import NoReturn
 from sessiond import __version__
 from sessiond.cli import (
     archive,
+    caching,
     cleanup,
     configuration,
     conflicts,
@@ -29,7 +30,7 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(archive, cleanup, journal, inspect_redis, configuration, demo),
+    *(archive, cleanup, journal, caching, inspect_redis, configuration, demo),
 )
 
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sessiond.backend import RawEvent
+from sessiond.cli.caching import counts_of, summary_of
 from sessiond.cli.conflicts import open_conflicts
 from sessiond.cli.connecting import (
     add_command,
@@ -23,6 +24,7 @@ from sessiond.cli.terminal import local_time, one_line, paint, plain, print_json
 from sessiond.client import DaemonClient
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    CacheCounts,
     ConflictRecord,
     Message,
     Operation,
@@ -110,14 +112,15 @@ def _sessions(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     async def fetch(
         client: DaemonClient,
-    ) -> tuple[Session, list[ConflictRecord], SessionPresence | None]:
+    ) -> tuple[Session, list[ConflictRecord], SessionPresence | None, CacheCounts | None]:
         session = await client.load(options.id)
         if session.stale_seconds is not UNSET:  # only Redis knows the rest
-            return session, [], None
+            return session, [], None, None
         undecided = await client.conflicts(options.id, state="open")
-        return session, undecided, await people_at(client, options.id)
+        people = await people_at(client, options.id)
+        return session, undecided, people, await counts_of(client, options.id)
 
-    session, undecided, present = with_client(options, fetch)
+    session, undecided, present, cached = with_client(options, fetch)
     _tell_age(session.stale_seconds)
     if options.json:
         print_json(session)
@@ -128,6 +131,8 @@ def _show(options: argparse.Namespace) -> None:
     for name, value in {**metadata, "position": session.position}.items():
         if value:
             print(f"{paint(name.ljust(14), 'dim')} {one_line(str(value))}")
+    if cached:
+        print(f"{paint('cache'.ljust(14), 'dim')} {summary_of(cached)}")
     for line in open_conflicts(undecided):
         print(line)
     for message in session.conversation.messages:

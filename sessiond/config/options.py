@@ -84,11 +84,15 @@ class PerformanceOptions(Section, frozen=True):
         int, _AtLeastOne, Meta(description="Context window in tokens. Accepted; not used yet.")
     ] = 10_000
     compression_enabled: Annotated[
-        bool, Meta(description="Compress the old part of long sessions in Redis.")
+        bool, Meta(description="Compress old parts of long sessions, and large cached answers.")
     ] = True
     cache_ttl_seconds: Annotated[
-        int, _AtLeastOne, Meta(description="Life of a cache entry in seconds. Not used yet.")
+        int, _AtLeastOne, Meta(description="How long an answer of a tool is cached, in seconds.")
     ] = 3600
+    cache_mib: Annotated[
+        int,
+        Meta(ge=1, le=1024, description="Cached answers of one session at most, in MiB."),
+    ] = 16
 
 
 class SecurityOptions(Section, frozen=True):

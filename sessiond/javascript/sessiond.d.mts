@@ -259,6 +259,87 @@ export interface NewPresence {
   instance?: string;
 }
 
+/** A tool call whose answer may be cached. */
+export interface CacheCall {
+  /** What else the answer depends on; anything that JSON has. */
+  arguments?: unknown;
+  /** The file that the answer depends on, relative to the project's folder, */
+  path: string;
+  /** or, with "tree", the folder below which it depends on all files. */
+  scope?: "file" | "tree";
+}
+
+/** `unknown`: what the call depends on cannot be told; `reason` says why. */
+export interface CacheAnswer {
+  key: string;
+  outcome: "hit" | "stale" | "miss" | "unknown";
+  value?: any;
+  /** The machine where the tool ran. */
+  machine?: string;
+  /** The state of the files; empty where they changed less than 2 s ago. */
+  stamp: string;
+  reason: string;
+}
+
+/** What `get` found, to be given to `put` after the tool ran. */
+export interface Looked {
+  call: CacheCall & { tool: string };
+  answer: CacheAnswer;
+  /** Whether `value` is what the tool would answer now. */
+  isHit: boolean;
+  value?: any;
+}
+
+export interface CacheStored {
+  key: string;
+  stored: boolean;
+  /** Why it was not. */
+  reason: string;
+}
+
+/** What a session has cached, the latest used first; counts are those since it began. */
+export interface CacheContents {
+  counts: {
+    entries: number;
+    bytes: number;
+    limit_bytes: number;
+    hits: number;
+    misses: number;
+    stale: number;
+    evicted: number;
+  };
+  entries: {
+    key: string;
+    tool: string;
+    path: string;
+    scope: "file" | "tree";
+    machine: string;
+    bytes: number;
+    stored_at: string;
+    expires_at: string;
+  }[];
+}
+
+/**
+ * What tools answered, given only while the files that it depends on are what they were when the
+ * tool ran. Where the daemon or its Redis is away nothing is found or cached; that is no error.
+ */
+export interface SessionCache {
+  /** The same cache for another folder on this machine. */
+  below(root: string): SessionCache;
+  /** Look for what a tool answered; do so before it runs, to `put` its answer. */
+  get(tool: string, call: CacheCall): Promise<Looked>;
+  /** Cache what the tool answered, if the files are as they were at the `get`. */
+  put(looked: Looked, value: unknown): Promise<CacheStored>;
+  /** What is cached, else what the tool answers, which is cached then. */
+  through(tool: string, call: CacheCall & { run: () => any }): Promise<any>;
+  /** Drop what depends on files that changed, and tell others; return how many answers. */
+  invalidate(...paths: string[]): Promise<number>;
+  /** Drop all that the session has cached; return how many answers. */
+  clear(): Promise<number>;
+  contents(): Promise<CacheContents>;
+}
+
 /** The history is another one now: the session object was loaded anew, the whole log follows. */
 export interface Reset {
   session_id: string;
@@ -379,6 +460,8 @@ export class Session {
   leave(): Promise<void>;
   /** Who is at the session. */
   presence(): Promise<SessionPresence>;
+  /** What tools answered here and on other machines, while it is right; of the current folder. */
+  readonly cache: SessionCache;
   /**
    * Yield what happens, and keep this object up to date with it. Reconnects by itself, for as
    * long as it takes, and resumes where it was; documents with unsaved changes stay as they are.

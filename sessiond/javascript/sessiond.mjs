@@ -10,8 +10,9 @@
  *
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
- * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Contest, Context,
- *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Message, Metadata,
+ * @import { CacheCall, CacheContents, CacheStored, Change, Choice, ConflictRecord, ConflictState,
+ *   ConnectOptions, Contest, Context,
+ *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Looked, Message, Metadata,
  *   NewMessage, NewPresence, NewSession, Operation, Part, Preferences, SavedDocument,
  *   SessionPresence, WriteOptions }
  *   from "./sessiond.mjs"
@@ -21,7 +22,7 @@
 import { randomUUID } from "node:crypto";
 import http from "node:http";
 import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { isAbsolute, join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -286,6 +287,72 @@ class Attendance {
   }
 }
 
+/** A session's cache of what tools answered, for a project's folder on this machine. */
+class SessionCache {
+  #call;
+  #root;
+
+  /**
+   * @param {(method: string, path: string, options?: CallOptions) => Promise<any>} call
+   * @param {string} root
+   */
+  constructor(call, root) {
+    this.#call = call;
+    this.#root = root;
+  }
+
+  /** @param {string} root */
+  below(root) {
+    return new SessionCache(this.#call, resolve(root));
+  }
+
+  /** @param {string} tool @param {CacheCall} call @returns {Promise<Looked>} */
+  async get(tool, { arguments: given = null, path, scope = "file" }) {
+    const call = { tool, arguments: given, path, scope };
+    const json = encode({ root: this.#root, calls: [call] });
+    const found = await orWhy(async () => {
+      const { value } = await this.#call("POST", "/cache/lookup", { json, once: true });
+      return value.answers[0];
+    });
+    const answer = found.why ? { key: "", outcome: "unknown", stamp: "", reason: found.why } : found;
+    return { call, answer, isHit: answer.outcome === "hit", value: answer.value };
+  }
+
+  /** @param {Looked} looked @param {unknown} value @returns {Promise<CacheStored>} */
+  async put({ call, answer: { key, stamp, reason } }, value) {
+    if (!stamp) return { key, stored: false, reason };
+    const json = encode({ root: this.#root, call, stamp, value });
+    const put = () => this.#call("PUT", at`/cache/${key}`, { json, once: true });
+    const done = await orWhy(async () => (await put()).value);
+    return done.why ? { key, stored: false, reason: done.why } : done;
+  }
+
+  /** @param {string} tool @param {CacheCall & { run: () => any }} call */
+  async through(tool, { run, ...call }) {
+    const looked = await this.get(tool, call);
+    if (looked.isHit) return looked.value;
+    const value = await run();
+    await this.put(looked, value);
+    return value;
+  }
+
+  /** @param {string[]} paths @returns {Promise<number>} */
+  async invalidate(...paths) {
+    const options = { json: encode({ paths }) };
+    return (await this.#call("POST", "/cache/invalidate", options)).value.dropped;
+  }
+
+  /** @returns {Promise<number>} */
+  async clear() {
+    return (await this.#call("DELETE", "/cache")).value.dropped;
+  }
+
+  /** @returns {Promise<CacheContents>} */
+  async contents() {
+    return (await this.#call("GET", "/cache")).value;
+  }
+}
+
 /** Moves on with the log: at every write of its own, while it is subscribed, and at `refresh`. */
 export class Session {
   /** @type {Metadata} */ metadata;
@@ -419,6 +486,10 @@ export class Session {
   /** @returns {Promise<SessionPresence>} */
   async presence() {
     return (await this.#call("GET", "/presence")).value;
+  }
+
+  get cache() {
+    return new SessionCache((...given) => this.#call(...given), process.cwd());
   }
 
   /** @param {{ after?: string, signal?: AbortSignal }} [options] */
@@ -751,6 +822,19 @@ function problemOf(status, answer) {
   const { code, detail, hint, retryable } = JSON.parse(answer);
   const kind = code === "version-mismatch" ? VersionMismatch : SessiondError;
   return new kind(detail, { code, status, hint, retryable });
+}
+
+/**
+ * Return what an attempt gives; where that fails for a while only, why.
+ * @param {() => Promise<any>} attempt
+ */
+async function orWhy(attempt) {
+  try {
+    return await attempt();
+  } catch (error) {
+    if (!error.retryable) throw error;
+    return { why: error.message };
+  }
 }
 
 /** @param {any} cause */

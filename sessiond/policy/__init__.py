@@ -1,1 +1,1 @@
-"""Rules of the whole life of a session: decided without input or output, `now` is given."""
+"""Rules that decide, given all they need to know: no input, output, time or chance."""

@@ -126,6 +126,19 @@ class CleanupReport(Struct, kw_only=True):
     seconds: float
 
 
+class CacheUse(Struct, kw_only=True):
+    """What became of lookups in the caches of sessions at this daemon, since it started.
+
+    `near`: hits that were in the daemon's memory; `unknown`: nothing could be told of the files.
+    """
+
+    hits: int
+    near: int
+    misses: int
+    stale: int
+    unknown: int
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
@@ -149,6 +162,7 @@ class Status(Struct, kw_only=True):
     outbox: OutboxStatus
     replica: ReplicaStatus | None
     cleanup: CleanupStatus | None
+    cache: CacheUse
     instances: list[InstanceStatus]
 
 

@@ -102,6 +102,19 @@ TABLE: dict[str, KeyKind] = {
         "400 days after the last reading",
         "read_ms: when somebody read the session last, to five minutes",
     ),
+    "cache": KeyKind(
+        _session("cache"),
+        "hash",
+        "performance.cache_ttl_seconds after the last answer was cached",
+        "key of a call → expires_ms, stored_ms, digest, json or zstd, and what the tool answered; "
+        "_counts → bytes, uses, hits, misses, stale, evicted",
+    ),
+    "cache_uses": KeyKind(
+        _session("cache_uses"),
+        "zset",
+        "the cache's",
+        "key of a call → number of its last use: what was not used the longest is evicted first",
+    ),
     "events": KeyKind(
         _session("events"),
         "channel",
@@ -186,13 +199,13 @@ _LOG_KINDS = (
     "blocks",
 )
 
-_PASSING = ("lease", "presence", "reads")
+PASSING_KINDS = ("lease", "presence", "reads", "cache", "cache_uses")
 """Keys of a session that Redis drops by itself: an archive does not hold them."""
 
 ARCHIVED_KINDS = tuple(
     kind
     for kind, row in TABLE.items()
-    if "<id>" in row.pattern and row.type != "channel" and kind not in (*_PASSING, "archive")
+    if "<id>" in row.pattern and row.type != "channel" and kind not in (*PASSING_KINDS, "archive")
 )
 """What an archive holds: all keys of a session, also those that are yet to come."""
 
@@ -286,6 +299,10 @@ class Keys:
     def use(self, session_id: str) -> tuple[str, str, str]:
         """Return the keys that tell who uses a session: lease, presence, reads."""
         return self.lease(session_id), self.presence(session_id), self.reads(session_id)
+
+    def cache(self, session_id: str) -> tuple[str, str]:
+        """Hash and sorted set: what tools answered, and when that was last used."""
+        return self._name("cache", session_id), self._name("cache_uses", session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

@@ -60,6 +60,7 @@ _SOURCES = {
             *("log", "commit", "snapshot", "lease", "presence", "keep_refused", "drop_conflicts"),
             *("compress", "log_page", "archiving", "capture", "archive", "restore"),
             *("facts", "note_read", "janitor"),
+            "cache",
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -78,6 +79,7 @@ RESTORE = Script(_SOURCES["archiving"], _SOURCES["restore"])
 FACTS = Script(_SOURCES["use"], _SOURCES["facts"])
 NOTE_READ = Script(_SOURCES["note_read"])
 JANITOR = Script(_SOURCES["janitor"])
+CACHE = Script(_SOURCES["cache"])
 
 
 @cache

@@ -130,12 +130,12 @@ class SessionStore:
         await self._index({session_id: (workspace, now_ms)})
 
     async def withdraw(self, session_id: str, workspace: str) -> None:
-        """Take a session out of the indexes, and everybody out of it."""
+        """Take a session out of the indexes, and everybody out of it; drop what it cached."""
         keys = self._keys
         async with self._redis.pipeline(transaction=False) as pipeline:
             for index in (keys.sessions, keys.workspace(workspace), keys.present):
                 pipeline.zrem(index, session_id)
-            pipeline.delete(keys.presence(session_id))
+            pipeline.delete(keys.presence(session_id), *keys.cache(session_id))
             await answered(pipeline.execute())
 
     async def withdraw_from_others(self, session_id: str, announced: str) -> None:
@@ -166,7 +166,7 @@ class SessionStore:
         fields = ["status", "epoch", "version", "amendments"]
         key = self._keys.metadata(session_id)
         status, epoch, version, amendments = await answered(self._redis.hmget(key, fields))
-        _check_alive(session_id, status)
+        check_alive(session_id, status)
         with _damage(session_id):
             return End(Position(epoch.decode(), int(version)), int(amendments))
 
@@ -269,7 +269,7 @@ class SessionStore:
         """
         key = self._keys.metadata(session_id)
         status, workspace = await answered(self._redis.hmget(key, ["status", "workspace"]))
-        _check_alive(session_id, status)
+        check_alive(session_id, status)
         with _damage(session_id):
             return str(workspace.decode())
 
@@ -429,7 +429,12 @@ def _pairs(flat: Any) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _check_alive(session_id: str, status: bytes | None) -> None:
+def check_alive(session_id: str, status: bytes | None) -> None:
+    """Refuse a session that its metadata's status tells not to be there, or no more.
+
+    Raises:
+        NotFound, SessionDeleted.
+    """
     if status is None:
         raise NotFound(f"there is no session {session_id!r}", hint="`sessiond sessions` lists them")
     if status == b"deleted":
@@ -444,7 +449,7 @@ def _snapshot(
     context: dict[bytes, bytes],
     preferences: dict[bytes, bytes],
 ) -> Snapshot:
-    _check_alive(session_id, metadata.get(b"status"))
+    check_alive(session_id, metadata.get(b"status"))
     versions = {
         name: fields.pop(b"_version", b"").decode("ascii", "replace")
         for name, fields in (

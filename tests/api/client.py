@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 import msgspec
 
 from sessiond.api.archive import archive_routes
+from sessiond.api.caching import cache_routes
 from sessiond.api.cleanup import cleanup_routes
 from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
@@ -17,6 +18,7 @@ from sessiond.api.routes import EVENT_STREAM, Route, routes
 from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
 
 ROUTES: list[Route] = [
+    *cache_routes(MagicMock()),
     *routes(MagicMock(), MagicMock(), MagicMock()),
     *opencode_routes(MagicMock()),
     *journal_routes(MagicMock()),
@@ -38,6 +40,7 @@ def filled(route: Route, **values: str) -> str:
         "number": "1",
         "workspace": "default",
         "instance": "oc-1",
+        "key": "0123456789abcdef.0123456789abcdef0123456789abcdef",
     }
     return route.path.format(**(names | values))
 

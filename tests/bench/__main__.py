@@ -8,6 +8,7 @@ import sys
 
 from tests.bench import (
     archive,
+    caching,
     daemons,
     documents,
     durability,
@@ -31,6 +32,7 @@ _GROUPS = {
     "outbox": outbox.figures,
     "replica": replica.figures,
     "archive": archive.figures,
+    "cache": caching.figures,
 }
 
 

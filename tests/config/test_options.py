@@ -35,6 +35,7 @@ SPECIFICATION: dict[str, Any] = {
         "context_window_size": 10000,
         "compression_enabled": True,
         "cache_ttl_seconds": 3600,
+        "cache_mib": 16,
     },
     "security": {"encrypt_sessions": False, "access_control": True, "audit_logging": True},
 }

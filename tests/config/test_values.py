@@ -43,6 +43,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "retention.delete_archived_days": (0, 36_500),
     "performance.context_window_size": (1, None),
     "performance.cache_ttl_seconds": (1, None),
+    "performance.cache_mib": (1, 1024),
     "redis.timeout_seconds": (0.1, 60),
     "redis.max_connections": (2, 1024),
     "redis.replicas": (1, 16),

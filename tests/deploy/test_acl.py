@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -19,7 +20,15 @@ from sessiond.api.opencode import Imported, Sharing
 from sessiond.client import DaemonClient
 from sessiond.errors import NotFound, SessionDeleted
 from sessiond.journal.reports import EntryPage, Verdict
-from sessiond.model import Choice, Context, NewMessage, NewSession, PresentSessions
+from sessiond.model import (
+    CacheAnswer,
+    CacheDropped,
+    Choice,
+    Context,
+    NewMessage,
+    NewSession,
+    PresentSessions,
+)
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
 from sessiond.service.status import (
@@ -30,6 +39,7 @@ from sessiond.service.status import (
     OutboxStatus,
     Status,
 )
+from sessiond.session_cache import SessionCache
 from sessiond.store.keys import Keys
 from tests.deploy import (
     NO_PASSWORD,
@@ -204,6 +214,7 @@ async def work(api: str, admin: Redis, database: Path) -> tuple[list[str], set[s
             await read_sessions(client)
             await look_inside(client, admin)
             await be_present(client)
+            await cache_answers(client)
             await attach_an_opencode(client, make_database(database))
             # The bus pings only a subscription that has lasted some seconds.
             await asyncio.to_thread(until, lambda: "ping" in commands_used(admin), within_s=20)
@@ -344,6 +355,23 @@ async def be_present(client: DaemonClient) -> None:
     found, _ = await client.call("GET", "/v1/presence", PresentSessions)
     assert [each.session_id for each in found.sessions] == ["s"]
     await client.leave("s", "somebody")
+
+
+async def cache_answers(client: DaemonClient) -> None:
+    cache = SessionCache(client, "s", str(Path(os.__file__).parent))  # files that nobody changes
+    for path in ("os.py", "abc.py", "io.py"):
+        assert (await cache.put(await cache.get("cat", path=path), "text")).stored
+    found = await cache.get("cat", path="os.py")
+    assert found.is_hit
+    one = f"/v1/sessions/s/cache/{found.answer.key}"
+    where = {"root": str(Path(os.__file__).parent)}
+    answer: CacheAnswer
+    answer, _ = await client.call("GET", one, CacheAnswer, query=where)
+    assert answer.value == "text"
+    await client.call("DELETE", one, CacheDropped)
+    assert await cache.invalidate("abc.py") == 1
+    assert [entry.path for entry in (await cache.contents()).entries] == ["io.py"]
+    assert await cache.clear() == 1
 
 
 async def attach_an_opencode(client: DaemonClient, database: Path) -> None:

@@ -27,7 +27,7 @@ from sessiond.service.sessions import Filter
 from sessiond.service.writing import Request
 from sessiond.store.archives import ArchiveStore
 from sessiond.store.blocks import BlockStore, pack
-from sessiond.store.keys import ARCHIVED_KINDS, TABLE
+from sessiond.store.keys import ARCHIVED_KINDS, PASSING_KINDS, TABLE
 from sessiond.store.leases import LeaseStore
 from sessiond.store.presence import About, PresenceStore
 from sessiond.sync.position import START, Position
@@ -91,7 +91,7 @@ def test_an_archive_holds_all_keys_of_a_session_that_do_not_pass_by_themselves()
     of_sessions = {
         kind for kind, row in TABLE.items() if "<id>" in row.pattern and row.type != "channel"
     }
-    assert of_sessions - set(ARCHIVED_KINDS) == {"lease", "presence", "reads", "archive"}
+    assert of_sessions - set(ARCHIVED_KINDS) == {*PASSING_KINDS, "archive"}
     for kind in ARCHIVED_KINDS:
         assert TABLE[kind].type in {"hash", "stream"}, "restore.lua writes no others yet"
 

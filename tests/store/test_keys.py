@@ -7,9 +7,11 @@ import re
 import pytest
 from redis.crc import key_slot
 
-from sessiond.model import NewMessage, NewSession
+from sessiond.model import CacheCall, NewMessage, NewSession
+from sessiond.policy.caching import key_of
 from sessiond.service.writing import Request
 from sessiond.store.blocks import BlockStore, pack
+from sessiond.store.cache import Answer, CacheStore
 from sessiond.store.janitor import JanitorStore
 from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
@@ -49,6 +51,7 @@ def test_all_keys_of_a_session_and_its_channel_live_in_one_cluster_slot() -> Non
     keys = Keys()
     names = [*keys.log("ses_1"), keys.events("ses_1"), *keys.archiving("ses_1")]
     names += keys.use("ses_1")
+    names += keys.cache("ses_1")
     assert len({key_slot(name.encode()) for name in names}) == 1
     assert key_slot(keys.metadata("ses_2").encode()) != key_slot(keys.metadata("ses_1").encode())
 
@@ -94,7 +97,7 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
 def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
     names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances, keys.contested]
-    names += [*keys.archiving("a"), keys.opencodes, keys.present]
+    names += [*keys.archiving("a"), keys.opencodes, keys.present, *keys.cache("a")]
     names += [
         keys.writers,
         keys.reads("a"),
@@ -159,6 +162,9 @@ async def _everything(core: Services) -> None:
     await core.store.beat("here", 1_000, 500)
     await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
     await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))
+    answer = Answer(CacheCall(tool="read", path="a.py"), "here", "text")
+    caches = CacheStore(core.redis, core.keys, life_ms=60_000, limit_bytes=10_000)
+    await caches.put("ses_1", key_of(answer.call), "d1", answer)
     await core.redis.hset(core.keys.writers, "journal", "i 1")  # see store.watermarks
     await OpencodeStore(core.redis, core.keys, core.store.recall).beat({"oc-1": b"{}"})
     use = UseStore(core.redis, core.keys)

@@ -113,6 +113,7 @@ class Archiving:
                 try:
                     packed = await self._read(session_id, place)
                     archive = await asyncio.to_thread(unpack, packed, session_id)
+                    await self._check_position(archive)
                 except (ArchiveUnavailable, ArchiveDamaged):
                     if await self._archives.place(session_id) == place:
                         raise
@@ -191,6 +192,16 @@ class Archiving:
                 hint="set retention.archive to that folder",
             )
         return await self._folder.read(place.removeprefix(_IN_FOLDER))
+
+    async def _check_position(self, archive: Archive) -> None:
+        """Check that an archive is of the moment that its session's stub is of."""
+        end = (await self._around.store.end(archive.session_id)).position
+        if end != Position(archive.epoch, archive.version):
+            raise ArchiveDamaged(
+                f"the archive of session {archive.session_id!r} ends at {archive.version}, "
+                f"the session at {end.offset}",
+                hint="another file took its place; restore the right one from a backup",
+            )
 
     async def _release(self, place: str) -> None:
         if self._folder and place.startswith(_IN_FOLDER):

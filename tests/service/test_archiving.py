@@ -403,6 +403,24 @@ async def test_a_damaged_archive_changes_nothing(core: Services, place: str) -> 
 
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
+async def test_an_older_archive_in_the_place_of_another_is_refused(
+    core: Services, place: str
+) -> None:
+    await archive(core)
+    older = files_of(place)[0].read_bytes()
+    await core.messages.append("ses_1", [NewMessage(role="user", content="new")])
+    core.clock.ms += HOUR_MS
+    await archive(core)
+    (file,) = (file for file in files_of(place) if file.suffix == ".archive")
+    newer = file.read_bytes()
+    file.write_bytes(older)
+    with pytest.raises(ArchiveDamaged, match="ends at 26, the session at 27"):
+        await core.sessions.load("ses_1")
+    file.write_bytes(newer)
+    assert b'"new"' in await core.sessions.load("ses_1")
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
 async def test_an_archive_that_is_not_reached_is_read_when_it_is(
     core: Services, place: str, start: StartServices
 ) -> None:

@@ -271,6 +271,14 @@ class JournalOptions(Section, frozen=True):
         float,
         Meta(ge=0, le=8760, description="Hours that writes are kept for that."),
     ] = 24.0
+    revive_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=604_800,
+            description="Seconds until a lost session that is written to comes from a copy.",
+        ),
+    ] = 60.0
 
 
 class ReplicaOptions(Section, frozen=True):

@@ -114,6 +114,7 @@ class _Lane(Struct, eq=False):
     writes: deque[_Waiting] = field(default_factory=deque)
     worker: asyncio.Task[None] | None = None
     held: str = ""
+    missing_since: float | None = None
 
 
 class Outbox:
@@ -122,11 +123,18 @@ class Outbox:
     Args:
         around: what it stands on.
         wait_seconds: how long an answer waits for Redis, where the caller does not say.
+        revive_seconds: how long writes of a session that Redis does not have wait for others to
+            write it, before it is revived.
     """
 
-    def __init__(self, around: Surroundings, *, wait_seconds: float) -> None:
+    def __init__(
+        self, around: Surroundings, *, wait_seconds: float, revive_seconds: float = 60.0
+    ) -> None:
         self._around = around
         self._wait_seconds = wait_seconds
+        self._revive_seconds = revive_seconds
+        self.revive: Callable[[str], Awaitable[bool]] = _leave_alone
+        """Writes a session again that Redis lost; tells whether that was possible."""
         self._lanes: dict[str, _Lane] = {}
         self._disk_fails = False
         self._is_redis_full = False
@@ -346,12 +354,24 @@ class Outbox:
             await self.confirmed.wait_until_sure()
             done = await self._perform_next(lane)
             if done:
-                lane.held, pause = "", _HELD_SECONDS[0]
+                lane.held, lane.missing_since, pause = "", None, _HELD_SECONDS[0]
             elif lane.held:
                 await self._around.sleep(pause)
+                await self._bring_back(lane)
                 longest = max(_HELD_SECONDS[1], len(self._lanes) / _HELD_TRIES)
                 pause = min(_HELD_GROWTH * pause, longest)
         del self._lanes[lane.session_id]
+
+    async def _bring_back(self, lane: _Lane) -> None:
+        """Have a session revived that has been missing for long: nobody else writes it."""
+        now, since = asyncio.get_running_loop().time(), lane.missing_since
+        if since is None or now - since < self._revive_seconds:
+            return
+        lane.missing_since = now  # if that fails, after as long again
+        try:
+            await self.revive(lane.session_id)
+        except SessiondError as obstacle:
+            self._note(obstacle, lane.session_id)
 
     async def _perform_next(self, lane: _Lane) -> int:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
@@ -423,6 +443,8 @@ class Outbox:
         try:
             await self._around.keep_refused(write, error)
         except SessiondError as obstacle:
+            if isinstance(obstacle, NotFound) and lane.missing_since is None:
+                lane.missing_since = asyncio.get_running_loop().time()
             self._note(obstacle, lane.session_id)
             return False
         _log.warning(
@@ -471,6 +493,10 @@ class Outbox:
         journaled = _journaled(waiting)
         self._around.told(journaled)
         return journaled
+
+
+async def _leave_alone(_: str) -> bool:
+    return False
 
 
 def _journaled(waiting: _Waiting) -> Journaled:

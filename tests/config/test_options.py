@@ -68,6 +68,7 @@ OURS: dict[str, Any] = {
         "limit_mib": 256,
         "kept_mib": 64,
         "kept_hours": 24.0,
+        "revive_seconds": 60.0,
     },
     "replica": {"limit_mib": 256},
     "api": {

@@ -60,6 +60,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "journal.limit_mib": (1, 65536),
     "journal.kept_mib": (0, 65536),
     "journal.kept_hours": (0, 8760),
+    "journal.revive_seconds": (1, 604_800),
     "replica.limit_mib": (0, 65536),
     "api.port": (0, 65535),
     "api.max_body_bytes": (1024, 16777216),

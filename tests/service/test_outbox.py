@@ -140,7 +140,13 @@ class Machine:
         self.connections: list[FailingConnection] = []
         self._ids = itertools.count(1)
 
-    async def start(self, *, wait_seconds: float = 0.05, limit_bytes: int = 2**20) -> None:
+    async def start(
+        self,
+        *,
+        wait_seconds: float = 0.05,
+        limit_bytes: int = 2**20,
+        revive_seconds: float = 60.0,
+    ) -> None:
         def connect(path: Path) -> FailingConnection:
             self.connections.append(FailingConnection(path))
             return self.connections[-1]
@@ -158,7 +164,7 @@ class Machine:
             entropy=lambda count: next(self._ids).to_bytes(count, "big"),
             sleep=lambda _: asyncio.sleep(0.001),
         )
-        self.outbox = Outbox(around, wait_seconds=wait_seconds)
+        self.outbox = Outbox(around, wait_seconds=wait_seconds, revive_seconds=revive_seconds)
         await self.outbox.start()
         self.outbox.confirmed.begin_look()
         self.outbox.confirmed.end_look()
@@ -412,6 +418,34 @@ async def test_a_full_redis_is_not_away_keeps_nobody_waiting_and_is_tried_until_
     assert sorted(redis.log) == ["a", "b", "c"]
     assert redis.log.index("a") < redis.log.index("b")
     assert isinstance(await machine.outbox.submit(append("d")), Performed)
+
+
+async def test_a_session_that_stays_missing_is_revived_and_then_written_to(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    revived = list[str]()
+
+    async def revive(session_id: str) -> bool:
+        if not revived:
+            revived.append(session_id)
+            raise StoreFull("not now")
+        revived.append(session_id)
+        redis.refusals.clear()
+        return True
+
+    await machine.stop()
+    await machine.start(revive_seconds=0.05)
+    machine.outbox.revive = revive
+    redis.refusals |= dict.fromkeys("ab", NotFound("there is no session 's'"))
+    redis.is_missing = redis.is_away = True
+    for name in "ab":
+        await machine.outbox.submit(append(name))
+    redis.is_away = False
+    await held_by(machine.outbox)
+    assert revived == [], "another machine may have it"
+    await machine.settled()
+    assert revived == ["s", "s"]
+    assert redis.log == ["a", "b"]
 
 
 async def test_losing_races_is_tried_again(machine: Machine, redis: PlayedRedis) -> None:

@@ -24,6 +24,7 @@ from sessiond.model import (
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
@@ -53,6 +54,11 @@ class Backend(Protocol):
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
+
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str

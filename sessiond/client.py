@@ -37,13 +37,14 @@ from sessiond.model import (
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
 from sessiond.sync.names import checked, checked_version
 
 Answer = TypeVar("Answer")
-Aged = TypeVar("Aged", Session, SessionPage, MessagePage)
+Aged = TypeVar("Aged", Session, SessionPage, MessagePage, Window)
 
 Query = Mapping[str, str | int]
 
@@ -137,6 +138,14 @@ class DaemonClient:
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
         return await self._read(_session(session_id), Session)
+
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
+        wanted = {"tokens": tokens, "strategy": strategy}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return await self._read(_session(session_id) + "/window", Window, query)
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str

@@ -303,6 +303,7 @@ class Daemon:
         )
         services = Services(
             offline.reading,
+            core.windows,
             core.sessions,
             core.conflicts,
             core.feeds,

@@ -30,6 +30,7 @@ from sessiond.model import (
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
@@ -71,6 +72,13 @@ class DirectBackend:
         loaded = await self._core.sessions.load(_session(session_id))
         self._core.note_read(session_id)
         return _SESSION.decode(loaded)
+
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
+        loaded = await self._core.sessions.load(_session(session_id))
+        return await self._core.windows.of(loaded, tokens, strategy)
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str

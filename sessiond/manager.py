@@ -53,6 +53,8 @@ from sessiond.model import (
     SessionPage,
     SessionPresence,
     Take,
+    Window,
+    WindowStrategy,
     WrittenRecord,
 )
 from sessiond.paths import api_socket, host_name
@@ -299,6 +301,22 @@ class Session:
         What it is there comes in with the first operation or write after Redis is back.
         """
         return None if self._stale_seconds is UNSET else self._stale_seconds
+
+    async def window(
+        self, *, tokens: int | None = None, strategy: WindowStrategy | None = None
+    ) -> Window:
+        """Return what of the conversation fits a window, and what is left out; it stays as it is.
+
+        Args:
+            tokens: what the window may take, at least 64; `performance.context_window_size` else.
+            strategy: what it keeps: `recent`, `pinned`, `tools` or `summary`;
+                `performance.context_window_strategy` else.
+
+        Raises:
+            InvalidInput: there is no such window, or nobody to summarise.
+        """
+        window = partial(self._backend.window, self.id, tokens=tokens, strategy=strategy)
+        return await retried(window)
 
     async def add_message(self, **fields: Any) -> Message:
         """Append a message: role, content, tool_calls, metadata, parts, and id or timestamp.

@@ -32,7 +32,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("service", "store", "policy", "journal", "replica", "archive", "opencode", "sync"),
         *("codec", "model", "errors"),
     ),
-    "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
+    "api": (
+        *("api", "service", "journal", "opencode.protocol", "policy", "sync", "codec", "model"),
+        "errors",
+    ),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),
         *("store.keys", "service.status", "service.finding", "service.opencode.overview"),

@@ -155,6 +155,11 @@ def check_query(request: web.Request, *known: str) -> None:
             raise InvalidInput(f"unknown query parameter {name[:80]!r}", hint=hint)
 
 
+def optional_number(request: web.Request, name: str, lowest: int, highest: int) -> int | None:
+    """Return a whole number from the query; None where it says none."""
+    return number(request, name, lowest, lowest, highest) if name in request.query else None
+
+
 def number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
     """Return a whole number from the query."""
     text = request.query.get(name)

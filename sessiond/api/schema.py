@@ -16,7 +16,7 @@ from sessiond.model import Problem
 
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_NUMBERS = frozenset({"limit"})
+_NUMBERS = frozenset({"limit", "tokens"})
 _AGE = {
     STALE: {
         "description": "Redis is away: so many seconds ago this was last known to be what it has",

@@ -85,6 +85,36 @@ export interface LoadedSession {
   versions: Record<"metadata" | "context" | "preferences", string>;
 }
 
+/** `tokens`: what the window may take, at least 64; else as the daemon is configured. */
+export interface WindowOptions {
+  tokens?: number;
+  strategy?: "recent" | "pinned" | "tools" | "summary";
+}
+
+/** A run of messages that a window leaves out, or (`messages: 0`) what of one message it does. */
+export interface LeftOut {
+  reason: "older" | "summarised" | "tool-output" | "too-large";
+  first: string;
+  last: string;
+  messages: number;
+  tokens: number;
+  parts?: string[];
+}
+
+/** What of a conversation fits a window of `budget` tokens, by an estimate. */
+export interface Window {
+  session_id: string;
+  strategy: "recent" | "pinned" | "tools" | "summary";
+  budget: number;
+  tokens: number;
+  messages: Message[];
+  left_out: LeftOut[];
+  total_messages: number;
+  position: string;
+  summary?: string;
+  stale_seconds?: number;
+}
+
 export interface ListOptions {
   workspace?: string;
   status?: Status;
@@ -330,6 +360,8 @@ export class Session {
   /** How old this state was when it was loaded while Redis was away; absent if it came from there. */
   readonly staleSeconds?: number;
 
+  /** What of the conversation fits a window, and what is left out; the conversation stays whole. */
+  window(options?: WindowOptions): Promise<Window>;
   /** Append a message and return it as it is stored. */
   addMessage(message: NewMessage, options?: { key?: string }): Promise<Message>;
   /** Append messages as one group, in neighbouring places, or none of them. */

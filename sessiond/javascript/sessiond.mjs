@@ -13,7 +13,7 @@
  * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Contest, Context,
  *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Message, Metadata,
  *   NewMessage, NewPresence, NewSession, Operation, Part, Preferences, SavedDocument,
- *   SessionPresence, WriteOptions }
+ *   SessionPresence, Window, WindowOptions, WriteOptions }
  *   from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
@@ -318,6 +318,14 @@ export class Session {
 
   get id() {
     return this.metadata.session_id;
+  }
+
+  /** @param {WindowOptions} [options] @returns {Promise<Window>} */
+  async window({ tokens, strategy } = {}) {
+    const wanted = Object.entries({ tokens, strategy }).filter(([, value]) => value !== undefined);
+    const query = new URLSearchParams(wanted.map(([name, value]) => [name, String(value)]));
+    const { value, stale } = await this.#call("GET", `/window?${query}`);
+    return stale === undefined ? value : { ...value, stale_seconds: stale };
   }
 
   /** @param {NewMessage} message @param {WriteOptions} [options] @returns {Promise<Message>} */

@@ -22,6 +22,7 @@ from sessiond.service.identity import new_session_id
 from sessiond.service.merging import Subject, own_origin
 from sessiond.service.overwriting import Rewriting, keep_other_part, keep_other_title
 from sessiond.service.shapes import document_value, encode_creation, metadata_of
+from sessiond.service.usage import Counted, Usage
 from sessiond.service.writing import (
     PLAIN,
     Request,
@@ -78,6 +79,7 @@ class Sessions:
     def __init__(self, around: Surroundings, *, workspace: str) -> None:
         self._around = around
         self._workspace = workspace
+        self._usage = Usage()
 
     async def create(self, new: NewSession, request: Request = PLAIN) -> Created:
         """Create a session.
@@ -126,10 +128,14 @@ class Sessions:
         ends: set[Position] = set()
         for _ in range(_LOAD_ATTEMPTS):
             snapshot = await self._around.store.snapshot(session_id)
-            messages = await self._conversation_at(session_id, snapshot)
-            if messages is not None:
+            found = await self._conversation_at(session_id, snapshot)
+            if found is not None:
+                messages, counted = found
+                end = snapshot.position
+                used = self._usage.count(session_id, end, messages, counted)
                 documents = {name: document_value(snapshot, name) for name in DOCUMENTS}
-                return session_json(documents, messages, snapshot.position, snapshot.versions)
+                bodies = [body for _, body in messages]
+                return session_json(documents, bodies, end, snapshot.versions, used)
             ends.add(snapshot.position)
         if len(ends) == 1:
             raise log_is_damaged(session_id, ends.pop())
@@ -262,23 +268,33 @@ class Sessions:
             )
         return first.position
 
-    async def _conversation_at(self, session_id: str, snapshot: Snapshot) -> list[bytes] | None:
-        """Return the messages at a snapshot's position; None when the log is another by now."""
+    async def _conversation_at(
+        self, session_id: str, snapshot: Snapshot
+    ) -> tuple[list[tuple[int, bytes]], Counted | None] | None:
+        """Return the messages at a snapshot's position; None when the log is another by now.
+
+        Each comes with the offset of its last change; beside them what was counted of them, if the
+        log still has the place where that was.
+        """
         conversation = Conversation()
         end = Position("", 0)
-        bodies: list[bytes] = []
+        appended: list[tuple[int, bytes]] = []
+        counted = self._usage.counted(session_id)
+        is_same_history = False
         async for page in self._around.store.log.pages(session_id, until=snapshot.position.offset):
             if page.reset:
                 return None
             end = page.position
+            is_same_history = is_same_history or bool(counted and page.has(counted.position))
             if snapshot.amendments:
                 for entry in page.entries:
                     conversation.apply(entry.op, entry.id, entry.offset, entry.json)
             else:
-                bodies += [body for _, body in page.appended()]
+                appended += page.appended()
         if end != snapshot.position:
             return None
-        return conversation.messages() if snapshot.amendments else bodies
+        messages = conversation.messages_with_offsets() if snapshot.amendments else appended
+        return messages, counted if is_same_history else None
 
 
 def _summary(snapshot: Snapshot) -> SessionSummary | None:

@@ -453,3 +453,16 @@ describe("connections", () => {
     });
   }
 });
+
+test("a window shows what fits, and tells what is left out", async () => {
+  const session = await SessionManager.create({});
+  for (let number = 0; number < 6; number++) {
+    await session.addMessage({ role: "user", content: "word ".repeat(30) });
+  }
+  const window = await session.window({ tokens: 100, strategy: "recent" });
+  assert.ok(window.tokens <= 100);
+  assert.deepEqual(window.messages, session.messages.slice(-window.messages.length));
+  assert.equal(window.left_out[0].messages + window.messages.length, 6);
+  assert.deepEqual((await session.window()).messages, session.messages);
+  await assert.rejects(session.window({ tokens: 1 }), problem("invalid-input", 400));
+});

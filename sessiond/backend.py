@@ -20,6 +20,7 @@ from sessiond.model import (
     NewSession,
     OperationPage,
     Part,
+    Preferences,
     Session,
     SessionPage,
     SessionPresence,
@@ -165,6 +166,12 @@ class Backend(Protocol):
         self, session_id: str, *, after: str = "0", limit: int = 500
     ) -> OperationPage:
         """Return a stretch of the log."""
+
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""

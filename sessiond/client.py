@@ -32,6 +32,7 @@ from sessiond.model import (
     OperationPage,
     Part,
     PositionReply,
+    Preferences,
     Problem,
     Session,
     SessionPage,
@@ -324,6 +325,15 @@ class DaemonClient:
         query: Query = {"after": after, "limit": limit}
         return (await self.call("GET", path, OperationPage, query=query))[0]
 
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+        return (await self.call("GET", _user_preferences(user_id), Preferences))[0]
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
+        path = _user_preferences(user_id)
+        return (await self.call("PATCH", path, Preferences, body=patch))[0]
+
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
         await self.call("POST", _session(session_id) + "/live", None, body=body)
@@ -498,3 +508,7 @@ def _headers(*, key: str = "", expected: str = "", base: str = "") -> dict[str, 
     versions = {"If-Match": checked_version(expected), "Sessiond-Base": checked_version(base)}
     quoted = {name: f'"{version}"' for name, version in versions.items() if version}
     return quoted | ({"Idempotency-Key": key} if key else {})
+
+
+def _user_preferences(user_id: str) -> str:
+    return f"/v1/users/{checked('user_id', user_id)}/preferences"

@@ -25,6 +25,7 @@ from sessiond.service.feeds import Feeds
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.performing import Performer
+from sessiond.service.preferences import UserPreferences
 from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.refusals import Refusals
@@ -45,6 +46,7 @@ from sessiond.store.connection import (
 from sessiond.store.keys import Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.preferences import PreferenceStore
 from sessiond.store.presence import PresenceStore
 from sessiond.store.probe import ServerFacts, facts_of, read_facts
 from sessiond.store.replicas import ReplicaAcks
@@ -123,7 +125,8 @@ class Core:
             archive_folder(configuration, default=default_archive),
         )
         self.workspace = sync.workspace
-        self.sessions = Sessions(around, workspace=sync.workspace)
+        self.preferences = UserPreferences(PreferenceStore(self.redis, self.keys))
+        self.sessions = Sessions(around, workspace=sync.workspace, preferences=self.preferences)
         self.windows = Windows(window_defaults(configuration.performance))
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
         self.records = Records(around)

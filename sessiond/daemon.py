@@ -23,6 +23,7 @@ from sessiond.api.schema import openapi
 from sessiond.api.server import ApiServer, application
 from sessiond.api.sse import EventStreams
 from sessiond.api.system import System
+from sessiond.api.users import UserHandlers, user_routes
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
 from sessiond.core import Core
@@ -320,6 +321,7 @@ class Daemon:
             *journal_routes(journal),
             *archive_routes(ArchiveHandlers(core.archiving)),
             *cleanup_routes(CleanupHandlers(self._cleaning)),
+            *user_routes(UserHandlers(core.preferences)),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))

@@ -26,6 +26,7 @@ from sessiond.model import (
     NewSession,
     OperationPage,
     Part,
+    Preferences,
     Session,
     SessionPage,
     SessionPresence,
@@ -236,6 +237,14 @@ class DirectBackend:
             _session(session_id), parse_position(after), limit
         )
         return _OPERATION_PAGE.decode(page)
+
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+        return await self._core.preferences.read(user_id)
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
+        return await self._core.preferences.change(user_id, _given(patch, _ANY))
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""

@@ -204,6 +204,23 @@ class SessionManager:
             lambda: self._backend.list_sessions(cursor=cursor, limit=limit, **filters)
         )
 
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with; nothing for somebody unknown.
+
+        Raises:
+            InvalidInput: this is no user's id.
+        """
+        return await retried(lambda: self._backend.user_preferences(user_id))
+
+    async def change_user_preferences(self, user_id: str, patch: Preferences) -> Preferences:
+        """Change it with a merge patch (None removes a field), and return all of it.
+
+        Raises:
+            InvalidInput: the id, or the name of a preference, is not allowed.
+            TooLarge: the preferences would be more than 64 KiB of JSON.
+        """
+        return await retried(lambda: self._backend.change_user_preferences(user_id, patch))
+
     async def conflicts(
         self, *, state: ConflictState | None = None
     ) -> builtins.list[ConflictRecord]:

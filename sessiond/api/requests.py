@@ -48,6 +48,11 @@ def workspace(request: web.Request) -> str:
     return checked("workspace", request.match_info["workspace"])
 
 
+def user_id(request: web.Request) -> str:
+    """Return the user's id of the address."""
+    return checked("user_id", request.match_info["user_id"])
+
+
 def document_name(request: web.Request) -> DocumentName:
     """Return the document's name of the address.
 

@@ -31,6 +31,7 @@ _PATTERNS = {
     "session_id": r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
     "message_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "part_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
+    "user_id": r"^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}$",
     "workspace": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "number": r"^\d{1,15}(-\d{1,15})?$",
     "document": r"^(metadata|context|preferences)$",

@@ -19,6 +19,7 @@ from sessiond.cli import (
     inspect_redis,
     journal,
     opencode,
+    preferences,
     run,
     sessions,
     status,
@@ -29,7 +30,7 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(archive, cleanup, journal, inspect_redis, configuration, demo),
+    *(archive, cleanup, journal, inspect_redis, configuration, preferences, demo),
 )
 
 

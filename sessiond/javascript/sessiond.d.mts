@@ -436,6 +436,8 @@ export class SessionManager {
   static load(id: string): Promise<Session>;
   static list(options?: ListOptions): Promise<SessionPage>;
   static conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
+  static userPreferences(userId: string): Promise<Preferences>;
+  static changeUserPreferences(userId: string, patch: Preferences): Promise<Preferences>;
   static delete(id: string, options?: WriteOptions): Promise<void>;
   static archive(id: string, options?: { idleSeconds?: number }): Promise<ArchivedSession>;
   static restore(id: string): Promise<ArchivedSession>;
@@ -445,6 +447,10 @@ export class SessionManager {
   list(options?: ListOptions): Promise<SessionPage>;
   /** The conflicts of all sessions: all (10,000 at most), or those of a state. */
   conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
+  /** What new sessions of a user begin with. */
+  userPreferences(userId: string): Promise<Preferences>;
+  /** Change it with a merge patch (null removes a field), and return all of it. */
+  changeUserPreferences(userId: string, patch: Preferences): Promise<Preferences>;
   /**
    * Delete a session; its id is never used again.
    * @param options.expected only if the session is still at this position

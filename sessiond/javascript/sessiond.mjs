@@ -675,6 +675,11 @@ export class SessionManager {
   static list = (...given) => SessionManager.#default().list(...given);
   /** @type {SessionManager["conflicts"]} */
   static conflicts = (...given) => SessionManager.#default().conflicts(...given);
+  /** @type {SessionManager["userPreferences"]} */
+  static userPreferences = (...given) => SessionManager.#default().userPreferences(...given);
+  /** @type {SessionManager["changeUserPreferences"]} */
+  static changeUserPreferences = (...given) =>
+    SessionManager.#default().changeUserPreferences(...given);
   /** @type {SessionManager["delete"]} */
   static delete = (...given) => SessionManager.#default().delete(...given);
   /** @type {SessionManager["archive"]} */
@@ -731,6 +736,17 @@ export class SessionManager {
   async conflicts({ state } = {}) {
     const query = conflictsQuery(state);
     return (await this.#connection.call("GET", `/v1/conflicts${query}`)).value.conflicts;
+  }
+
+  /** @param {string} userId @returns {Promise<Preferences>} */
+  async userPreferences(userId) {
+    return (await this.#connection.call("GET", at`/v1/users/${userId}/preferences`)).value;
+  }
+
+  /** @param {string} userId @param {Preferences} patch @returns {Promise<Preferences>} */
+  async changeUserPreferences(userId, patch) {
+    const path = at`/v1/users/${userId}/preferences`;
+    return (await this.#connection.call("PATCH", path, { json: encode(patch) })).value;
   }
 
   async close() {

@@ -14,6 +14,7 @@ from sessiond.api.cleanup import cleanup_routes
 from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
+from sessiond.api.users import user_routes
 from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
 
 ROUTES: list[Route] = [
@@ -22,6 +23,7 @@ ROUTES: list[Route] = [
     *journal_routes(MagicMock()),
     *archive_routes(MagicMock()),
     *cleanup_routes(MagicMock()),
+    *user_routes(MagicMock()),
 ]
 """The table of routes, without anything behind it."""
 
@@ -37,6 +39,7 @@ def filled(route: Route, **values: str) -> str:
         "document": "context",
         "number": "1",
         "workspace": "default",
+        "user_id": "user123",
         "instance": "oc-1",
     }
     return route.path.format(**(names | values))

@@ -466,3 +466,13 @@ test("a window shows what fits, and tells what is left out", async () => {
   assert.deepEqual((await session.window()).messages, session.messages);
   await assert.rejects(session.window({ tokens: 1 }), problem("invalid-input", 400));
 });
+
+test("sessions of a user begin with the user's preferences", async () => {
+  const user = `ann-${randomUUID()}`;
+  await SessionManager.changeUserPreferences(user, { theme: "dark", language: "de" });
+  const session = await SessionManager.create({ user_id: user, preferences: { language: "en" } });
+  assert.deepEqual(session.preferences, { theme: "dark", language: "en" });
+  const left = await SessionManager.changeUserPreferences(user, { theme: null });
+  assert.deepEqual(left, { language: "de" });
+  assert.deepEqual(await SessionManager.userPreferences(user), left);
+});

@@ -275,7 +275,7 @@ class Daemon:
         return compression
 
     def _open_opencodes(self, core: Core) -> Opencodes:
-        target = Target(core.sessions, core.store, core.opencode, system_clock)
+        target = Target(core.sessions, core.store, core.opencode, core.documents, system_clock)
         folder = data_folder(self._environ) / "opencode"
         return Opencodes(
             target,

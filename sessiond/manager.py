@@ -18,13 +18,14 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
 
-from sessiond import model
+from sessiond import __version__, model
 from sessiond.attendance import Attendance
 from sessiond.backend import Backend, RawEvent
 from sessiond.client import DaemonClient
@@ -69,6 +70,7 @@ from sessiond.sync.view import SessionView
 
 Event = Operation | Live | JournaledOperation | Reset
 
+_USER_AGENT = f"sessiond-python/{__version__}"
 _OPERATION = msgspec.json.Decoder(Operation)
 _LIVE = msgspec.json.Decoder(Live)
 _JOURNALED = msgspec.json.Decoder(JournaledOperation)
@@ -164,6 +166,16 @@ class SessionManager:
     ) -> Session:
         """Create a session.
 
+        Args:
+            user_id: whose it is: it begins with this user's preferences.
+            preferences: go before those.
+            context: one with the current folder as `working_directory` otherwise.
+            session_id: one is made up otherwise.
+            title: of the session.
+            workspace: that of the daemon otherwise.
+            environment: for example `production`.
+            user_agent: the program; this library otherwise.
+
         Raises:
             AlreadyExists: the id is taken.
             SessionDeleted: the id belonged to a session that was deleted.
@@ -175,8 +187,8 @@ class SessionManager:
             title=title or UNSET,
             workspace=workspace or UNSET,
             environment=environment,
-            user_agent=user_agent,
-            context=context or Context(),
+            user_agent=user_agent or _USER_AGENT,
+            context=context or Context(working_directory=_current_folder()),
             preferences=preferences or {},
         )
         key = _new_key()
@@ -612,6 +624,14 @@ def _new_message(fields: dict[str, Any]) -> NewMessage:
         return msgspec.convert(fields, NewMessage)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this is not a message: {error}") from error
+
+
+def _current_folder() -> str:
+    """Return the current folder; nothing where it was removed."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""
 
 
 def _new_key() -> str:

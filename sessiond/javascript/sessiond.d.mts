@@ -65,6 +65,7 @@ export type Preferences = Record<string, any>;
 /** The documents that `save` sends. */
 export type SavedDocument = "context" | "preferences";
 
+/** `user_agent` and `context.working_directory` are this program's, where none are given. */
 export interface NewSession {
   session_id?: string;
   user_id?: string;

@@ -25,6 +25,7 @@ import { isAbsolute, join } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 
+const USER_AGENT = "sessiond-javascript";
 const FIRST_PAUSE_MS = 150;
 const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 30_000;
@@ -694,7 +695,8 @@ export class SessionManager {
 
   /** @param {NewSession} [session] @param {{ key?: string }} [options] */
   async create(session = {}, { key = randomUUID() } = {}) {
-    const options = { json: encode(session), key };
+    const environment = { user_agent: USER_AGENT, context: { working_directory: currentFolder() } };
+    const options = { json: encode({ ...environment, ...session }), key };
     const { value } = await this.#connection.call("POST", "/v1/sessions", options);
     return new Session(this.#connection, value);
   }
@@ -751,6 +753,15 @@ export class SessionManager {
 
   async close() {
     this.#connection.close();
+  }
+}
+
+/** The current folder; nothing where it was removed. */
+function currentFolder() {
+  try {
+    return process.cwd();
+  } catch {
+    return "";
   }
 }
 

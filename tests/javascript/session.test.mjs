@@ -476,3 +476,12 @@ test("sessions of a user begin with the user's preferences", async () => {
   assert.deepEqual(left, { language: "de" });
   assert.deepEqual(await SessionManager.userPreferences(user), left);
 });
+
+test("a session says where and by what it was created", async () => {
+  const { context, metadata } = await SessionManager.create();
+  assert.equal(context.working_directory, process.cwd());
+  assert.equal(metadata.user_agent, "sessiond-javascript");
+  const given = await SessionManager.create({ user_agent: "editor/1", context: {} });
+  assert.equal(given.metadata.user_agent, "editor/1");
+  assert.equal(given.context.working_directory, "");
+});

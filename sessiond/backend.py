@@ -26,10 +26,12 @@ from sessiond.model import (
     NewSession,
     OperationPage,
     Part,
+    Preferences,
     Session,
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
@@ -59,6 +61,11 @@ class Backend(Protocol):
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
+
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -165,6 +172,12 @@ class Backend(Protocol):
         self, session_id: str, *, after: str = "0", limit: int = 500
     ) -> OperationPage:
         """Return a stretch of the log."""
+
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""

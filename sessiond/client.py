@@ -39,11 +39,13 @@ from sessiond.model import (
     OperationPage,
     Part,
     PositionReply,
+    Preferences,
     Problem,
     Session,
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
@@ -51,7 +53,7 @@ from sessiond.policy.caching import checked_key
 from sessiond.sync.names import checked, checked_version
 
 Answer = TypeVar("Answer")
-Aged = TypeVar("Aged", Session, SessionPage, MessagePage)
+Aged = TypeVar("Aged", Session, SessionPage, MessagePage, Window)
 
 Query = Mapping[str, str | int]
 
@@ -145,6 +147,14 @@ class DaemonClient:
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
         return await self._read(_session(session_id), Session)
+
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
+        wanted = {"tokens": tokens, "strategy": strategy}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return await self._read(_session(session_id) + "/window", Window, query)
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -322,6 +332,15 @@ class DaemonClient:
         path = _session(session_id) + "/operations"
         query: Query = {"after": after, "limit": limit}
         return (await self.call("GET", path, OperationPage, query=query))[0]
+
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+        return (await self.call("GET", _user_preferences(user_id), Preferences))[0]
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
+        path = _user_preferences(user_id)
+        return (await self.call("PATCH", path, Preferences, body=patch))[0]
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
@@ -520,3 +539,7 @@ def _headers(*, key: str = "", expected: str = "", base: str = "") -> dict[str, 
     versions = {"If-Match": checked_version(expected), "Sessiond-Base": checked_version(base)}
     quoted = {name: f'"{version}"' for name, version in versions.items() if version}
     return quoted | ({"Idempotency-Key": key} if key else {})
+
+
+def _user_preferences(user_id: str) -> str:
+    return f"/v1/users/{checked('user_id', user_id)}/preferences"

@@ -11,8 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 from redis.asyncio import Redis
 
 from sessiond.archive.folder import ArchiveFolder
-from sessiond.config import Configuration
+from sessiond.config import Configuration, PerformanceOptions
 from sessiond.config.archive import folder_of
+from sessiond.config.functions import imported
 from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
 from sessiond.model import Context
@@ -29,10 +30,12 @@ from sessiond.service.fingerprints import Fingerprints
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.performing import Performer
+from sessiond.service.preferences import UserPreferences
 from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.refusals import Refusals
 from sessiond.service.sessions import Sessions
+from sessiond.service.windows import WindowDefaults, Windows
 from sessiond.service.writing import Surroundings
 from sessiond.store.archives import ArchiveStore
 from sessiond.store.bus import Bus
@@ -49,6 +52,7 @@ from sessiond.store.connection import (
 from sessiond.store.keys import Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.preferences import PreferenceStore
 from sessiond.store.presence import PresenceStore
 from sessiond.store.probe import ServerFacts, facts_of, read_facts
 from sessiond.store.replicas import ReplicaAcks
@@ -128,7 +132,9 @@ class Core:
             archive_folder(configuration, default=default_archive),
         )
         self.workspace = sync.workspace
-        self.sessions = Sessions(around, workspace=sync.workspace)
+        self.preferences = UserPreferences(PreferenceStore(self.redis, self.keys))
+        self.sessions = Sessions(around, workspace=sync.workspace, preferences=self.preferences)
+        self.windows = Windows(window_defaults(configuration.performance))
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
         self.records = Records(around)
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
@@ -227,6 +233,23 @@ def archive_folder(
     """Return the folder that archived sessions go to; None where that is Redis itself."""
     folder = folder_of(configuration.retention.archive) or default
     return ArchiveFolder(folder) if folder else None
+
+
+def window_defaults(options: PerformanceOptions) -> WindowDefaults:
+    """Return what a context window is when nobody says.
+
+    Raises:
+        ConfigurationError: the function that summarises is not there, or there is to be none.
+    """
+    key, name = "performance.context_window_summary", options.context_window_summary
+    if options.context_window_strategy == "summary" and not name:
+        raise ConfigurationError(
+            f"performance.context_window_strategy is summary, and {key} is empty",
+            hint=f"name a function in {key}, or choose another strategy",
+        )
+    summarise = imported(name, key, "messages, tokens", "leave it empty") if name else None
+    size, strategy = options.context_window_size, options.context_window_strategy
+    return WindowDefaults(size, strategy, summarise)
 
 
 def _admit(info: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from sessiond.api.schema import openapi
 from sessiond.api.server import ApiServer, application
 from sessiond.api.sse import EventStreams
 from sessiond.api.system import System
+from sessiond.api.users import UserHandlers, user_routes
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
 from sessiond.core import Core
@@ -275,7 +276,7 @@ class Daemon:
         return compression
 
     def _open_opencodes(self, core: Core) -> Opencodes:
-        target = Target(core.sessions, core.store, core.opencode, system_clock)
+        target = Target(core.sessions, core.store, core.opencode, core.documents, system_clock)
         folder = data_folder(self._environ) / "opencode"
         return Opencodes(
             target,
@@ -304,6 +305,7 @@ class Daemon:
         )
         services = Services(
             offline.reading,
+            core.windows,
             core.sessions,
             core.conflicts,
             core.feeds,
@@ -321,6 +323,7 @@ class Daemon:
             *journal_routes(journal),
             *archive_routes(ArchiveHandlers(core.archiving)),
             *cleanup_routes(CleanupHandlers(self._cleaning)),
+            *user_routes(UserHandlers(core.preferences)),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))

@@ -33,10 +33,12 @@ from sessiond.model import (
     NewSession,
     OperationPage,
     Part,
+    Preferences,
     Session,
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
@@ -82,6 +84,13 @@ class DirectBackend:
         loaded = await self._core.sessions.load(_session(session_id))
         self._core.note_read(session_id)
         return _SESSION.decode(loaded)
+
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
+        loaded = await self._core.sessions.load(_session(session_id))
+        return await self._core.windows.of(loaded, tokens, strategy)
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -239,6 +248,14 @@ class DirectBackend:
             _session(session_id), parse_position(after), limit
         )
         return _OPERATION_PAGE.decode(page)
+
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+        return await self._core.preferences.read(user_id)
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
+        return await self._core.preferences.change(user_id, _given(patch, _ANY))
 
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""

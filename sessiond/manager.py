@@ -18,13 +18,14 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
 
-from sessiond import model
+from sessiond import __version__, model
 from sessiond.attendance import Attendance
 from sessiond.backend import Backend, RawEvent
 from sessiond.client import DaemonClient
@@ -53,6 +54,8 @@ from sessiond.model import (
     SessionPage,
     SessionPresence,
     Take,
+    Window,
+    WindowStrategy,
     WrittenRecord,
 )
 from sessiond.paths import api_socket, host_name
@@ -68,6 +71,7 @@ from sessiond.sync.view import SessionView
 
 Event = Operation | Live | JournaledOperation | Reset
 
+_USER_AGENT = f"sessiond-python/{__version__}"
 _OPERATION = msgspec.json.Decoder(Operation)
 _LIVE = msgspec.json.Decoder(Live)
 _JOURNALED = msgspec.json.Decoder(JournaledOperation)
@@ -163,6 +167,16 @@ class SessionManager:
     ) -> Session:
         """Create a session.
 
+        Args:
+            user_id: whose it is: it begins with this user's preferences.
+            preferences: go before those.
+            context: one with the current folder as `working_directory` otherwise.
+            session_id: one is made up otherwise.
+            title: of the session.
+            workspace: that of the daemon otherwise.
+            environment: for example `production`.
+            user_agent: the program; this library otherwise.
+
         Raises:
             AlreadyExists: the id is taken.
             SessionDeleted: the id belonged to a session that was deleted.
@@ -174,8 +188,8 @@ class SessionManager:
             title=title or UNSET,
             workspace=workspace or UNSET,
             environment=environment,
-            user_agent=user_agent,
-            context=context or Context(),
+            user_agent=user_agent or _USER_AGENT,
+            context=context or Context(working_directory=_current_folder()),
             preferences=preferences or {},
         )
         key = _new_key()
@@ -202,6 +216,23 @@ class SessionManager:
         return await retried(
             lambda: self._backend.list_sessions(cursor=cursor, limit=limit, **filters)
         )
+
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with; nothing for somebody unknown.
+
+        Raises:
+            InvalidInput: this is no user's id.
+        """
+        return await retried(lambda: self._backend.user_preferences(user_id))
+
+    async def change_user_preferences(self, user_id: str, patch: Preferences) -> Preferences:
+        """Change it with a merge patch (None removes a field), and return all of it.
+
+        Raises:
+            InvalidInput: the id, or the name of a preference, is not allowed.
+            TooLarge: the preferences would be more than 64 KiB of JSON.
+        """
+        return await retried(lambda: self._backend.change_user_preferences(user_id, patch))
 
     async def conflicts(
         self, *, state: ConflictState | None = None
@@ -300,6 +331,22 @@ class Session:
         What it is there comes in with the first operation or write after Redis is back.
         """
         return None if self._stale_seconds is UNSET else self._stale_seconds
+
+    async def window(
+        self, *, tokens: int | None = None, strategy: WindowStrategy | None = None
+    ) -> Window:
+        """Return what of the conversation fits a window, and what is left out; it stays as it is.
+
+        Args:
+            tokens: what the window may take, at least 64; `performance.context_window_size` else.
+            strategy: what it keeps: `recent`, `pinned`, `tools` or `summary`;
+                `performance.context_window_strategy` else.
+
+        Raises:
+            InvalidInput: there is no such window, or nobody to summarise.
+        """
+        window = partial(self._backend.window, self.id, tokens=tokens, strategy=strategy)
+        return await retried(window)
 
     async def add_message(self, **fields: Any) -> Message:
         """Append a message: role, content, tool_calls, metadata, parts, and id or timestamp.
@@ -583,6 +630,14 @@ def _new_message(fields: dict[str, Any]) -> NewMessage:
         return msgspec.convert(fields, NewMessage)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this is not a message: {error}") from error
+
+
+def _current_folder() -> str:
+    """Return the current folder; nothing where it was removed."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""
 
 
 def _new_key() -> str:

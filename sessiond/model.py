@@ -311,6 +311,54 @@ class MessagePage(Struct, kw_only=True):
     stale_seconds: float | UnsetType = UNSET
 
 
+WindowStrategy = Literal["recent", "pinned", "tools", "summary"]
+WINDOW_STRATEGIES: tuple[WindowStrategy, ...] = ("recent", "pinned", "tools", "summary")
+LeftOutReason = Literal["older", "summarised", "tool-output", "too-large"]
+
+
+class LeftOut(Struct, kw_only=True):
+    """What a window leaves out of a conversation; all of it is in the conversation still.
+
+    Attributes:
+        reason: `older`: these messages did not fit; `summarised`: the same, and the summary stands
+            for them; `tool-output`: a stub stands for large outputs of tools; `too-large`: the
+            message is cut.
+        first, last: ids of the first and last message of the run that is left out.
+        messages: how many it has; 0 where a message is there and not whole.
+        tokens: about how many they take.
+        parts: the parts that have a stub.
+    """
+
+    reason: LeftOutReason
+    first: str
+    last: str
+    messages: int
+    tokens: int
+    parts: list[str] | UnsetType = UNSET
+
+
+class Window(Struct, kw_only=True):
+    """What of a conversation fits a window of `budget` tokens, by an estimate.
+
+    Attributes:
+        messages: in their order; see `left_out` for those that are not whole.
+        tokens: about how many the window takes, the summary included.
+        total_messages: of the whole conversation.
+        summary: what stands before the messages for those left out, where one was made.
+    """
+
+    session_id: str
+    strategy: WindowStrategy
+    budget: int
+    tokens: int
+    messages: list[Message]
+    left_out: list[LeftOut]
+    total_messages: int
+    position: str
+    summary: str | UnsetType = UNSET
+    stale_seconds: float | UnsetType = UNSET
+
+
 class VersionedMessage(Struct, kw_only=True):
     """One message and the version an edit of it may be based on."""
 

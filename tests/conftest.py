@@ -23,6 +23,7 @@ from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
+from sessiond.service.preferences import UserPreferences
 from sessiond.service.records import Records
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
@@ -32,6 +33,7 @@ from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import keep_raw
 from sessiond.store.keys import Keys
+from sessiond.store.preferences import PreferenceStore
 from sessiond.store.sessions import SessionStore
 from tests.store.servers import RunningServer, binary_of
 from tests.store.support import Services, StartServices, TurnedClock
@@ -192,7 +194,11 @@ def _on_fakeredis(
         committer=committer,
         bus=bus,
         store=store,
-        sessions=Sessions(around, workspace=sync.workspace),
+        sessions=Sessions(
+            around,
+            workspace=sync.workspace,
+            preferences=UserPreferences(PreferenceStore(redis, keys)),
+        ),
         messages=Messages(around),
         records=Records(around),
         conflicts=Conflicts(around, kept_days=sync.conflict_days),

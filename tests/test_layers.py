@@ -33,8 +33,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("codec", "model", "errors"),
     ),
     "api": (
-        *("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
-        "policy.caching",
+        *("api", "service", "journal", "opencode.protocol", "policy", "sync", "codec", "model"),
+        "errors",
     ),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),

@@ -54,6 +54,11 @@ def cache_key(request: web.Request) -> str:
     return checked_key(request.match_info["key"])
 
 
+def user_id(request: web.Request) -> str:
+    """Return the user's id of the address."""
+    return checked("user_id", request.match_info["user_id"])
+
+
 def document_name(request: web.Request) -> DocumentName:
     """Return the document's name of the address.
 
@@ -159,6 +164,11 @@ def check_query(request: web.Request, *known: str) -> None:
         if name not in known:
             hint = f"these are known here: {', '.join(known)}" if known else "none is known here"
             raise InvalidInput(f"unknown query parameter {name[:80]!r}", hint=hint)
+
+
+def optional_number(request: web.Request, name: str, lowest: int, highest: int) -> int | None:
+    """Return a whole number from the query; None where it says none."""
+    return number(request, name, lowest, lowest, highest) if name in request.query else None
 
 
 def number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:

@@ -20,6 +20,7 @@ from sessiond.cli import (
     inspect_redis,
     journal,
     opencode,
+    preferences,
     run,
     sessions,
     status,
@@ -30,7 +31,7 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(archive, cleanup, journal, caching, inspect_redis, configuration, demo),
+    *(archive, cleanup, journal, caching, inspect_redis, configuration, preferences, demo),
 )
 
 

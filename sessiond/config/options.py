@@ -81,8 +81,20 @@ class PerformanceOptions(Section, frozen=True):
     """Caching and compression."""
 
     context_window_size: Annotated[
-        int, _AtLeastOne, Meta(description="Context window in tokens. Accepted; not used yet.")
+        int,
+        Meta(ge=64, le=100_000_000, description="Tokens of a context window where none are said."),
     ] = 10_000
+    context_window_strategy: Annotated[
+        Literal["recent", "pinned", "tools", "summary"],
+        Meta(description="What a context window keeps: see the README."),
+    ] = "recent"
+    context_window_summary: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)?\Z",
+            description="Function that summarises, package.module:function. Empty: none.",
+        ),
+    ] = ""
     compression_enabled: Annotated[
         bool, Meta(description="Compress old parts of long sessions, and large cached answers.")
     ] = True

@@ -65,6 +65,7 @@ export type Preferences = Record<string, any>;
 /** The documents that `save` sends. */
 export type SavedDocument = "context" | "preferences";
 
+/** `user_agent` and `context.working_directory` are this program's, where none are given. */
 export interface NewSession {
   session_id?: string;
   user_id?: string;
@@ -83,6 +84,36 @@ export interface LoadedSession {
   preferences: Preferences;
   position: string;
   versions: Record<"metadata" | "context" | "preferences", string>;
+}
+
+/** `tokens`: what the window may take, at least 64; else as the daemon is configured. */
+export interface WindowOptions {
+  tokens?: number;
+  strategy?: "recent" | "pinned" | "tools" | "summary";
+}
+
+/** A run of messages that a window leaves out, or (`messages: 0`) what of one message it does. */
+export interface LeftOut {
+  reason: "older" | "summarised" | "tool-output" | "too-large";
+  first: string;
+  last: string;
+  messages: number;
+  tokens: number;
+  parts?: string[];
+}
+
+/** What of a conversation fits a window of `budget` tokens, by an estimate. */
+export interface Window {
+  session_id: string;
+  strategy: "recent" | "pinned" | "tools" | "summary";
+  budget: number;
+  tokens: number;
+  messages: Message[];
+  left_out: LeftOut[];
+  total_messages: number;
+  position: string;
+  summary?: string;
+  stale_seconds?: number;
 }
 
 export interface ListOptions {
@@ -411,6 +442,8 @@ export class Session {
   /** How old this state was when it was loaded while Redis was away; absent if it came from there. */
   readonly staleSeconds?: number;
 
+  /** What of the conversation fits a window, and what is left out; the conversation stays whole. */
+  window(options?: WindowOptions): Promise<Window>;
   /** Append a message and return it as it is stored. */
   addMessage(message: NewMessage, options?: { key?: string }): Promise<Message>;
   /** Append messages as one group, in neighbouring places, or none of them. */
@@ -487,6 +520,8 @@ export class SessionManager {
   static load(id: string): Promise<Session>;
   static list(options?: ListOptions): Promise<SessionPage>;
   static conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
+  static userPreferences(userId: string): Promise<Preferences>;
+  static changeUserPreferences(userId: string, patch: Preferences): Promise<Preferences>;
   static delete(id: string, options?: WriteOptions): Promise<void>;
   static archive(id: string, options?: { idleSeconds?: number }): Promise<ArchivedSession>;
   static restore(id: string): Promise<ArchivedSession>;
@@ -496,6 +531,10 @@ export class SessionManager {
   list(options?: ListOptions): Promise<SessionPage>;
   /** The conflicts of all sessions: all (10,000 at most), or those of a state. */
   conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
+  /** What new sessions of a user begin with. */
+  userPreferences(userId: string): Promise<Preferences>;
+  /** Change it with a merge patch (null removes a field), and return all of it. */
+  changeUserPreferences(userId: string, patch: Preferences): Promise<Preferences>;
   /**
    * Delete a session; its id is never used again.
    * @param options.expected only if the session is still at this position

@@ -14,7 +14,7 @@
  *   ConnectOptions, Contest, Context,
  *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Looked, Message, Metadata,
  *   NewMessage, NewPresence, NewSession, Operation, Part, Preferences, SavedDocument,
- *   SessionPresence, WriteOptions }
+ *   SessionPresence, Window, WindowOptions, WriteOptions }
  *   from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
@@ -26,6 +26,7 @@ import { isAbsolute, join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 
+const USER_AGENT = "sessiond-javascript";
 const FIRST_PAUSE_MS = 150;
 const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 30_000;
@@ -387,6 +388,14 @@ export class Session {
     return this.metadata.session_id;
   }
 
+  /** @param {WindowOptions} [options] @returns {Promise<Window>} */
+  async window({ tokens, strategy } = {}) {
+    const wanted = Object.entries({ tokens, strategy }).filter(([, value]) => value !== undefined);
+    const query = new URLSearchParams(wanted.map(([name, value]) => [name, String(value)]));
+    const { value, stale } = await this.#call("GET", `/window?${query}`);
+    return stale === undefined ? value : { ...value, stale_seconds: stale };
+  }
+
   /** @param {NewMessage} message @param {WriteOptions} [options] @returns {Promise<Message>} */
   async addMessage(message, options) {
     return (await this.addMessages([message], options))[0];
@@ -738,6 +747,11 @@ export class SessionManager {
   static list = (...given) => SessionManager.#default().list(...given);
   /** @type {SessionManager["conflicts"]} */
   static conflicts = (...given) => SessionManager.#default().conflicts(...given);
+  /** @type {SessionManager["userPreferences"]} */
+  static userPreferences = (...given) => SessionManager.#default().userPreferences(...given);
+  /** @type {SessionManager["changeUserPreferences"]} */
+  static changeUserPreferences = (...given) =>
+    SessionManager.#default().changeUserPreferences(...given);
   /** @type {SessionManager["delete"]} */
   static delete = (...given) => SessionManager.#default().delete(...given);
   /** @type {SessionManager["archive"]} */
@@ -752,7 +766,8 @@ export class SessionManager {
 
   /** @param {NewSession} [session] @param {{ key?: string }} [options] */
   async create(session = {}, { key = randomUUID() } = {}) {
-    const options = { json: encode(session), key };
+    const environment = { user_agent: USER_AGENT, context: { working_directory: currentFolder() } };
+    const options = { json: encode({ ...environment, ...session }), key };
     const { value } = await this.#connection.call("POST", "/v1/sessions", options);
     return new Session(this.#connection, value);
   }
@@ -796,8 +811,28 @@ export class SessionManager {
     return (await this.#connection.call("GET", `/v1/conflicts${query}`)).value.conflicts;
   }
 
+  /** @param {string} userId @returns {Promise<Preferences>} */
+  async userPreferences(userId) {
+    return (await this.#connection.call("GET", at`/v1/users/${userId}/preferences`)).value;
+  }
+
+  /** @param {string} userId @param {Preferences} patch @returns {Promise<Preferences>} */
+  async changeUserPreferences(userId, patch) {
+    const path = at`/v1/users/${userId}/preferences`;
+    return (await this.#connection.call("PATCH", path, { json: encode(patch) })).value;
+  }
+
   async close() {
     this.#connection.close();
+  }
+}
+
+/** The current folder; nothing where it was removed. */
+function currentFolder() {
+  try {
+    return process.cwd();
+  } catch {
+    return "";
   }
 }
 

@@ -8,9 +8,9 @@ import contextlib
 import msgspec
 
 from sessiond.errors import SessiondError
+from sessiond.opencode.activity import written_files
 from sessiond.policy.caching import paths_below
 from sessiond.service.caching import Caches
-from sessiond.service.opencode.attendance import written_files
 from sessiond.store.draft import Draft
 from sessiond.store.outcome import Committed
 

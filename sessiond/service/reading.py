@@ -24,6 +24,7 @@ from sessiond.service.outbox import Journaled, Outbox
 from sessiond.service.overlay import created, lay_over, lay_over_outline
 from sessiond.service.reachability import Reachability
 from sessiond.service.sessions import Filter, Sessions
+from sessiond.service.usage import count_message
 from sessiond.service.writes import Create
 from sessiond.store.sessions import parse_cursor
 from sessiond.sync.known import KnownSession
@@ -108,7 +109,9 @@ class Reading:
     async def load(self, session_id: str) -> Found[bytes]:
         """Return a whole session, as `model.Session` in JSON."""
         return await self._read(
-            session_id, lambda: self._online.sessions.load(session_id), KnownSession.session
+            session_id,
+            lambda: self._online.sessions.load(session_id),
+            lambda known: known.session(count_message),
         )
 
     async def page(self, session_id: str, after: int, limit: int) -> Found[bytes]:

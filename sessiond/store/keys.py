@@ -6,11 +6,13 @@ all, in a Redis Cluster too. `TABLE` is what `sessiond redis keys` prints and th
 
 from __future__ import annotations
 
+import re
+
 from msgspec import Struct
 
 
 class KeyKind(Struct, frozen=True):
-    """One family of keys. `pattern` holds `<id>` or `<workspace>` where the name goes."""
+    """One family of keys. `pattern` holds `<id>`, `<workspace>` or `<user>` where the name goes."""
 
     pattern: str
     type: str
@@ -173,6 +175,12 @@ TABLE: dict[str, KeyKind] = {
         "kept",
         "who cleans up: instance, until_ms, token grows; finished_ms and report of the last time",
     ),
+    "user_preferences": KeyKind(
+        "sessiond:user:<user>:preferences",
+        "hash",
+        "kept",
+        "field → JSON: what new sessions of a user begin with",
+    ),
     "probe": KeyKind(
         "sessiond:probe",
         "stream",
@@ -211,6 +219,8 @@ ARCHIVED_KINDS = tuple(
 
 _REMEMBERED = 4096
 
+_PLACE = re.compile("<(id|workspace|user)>")
+
 
 class Keys:
     """Names of keys and channels below one namespace (`redis.namespace`, "sessiond" by default)."""
@@ -231,7 +241,7 @@ class Keys:
 
     def _name(self, kind: str, value: str = "") -> str:
         rest = TABLE[kind].pattern.removeprefix("sessiond")
-        return self.namespace + rest.replace("<id>", value).replace("<workspace>", value)
+        return self.namespace + _PLACE.sub(lambda _: value, rest)
 
     def metadata(self, session_id: str) -> str:
         """Hash of the session's plain fields."""
@@ -311,6 +321,10 @@ class Keys:
     def workspace(self, workspace: str) -> str:
         """Sorted set: the sessions of one workspace."""
         return self._name("workspace", workspace)
+
+    def user_preferences(self, user_id: str) -> str:
+        """Hash: the preferences of a user."""
+        return self._name("user_preferences", user_id)
 
     def workspace_events(self, workspace: str) -> str:
         """Channel of all sessions of one workspace."""

@@ -28,7 +28,7 @@ Reset = Literal["history-changed", "trimmed", "missing"]
 """Why a position is not part of the log: Redis has another history there, the log's beginning was
 lost, or the log ends before it (it was rolled back, or flushed)."""
 
-_OP, _JSON = 1, 11
+_OP, _EPOCH, _JSON = 1, 9, 11
 _FIRST_PAGE = 4
 _PAGE_BYTES = 4 * 1024 * 1024
 PAGE = 500
@@ -65,6 +65,14 @@ class LogPage:
     def size(self) -> int:
         """How many bytes of JSON the page holds."""
         return sum(map(_size, self.raw))
+
+    def has(self, position: Position) -> bool:
+        """Tell whether the entry of a position is on this page."""
+        if not self.raw:
+            return False
+        place = position.offset - int(self.raw[0][0][:-2])
+        is_here = 0 <= place < len(self.raw)
+        return is_here and bool(self.raw[place][1][_EPOCH] == position.epoch.encode())
 
     def appended(self) -> list[tuple[int, bytes]]:
         """Return offset and JSON of the messages that these entries append."""

@@ -15,6 +15,7 @@ from sessiond.api.cleanup import cleanup_routes
 from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
+from sessiond.api.users import user_routes
 from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
 
 ROUTES: list[Route] = [
@@ -24,6 +25,7 @@ ROUTES: list[Route] = [
     *journal_routes(MagicMock()),
     *archive_routes(MagicMock()),
     *cleanup_routes(MagicMock()),
+    *user_routes(MagicMock()),
 ]
 """The table of routes, without anything behind it."""
 
@@ -39,6 +41,7 @@ def filled(route: Route, **values: str) -> str:
         "document": "context",
         "number": "1",
         "workspace": "default",
+        "user_id": "user123",
         "instance": "oc-1",
         "key": "0123456789abcdef.0123456789abcdef0123456789abcdef",
     }

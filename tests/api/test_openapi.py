@@ -197,6 +197,7 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/{message_id}": {"content": "edited"},
         "/{part_id}": {"type": "text"},
         "/{document}": {},
+        "/{user_id}/preferences": {"theme": "dark"},
         "/v1/config": {},
         "/presence/{instance}": {"active_files": ["README.md"]},
         "/{instance}": attachment,

@@ -40,6 +40,8 @@ SPECIFICATION: dict[str, Any] = {
     "security": {"encrypt_sessions": False, "access_control": True, "audit_logging": True},
 }
 OURS: dict[str, Any] = {
+    "performance": SPECIFICATION["performance"]
+    | {"context_window_strategy": "recent", "context_window_summary": ""},
     "redis": {
         "url": "",
         "namespace": "sessiond",

@@ -41,7 +41,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "retention.max_age_days": (1, None),
     "retention.cleanup_interval_hours": (1, None),
     "retention.delete_archived_days": (0, 36_500),
-    "performance.context_window_size": (1, None),
+    "performance.context_window_size": (64, 100_000_000),
     "performance.cache_ttl_seconds": (1, None),
     "performance.cache_mib": (1, 1024),
     "redis.timeout_seconds": (0.1, 60),

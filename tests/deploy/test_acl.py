@@ -264,6 +264,9 @@ async def write_messages(client: DaemonClient) -> None:
 async def write_documents(client: DaemonClient) -> None:
     await client.change_document("s", "context", {"active_files": None, "state": {"step": 1}})
     await client.change_document("s", "preferences", {"theme": "light"}, replace=True)
+    for theme in ("dark", None):
+        await client.change_user_preferences("ana", {"theme": theme})
+    assert await client.user_preferences("ana") == {}
     await client.change_document("s", "metadata", {"title": "A title"})
     await client.change_document("s", "metadata", {"title": None})
     assert (await client.document("s", "context")).value["state"] == {"step": 1}
@@ -298,6 +301,7 @@ async def read_sessions(client: DaemonClient) -> None:
     assert len(ids) == 2
     assert "s" in ids
     loaded = await client.load("s")
+    assert (await client.window("s")).messages == loaded.conversation.messages
     assert loaded.position == await client.position("s")
     operations = (await client.operations("s")).operations
     assert operations[-1].position == loaded.position

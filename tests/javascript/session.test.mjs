@@ -453,3 +453,35 @@ describe("connections", () => {
     });
   }
 });
+
+test("a window shows what fits, and tells what is left out", async () => {
+  const session = await SessionManager.create({});
+  for (let number = 0; number < 6; number++) {
+    await session.addMessage({ role: "user", content: "word ".repeat(30) });
+  }
+  const window = await session.window({ tokens: 100, strategy: "recent" });
+  assert.ok(window.tokens <= 100);
+  assert.deepEqual(window.messages, session.messages.slice(-window.messages.length));
+  assert.equal(window.left_out[0].messages + window.messages.length, 6);
+  assert.deepEqual((await session.window()).messages, session.messages);
+  await assert.rejects(session.window({ tokens: 1 }), problem("invalid-input", 400));
+});
+
+test("sessions of a user begin with the user's preferences", async () => {
+  const user = `ann-${randomUUID()}`;
+  await SessionManager.changeUserPreferences(user, { theme: "dark", language: "de" });
+  const session = await SessionManager.create({ user_id: user, preferences: { language: "en" } });
+  assert.deepEqual(session.preferences, { theme: "dark", language: "en" });
+  const left = await SessionManager.changeUserPreferences(user, { theme: null });
+  assert.deepEqual(left, { language: "de" });
+  assert.deepEqual(await SessionManager.userPreferences(user), left);
+});
+
+test("a session says where and by what it was created", async () => {
+  const { context, metadata } = await SessionManager.create();
+  assert.equal(context.working_directory, process.cwd());
+  assert.equal(metadata.user_agent, "sessiond-javascript");
+  const given = await SessionManager.create({ user_agent: "editor/1", context: {} });
+  assert.equal(given.metadata.user_agent, "editor/1");
+  assert.equal(given.context.working_directory, "");
+});

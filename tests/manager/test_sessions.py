@@ -6,12 +6,13 @@ import asyncio
 import secrets
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from sessiond import Session, SessionManager
+from sessiond import Session, SessionManager, __version__
 from sessiond.errors import (
     AlreadyExists,
     NotFound,
@@ -50,6 +51,9 @@ async def test_a_session_that_is_loaded_or_followed_counts_as_read(
             await until_awaited(partial(is_noted, redis, session))
 
 
+FOLDER = str(Path.cwd())
+
+
 async def test_a_session_lives_as_the_specification_says(manager: SessionManager) -> None:
     session = await manager.create(
         user_id="user123", preferences={"theme": "dark", "language": "en"}
@@ -68,7 +72,11 @@ async def test_a_session_lives_as_the_specification_says(manager: SessionManager
     again = await manager.load(session.id)
     assert again.messages == [asked, answer] == session.messages
     assert again.messages[1].tool_calls == ["grep", "read"]
-    assert again.context == Context(active_files=["README.md"], state={"phase": "exploration"})
+    assert again.context == Context(
+        working_directory=FOLDER,
+        active_files=["README.md"],
+        state={"phase": "exploration"},
+    )
     assert again.preferences == {"theme": "light", "language": "en"}
     assert again.metadata.status == "active"
 
@@ -251,3 +259,19 @@ async def test_the_origin_of_a_write_names_the_program(connect: Connect, way: st
     unnamed = await connect().create()
     (created,) = await log_of(unnamed)
     assert "@" not in created.origin
+
+
+async def test_a_session_says_where_and_by_what_it_was_created(
+    manager: SessionManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = await manager.create()
+    assert session.context.working_directory == str(tmp_path)
+    assert session.metadata.user_agent == f"sessiond-python/{__version__}"
+    given = await manager.create(
+        context=Context(active_files=["a"]), user_agent="editor/1", environment="production"
+    )
+    assert given.context == Context(active_files=["a"])
+    assert (given.metadata.user_agent, given.metadata.environment) == ("editor/1", "production")
+    tmp_path.rmdir()  # noqa: ASYNC240 - nobody waits
+    assert (await manager.create()).context.working_directory == ""

@@ -16,6 +16,7 @@ from sessiond.store.janitor import JanitorStore
 from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.preferences import PreferenceStore
 from sessiond.store.presence import About, PresenceStore
 from sessiond.store.use import UseStore
 from tests.store.support import Services, until
@@ -31,6 +32,7 @@ CHANNELS = [
 def fits(row: KeyKind, namespace: str, name: str) -> bool:
     pattern = re.escape(row.pattern.replace("sessiond", namespace, 1))
     pattern = pattern.replace("<id>", "[A-Za-z0-9_-]+").replace("<workspace>", "[A-Za-z0-9_.-]+")
+    pattern = pattern.replace("<user>", "[A-Za-z0-9_.@+-]+")
     return re.fullmatch(pattern, name) is not None
 
 
@@ -72,6 +74,7 @@ def test_names_are_those_of_the_table() -> None:
     assert keys.workspace_events("w") == "sessiond:workspace:w:events"
     assert keys.workspace_events_pattern % "w" == keys.workspace_events("w")
     assert keys.archive("a") == "sessiond:{a}:archive"
+    assert keys.user_preferences("u@w") == "sessiond:user:u@w:preferences"
     assert keys.presence("a") == "sessiond:{a}:presence"
     assert keys.sessions == "sessiond:sessions"
     assert keys.present == "sessiond:present"
@@ -106,6 +109,7 @@ def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
         keys.replication,
         keys.workspace("w"),
         keys.workspace_events("w"),
+        keys.user_preferences("u"),
     ]
     assert all(name.startswith(f"{namespace}:") for name in names)
     matching = {kind for kind, row in TABLE.items() for name in names if fits(row, namespace, name)}
@@ -142,6 +146,7 @@ async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_d
 
 
 async def _everything(core: Services) -> None:
+    await PreferenceStore(core.redis, core.keys).write("ann", {"theme": "dark"}, ())
     for name in ("ses_1", "ses_2", "ses_3"):
         await core.sessions.create(
             NewSession(session_id=name, workspace="w.1", preferences={"theme": "dark"})

@@ -19,6 +19,7 @@ from msgspec import Struct, structs
 
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted, TooLarge
 from sessiond.model import Context, NewSession
+from sessiond.opencode.activity import context_after, ended_uses
 from sessiond.opencode.database import STRETCH, Database
 from sessiond.opencode.mapping import (
     Change,
@@ -33,10 +34,12 @@ from sessiond.opencode.records import SessionState, StoredEvent
 from sessiond.opencode.reverts import outlives_revert
 from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
+from sessiond.service.documents import Documents
 from sessiond.service.opencode.late import late_records
 from sessiond.service.opencode.others import Others
 from sessiond.service.opencode.reading import Read
 from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
+from sessiond.service.opencode.working import WorkingContext
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
 from sessiond.store.opencode import OpencodeStore
@@ -71,6 +74,7 @@ class Target(Struct, frozen=True):
     sessions: Sessions
     store: SessionStore
     opencode: OpencodeStore
+    documents: Documents
     clock: Clock
 
 
@@ -115,6 +119,7 @@ class Outbox:
         self._written: dict[str, int] = {}
         self._recorders: dict[str, Recorder] = {}
         self._expected: dict[tuple[str, bytes], None] = {}
+        self._context = WorkingContext(target.store, target.documents, replica.name)
         self._others = Others(read, target.sessions, replica.name)
 
     def forget(self, session_id: str) -> None:
@@ -299,7 +304,7 @@ class Outbox:
             title=str(info.get("title", ""))[:TITLE],
             workspace=self._replica.workspace,
             user_agent=f"opencode {info.get('version', '')}".strip(),
-            context=Context(working_directory=str(info.get("directory", "")), opencode=info),
+            context=self._first_context(info, state),
         )
         try:
             await self._target.sessions.create(new, Request(client=self._replica.name))
@@ -307,6 +312,18 @@ class Outbox:
             return await self._complete(session_id)
         await self._put_records(session_id, state.messages, state.parts, state.seq)
         return state.seq
+
+    def _first_context(self, info: dict[str, Any], state: SessionState) -> Context:
+        """Return the context of a session that is brought in as it stands."""
+        machine, now = self._machine(), self._target.clock()
+        uses = ended_uses(_part_changes(state.parts, machine, now)).values()
+        noted = context_after({}, uses)
+        return Context(
+            working_directory=str(info.get("directory", "")),
+            active_files=noted["active_files"],
+            recent_commands=noted["recent_commands"],
+            opencode=info,
+        )
 
     async def _complete(self, session_id: str) -> int:
         """Write what opencode's log does not tell of a session, and return from where it does.
@@ -348,12 +365,7 @@ class Outbox:
             Change(kind="message.put", id=name, body=neutral_message(info, machine), at_ms=now)
             for name, info in messages.items()
         ]
-        changes += [
-            Change(
-                kind="part.put", id=name, body=neutral_part(_named(name, part), machine), at_ms=now
-            )
-            for name, part in parts.items()
-        ]
+        changes += _part_changes(parts, machine, now)
         sourced = [SourcedChange(change, None) for change in changes[:-1]]
         sourced += [SourcedChange(change, seq) for change in changes[-1:]]
         await (await self._recorder(session_id)).write(sourced)
@@ -361,7 +373,10 @@ class Outbox:
     async def _write_events(self, session_id: str, events: list[StoredEvent]) -> None:
         changes = await self._meant(session_id, await self._changes(events))
         await self._others.keep(session_id, changes, self._machine())
+        meant = [sourced.change for sourced in changes]
+        uses = await self._context.new_uses(session_id, meant)
         await (await self._recorder(session_id)).write(changes)
+        await self._context.note(session_id, uses)
 
     async def _changes(self, events: list[StoredEvent]) -> list[SourcedChange]:
         """Return what events change, without those that came from elsewhere or are unknown."""
@@ -440,6 +455,15 @@ class Outbox:
             self._progress.pop(session_id, None)  # gone here, too: nothing of it comes too late
             self._progressed()
             self.forget(session_id)
+
+
+def _part_changes(parts: dict[str, dict[str, Any]], machine: Machine, at_ms: int) -> list[Change]:
+    return [
+        Change(
+            kind="part.put", id=name, body=neutral_part(_named(name, part), machine), at_ms=at_ms
+        )
+        for name, part in parts.items()
+    ]
 
 
 def _named(name: str, part: dict[str, Any]) -> dict[str, Any]:

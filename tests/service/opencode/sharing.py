@@ -69,7 +69,7 @@ class Sharer:
             OpencodeStore(self._core.redis, self._core.keys, self._core.store.recall),
         )
         services = ShareServices(
-            Target(core.sessions, core.store, store, core.clock),
+            Target(core.sessions, core.store, store, core.documents, core.clock),
             core.feeds,
             Leases(LeaseStore(core.redis, core.keys, _LEASE_MS), self._name),
             Presences(

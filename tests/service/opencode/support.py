@@ -60,7 +60,7 @@ class Site:
         return Outbox(
             Replica(self.replica, "default", PROJECT),
             read or self.read,
-            Target(core.sessions, core.store, store, core.clock),
+            Target(core.sessions, core.store, store, core.documents, core.clock),
             self.machine,
             lambda session_id: session_id not in self.private,
             unlike=self.doubt,

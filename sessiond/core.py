@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +21,7 @@ from sessiond.service.clock import Clock, system_clock
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
+from sessiond.service.identity import Entropy
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.performing import Performer
@@ -50,6 +51,7 @@ from sessiond.store.sessions import SessionStore
 from sessiond.store.use import UseStore
 
 _COMMIT_CONNECTIONS = 16
+_INCARNATION_BYTES = 4
 
 
 class Core:
@@ -60,7 +62,7 @@ class Core:
         configuration: options of `redis`, `sync` and `api`.
         instance: the name under which this process writes.
         clock: milliseconds since 1970.
-        incarnation: what tells this life of the process from its others.
+        entropy: returns that many random bytes.
         default_archive: where archived sessions go if `retention.archive` does not say.
     """
 
@@ -71,7 +73,7 @@ class Core:
         *,
         instance: str,
         clock: Clock = system_clock,
-        incarnation: Callable[[], str] = lambda: secrets.token_hex(4),
+        entropy: Entropy = secrets.token_bytes,
         default_archive: Path | None = None,
     ) -> None:
         _require_verified_tls(url)
@@ -93,7 +95,7 @@ class Core:
             self._commits.execute,
             self.keys,
             replicas=self.replicas,
-            writer=f"{instance}.{incarnation()}",
+            writer=f"{instance}.{entropy(_INCARNATION_BYTES).hex()}",
             batch_operations=sync.batch_operations,
             retry_seconds=sync.retry_seconds,
         )
@@ -114,6 +116,7 @@ class Core:
             ConflictStore(self.redis, self.keys),
             rules=merge_rules(sync.merge),
             clock=clock,
+            entropy=entropy,
         )
         self.archiving = Archiving(
             around,

@@ -159,8 +159,11 @@ class Confirmed:
         checks = [asyncio.create_task(check(*each)) for each in positions.items()]
         if checks:
             await asyncio.wait(checks)
+        failed = [error for done in checks if (error := done.exception())]
+        if failed:
+            raise failed[0]
         lost = sum(done.result() for done in checks)
-        for session_id in self._examined:
+        for session_id in sorted(self._examined):
             await self._lookup.forgive(session_id)
         self.end_look()
         if lost:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from hashlib import sha1
+from itertools import takewhile
 from typing import Any
 
 from lupa.lua51 import LuaRuntime
@@ -44,6 +45,10 @@ class _Stream:
 
     def entry(self, place: tuple[int, int]) -> list[Any]:
         return [b"%d-%d" % place, list(self.fields[place])]
+
+
+class _Members(dict[bytes, int]):
+    """A sorted set: its members and their scores."""
 
 
 class Database:
@@ -123,9 +128,13 @@ class Database:
     def _put(self, key: bytes, value: Any) -> None:
         self._keys[key] = value
 
-    def _drop_if_empty(self, key: bytes, value: Any) -> None:
+    def _remove(self, key: bytes, kind: type[Any], names: Iterable[bytes]) -> int:
+        """Take names out of a hash or a sorted set; what is empty then is gone."""
+        value = self._value(key, kind)
+        removed = sum(value.pop(name, None) is not None for name in names)
         if not value:
             self._keys.pop(key, None)
+        return removed
 
     # Keys and the server
 
@@ -178,10 +187,7 @@ class Database:
         return len(self._value(key, dict))
 
     def _do_hdel(self, key: bytes, *names: bytes) -> Reply:
-        fields = self._value(key, dict)
-        removed = sum(fields.pop(name, None) is not None for name in names)
-        self._drop_if_empty(key, fields)
-        return removed
+        return self._remove(key, dict, names)
 
     def _do_hscan(self, key: bytes, _cursor: bytes, *options: bytes) -> Reply:
         named = dict(zip(options[::2], options[1::2], strict=True))
@@ -236,8 +242,8 @@ class Database:
     # Sorted sets, of whole numbers
 
     def _do_zadd(self, key: bytes, *given: bytes) -> Reply:
-        members = self._value(key, dict)
-        options = [each for each in given[:2] if each.isalpha()]
+        members = self._value(key, _Members)
+        options = list(takewhile((b"XX", b"NX", b"GT").__contains__, given))
         added = 0
         pairs = given[len(options) :]
         for score, member in zip(pairs[::2], pairs[1::2], strict=True):
@@ -254,14 +260,14 @@ class Database:
         return added
 
     def _do_zrem(self, key: bytes, *names: bytes) -> Reply:
-        return self._do_hdel(key, *names)
+        return self._remove(key, _Members, names)
 
     def _do_zcard(self, key: bytes) -> Reply:
-        return len(self._value(key, dict))
+        return len(self._value(key, _Members))
 
     def _do_zrange(self, key: bytes, first: bytes, last: bytes, *options: bytes) -> Reply:
         ranked: list[tuple[int, bytes]] = []
-        for member, score in self._value(key, dict).items():
+        for member, score in self._value(key, _Members).items():
             insort(ranked, (score, member))
         end = int(last)
         chosen = ranked[int(first) : None if end == -1 else end + 1]
@@ -270,9 +276,9 @@ class Database:
         return [member for _, member in chosen]
 
     def _do_zremrangebyscore(self, key: bytes, least: bytes, most: bytes) -> Reply:
-        members = self._value(key, dict)
+        members = self._value(key, _Members)
         old = [member for member, score in members.items() if float(least) <= score <= float(most)]
-        return self._do_hdel(key, *old) if old else 0
+        return self._remove(key, _Members, old) if old else 0
 
     # Scripts
 

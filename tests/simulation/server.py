@@ -205,8 +205,8 @@ def encoded(reply: Reply) -> bytes:
 
 
 def _outline(command: Command) -> list[Any]:
-    """Return a command without its values: a script by its first key and what it writes."""
+    """Return a command without its values: a script by its first key and last argument."""
     name = command[0].upper()
     if name in (b"EVAL", b"EVALSHA"):
-        return [name, command[3], command[-1]]
+        return [name, *command[3:4], command[-1]]
     return [name, *command[1:3]]

@@ -156,13 +156,12 @@ class Confirmed:
                     return 0
                 return await self._find_lost(session_id)
 
-        checks = [asyncio.create_task(check(*each)) for each in positions.items()]
-        if checks:
-            await asyncio.wait(checks)
-        failed = [error for done in checks if (error := done.exception())]
-        if failed:
-            raise failed[0]
-        lost = sum(done.result() for done in checks)
+        checks = (check(*each) for each in positions.items())
+        lost = 0
+        for outcome in await asyncio.gather(*checks, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            lost += outcome
         for session_id in sorted(self._examined):
             await self._lookup.forgive(session_id)
         self.end_look()

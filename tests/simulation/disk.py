@@ -46,6 +46,11 @@ class Disk:
         """Where this life's journal lies."""
         return self._root / f"life{self._lives}"
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a transaction is under way."""
+        return self.executor is not None and self.executor.is_busy
+
     def delay(self) -> float:
         """Return how long a transaction takes now."""
         return self._random.uniform(*self.seconds)
@@ -84,6 +89,11 @@ class DiskExecutor:
         self._waiting: deque[Work] = deque()
         self._loop = asyncio.get_running_loop()
         self._is_alive = True
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way."""
+        return bool(self._waiting)
 
     def submit(self, work: Work) -> None:
         """Have something done; see Executor."""

@@ -17,6 +17,7 @@ from tests.system.faults.schedule import Step
 _SLOW_SECONDS = (0.03, 0.3)
 _HOUR_MS = 3_600_000
 _FEW_WRITES = 12
+_LOOKS, _LOOK_SECONDS = 200, 0.001
 
 
 class World(Struct, frozen=True):
@@ -49,8 +50,12 @@ async def _crash_sidecar(world: World, step: Step) -> None:
 
 
 async def _crash_twice(world: World, step: Step) -> None:
-    """The second life finds what the first left, works without Redis, and crashes, too."""
+    """In the middle of a write; the second life works without Redis, and crashes, too."""
     async with _alone(world, step) as sidecar:
+        for _ in range(_LOOKS):
+            if sidecar.disk.is_busy:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
         await sidecar.crash()
         sidecar.link.refuses = True
         await sidecar.start()

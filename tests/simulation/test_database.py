@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from random import Random
 from typing import Any
@@ -155,7 +155,7 @@ async def test_the_scripts_do_the_same_in_both(model: Ask, real: Ask) -> None:
 
     committer = Committer(nowhere, KEYS, writer="side0.1")
 
-    def run(ask: Ask, script: Script, keys: list[str], arguments: list[Any]) -> Any:
+    def run(ask: Ask, script: Script, keys: Sequence[str], arguments: list[Any]) -> Any:
         reply = ask("EVALSHA", script.digest, len(keys), *keys, *arguments)
         if reply == "NOSCRIPT":
             reply = ask("EVAL", script.text, len(keys), *keys, *arguments)

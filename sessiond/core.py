@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -27,6 +27,7 @@ from sessiond.service.documents import Documents
 from sessiond.service.edits import EditWatch
 from sessiond.service.feeds import Feeds
 from sessiond.service.fingerprints import Fingerprints
+from sessiond.service.identity import Entropy
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.performing import Performer
@@ -61,6 +62,7 @@ from sessiond.store.use import UseStore
 
 _COMMIT_CONNECTIONS = 16
 _MIB = 1024 * 1024
+_INCARNATION_BYTES = 4
 
 
 class Core:
@@ -71,7 +73,7 @@ class Core:
         configuration: options of `redis`, `sync` and `api`.
         instance: the name under which this process writes.
         clock: milliseconds since 1970.
-        incarnation: what tells this life of the process from its others.
+        entropy: returns that many random bytes.
         default_archive: where archived sessions go if `retention.archive` does not say.
     """
 
@@ -82,7 +84,7 @@ class Core:
         *,
         instance: str,
         clock: Clock = system_clock,
-        incarnation: Callable[[], str] = lambda: secrets.token_hex(4),
+        entropy: Entropy = secrets.token_bytes,
         default_archive: Path | None = None,
     ) -> None:
         _require_verified_tls(url)
@@ -104,7 +106,7 @@ class Core:
             self._commits.execute,
             self.keys,
             replicas=self.replicas,
-            writer=f"{instance}.{incarnation()}",
+            writer=f"{instance}.{entropy(_INCARNATION_BYTES).hex()}",
             batch_operations=sync.batch_operations,
             retry_seconds=sync.retry_seconds,
         )
@@ -125,6 +127,7 @@ class Core:
             ConflictStore(self.redis, self.keys),
             rules=merge_rules(sync.merge),
             clock=clock,
+            entropy=entropy,
         )
         self.archiving = Archiving(
             around,

@@ -93,13 +93,20 @@ class Journaled(Struct, frozen=True):
 class _Waiting(Struct, eq=False):
     """A journaled write in its lane; `outcome` where somebody still waits for it.
 
-    `was`: where Redis had it, before it went back.
+    `was`: where Redis had it, before it went back. `is_owed`: Redis had it, and an earlier try of
+    the same write was told so.
     """
 
     write: Write
     span: Span
     was: Position | None = None
     outcome: asyncio.Future[Performed] | None = None
+    is_owed: bool = False
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether somebody was told that it will be, or is, done."""
+        return self.is_owed or self.outcome is None
 
     @property
     def place(self) -> Position:
@@ -378,7 +385,7 @@ class Outbox:
         batch, life = self._next_batch(lane.writes), self.confirmed.lives
         outcomes = await asyncio.gather(
             *(
-                self._perform(self._bases.based(waiting.write), is_promised=waiting.outcome is None)
+                self._perform(self._bases.based(waiting.write), is_promised=waiting.is_promised)
                 for waiting in batch
             ),
             return_exceptions=True,
@@ -428,10 +435,12 @@ class Outbox:
         if error.temporary:
             self._note(error, lane.session_id)
             return False
+        is_heard = waiting.outcome is not None and not waiting.outcome.done()
+        is_to_be_kept = waiting.is_owed or not is_heard
+        if is_to_be_kept and not await self._is_kept(lane, waiting.write, error):
+            return False
         if waiting.outcome and not waiting.outcome.done():
             waiting.outcome.set_exception(error)  # whoever wrote it hears of it
-        elif not await self._is_kept(lane, waiting.write, error):
-            return False
         self._around.journal.discard(waiting.span)
         return True
 
@@ -483,6 +492,7 @@ class Outbox:
             return len(again)
         for waiting in again:
             if waiting.span in there:
+                waiting.is_owed = True
                 lane.writes.remove(waiting)
         lane.writes.extendleft(reversed(again))
         return sum(waiting.span not in there for waiting in again)

@@ -508,6 +508,60 @@ async def test_what_redis_lost_is_done_again_in_order_before_what_came_since(
     assert await look(machine) == 0
 
 
+async def test_after_a_loss_redis_is_known_to_have_what_is_left_and_no_more(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Should it go back again while what was lost is written, that must be noticed."""
+    for name in "abcd":
+        await machine.outbox.submit(append(name))
+    redis.gate.clear()
+    redis.roll_back_to(2)
+    assert await look(machine) == 2
+    assert machine.outbox.confirmed.known("s") == Position(EPOCH, 2)
+    redis.roll_back_to(0)
+    assert await look(machine) == 2  # beside those that wait already
+    assert machine.outbox.confirmed.known("s") is None
+
+
+async def test_a_retry_of_what_redis_has_just_lost_is_no_refusal(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Its session is missing since a moment ago, and nobody looked yet."""
+    write = append("a", key="k")
+    await machine.outbox.submit(write)
+    redis.roll_back_to(0)
+    redis.refusals["a"] = NotFound("there is no such session")
+    assert isinstance(await machine.outbox.submit(write), Journaled)
+    redis.refusals.clear()
+    await look(machine)
+    await machine.settled()
+    assert redis.log == ["a"]
+
+
+async def test_a_retry_that_is_refused_takes_nothing_back_of_what_was_acknowledged(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Redis lost what it had; another machine has yet to create the session once more."""
+    write = append("a", key="k")
+    await machine.outbox.submit(write)
+    redis.roll_back_to(0)
+    machine.outbox.confirmed.doubt("s")
+    retry = asyncio.create_task(machine.outbox.submit(write, wait_seconds=5))
+    await until(lambda: machine.outbox.waiting("s"))
+    redis.refusals["a"] = NotFound("there is no such session")
+    redis.is_missing = True
+    async with asyncio.timeout(5):
+        while not (await machine.outbox.status()).held:
+            await look(machine)
+            await asyncio.sleep(0.001)
+    redis.is_missing = False
+    redis.refusals.clear()
+    await look(machine)
+    await retry
+    assert redis.log == ["a"]
+    assert [entry.session_id for entry in await entries_of(machine.journal)] == ["s"]
+
+
 @pytest.mark.parametrize("waits", [False, True])
 async def test_an_answer_from_before_redis_went_back_is_asked_for_again(
     machine: Machine, redis: PlayedRedis, *, waits: bool

@@ -28,9 +28,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "journal": ("journal", "folders", "sync", "codec", "model", "errors"),
     "replica": ("replica", "folders", "sync", "codec", "model", "errors"),
     "archive": ("archive", "errors"),
+    "files": ("files", "folders", "sync", "codec", "model", "errors"),
     "service": (
-        *("service", "store", "policy", "journal", "replica", "archive", "opencode", "sync"),
-        *("codec", "model", "errors"),
+        *("service", "store", "policy", "journal", "replica", "files", "archive", "opencode"),
+        *("sync", "codec", "model", "errors"),
     ),
     "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
@@ -54,6 +55,7 @@ IMPURE = (
 PURE = (
     *("codec", "sync", "policy"),
     *("journal.record", "journal.carving", "archive.record"),
+    *("files.layout", "files.state"),
     *("opencode.mapping", "opencode.difference", "opencode.records", "opencode.protocol"),
 )
 

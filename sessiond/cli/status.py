@@ -72,6 +72,7 @@ def _status(options: argparse.Namespace) -> None:
         "journal": summary_of(status.outbox),
         "copies": _copies(status),
         "clean-up": cleanup.summary_of(status.cleanup),
+        "files": _files(status),
         "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
         "others": ", ".join(others),
     }
@@ -111,6 +112,25 @@ def _copies(status: Status) -> str:
         return ""
     behind = f", {replica.behind} behind" if replica.behind else ""
     return f"{replica.sessions} sessions, {replica.bytes / 2**20:.1f} MiB{behind}"
+
+
+def _files(status: Status) -> str:
+    """Return what of the sessions is kept outside of Redis, if anything is kept at all."""
+    if status.in_memory:
+        return paint("none: all is in memory only, and lost when this daemon ends", "yellow")
+    files = status.files
+    if files is None:
+        return ""
+    behind = f", {files.behind} to be written" if files.behind else ""
+    text = f"{files.sessions} sessions in {files.directory}{behind}"
+    for problem in files.rejected:
+        told = one_line(f"{problem.kept}: {problem.reason}")
+        text += paint(f"\n{'':12} not taken: {told}", "red")
+    for problem in files.recent:
+        where = f"{problem.session_id}/{problem.file}".rstrip("/")
+        told = one_line(f"{where} {problem.what}: {problem.reason} {problem.kept}")
+        text += f"\n{'':12} {told}"
+    return text
 
 
 def _opencode(status: OpencodeStatus) -> str:

@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
-        *("cli", "client", "backend", "config", "paths", "model", "errors"),
+        *("cli", "client", "backend", "exchange", "config", "paths", "model", "errors"),
         *("store.keys", "service.status", "service.finding", "service.opencode.overview"),
         *("journal.reports", "opencode", "daemon"),
     ),
@@ -57,6 +57,7 @@ PURE = (
     *("journal.record", "journal.carving", "archive.record"),
     *("files.layout", "files.state"),
     *("opencode.mapping", "opencode.difference", "opencode.records", "opencode.protocol"),
+    "opencode.exported",
 )
 
 RESERVED: dict[str, tuple[str, ...]] = {

@@ -16,6 +16,7 @@ from sessiond.cli import (
     conflicts,
     demo,
     doctor,
+    exchange,
     inspect_redis,
     journal,
     opencode,
@@ -28,7 +29,7 @@ from sessiond.cli.terminal import paint
 from sessiond.errors import SessiondError
 
 _COMMANDS = (
-    *(run, status, doctor, sessions, conflicts, opencode),
+    *(run, status, doctor, sessions, conflicts, exchange, opencode),
     *(archive, cleanup, journal, inspect_redis, configuration, demo),
 )
 

@@ -11,6 +11,7 @@ from tests.bench import (
     daemons,
     documents,
     durability,
+    files,
     journal,
     merge,
     opencode,
@@ -31,6 +32,7 @@ _GROUPS = {
     "outbox": outbox.figures,
     "replica": replica.figures,
     "archive": archive.figures,
+    "files": files.figures,
 }
 
 

@@ -14,75 +14,30 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
-from msgspec import Struct, field
 
 from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreUnavailable
-from sessiond.files.folder import (
-    Damaged,
-    Edited,
-    Finding,
-    FolderChanged,
-    Missing,
-    Rejected,
-    SessionFolder,
-)
-from sessiond.files.layout import FileName, file_of, rendered
-from sessiond.files.reading import Unreadable
 from sessiond.files.root import FilesRoot
-from sessiond.files.state import (
-    STATE_FILE,
-    FileState,
-    FolderState,
-    Stamp,
-    digest,
-    with_file,
-    without_file,
-)
-from sessiond.service.edits import Source, take_edit
+from sessiond.service.edits import Source
 from sessiond.service.incidents import Incidents
+from sessiond.service.mirrored_session import MirroredSession
 from sessiond.service.restoring import restore
-from sessiond.service.status import FileProblem, FilesStatus
+from sessiond.service.status import FilesStatus
 from sessiond.store.draft import Draft
 from sessiond.store.outcome import Committed
 from sessiond.sync.position import Position
 
 _PAUSE_SECONDS = 1.0
-_LEAST_SHARE = 20
-"""Writing a session pauses it for so many times as long as it took."""
 _LOOKED_AT = 500
 """Sessions whose files are looked at in one second."""
 _ALL_SECONDS = 600.0
 """How often all sessions are compared with Redis, not only those that were active."""
 _LOST_SECONDS = 10.0
+_RETRY_SECONDS = 30.0
 _BACK_MS = 60_000
 _PAGE = 50
 _LAST_SECONDS = 5.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class _Mirrored(Struct, eq=False):
-    """One session's files.
-
-    Attributes:
-        folder: where they are.
-        state: what is known of them.
-        is_behind: whether the session may be another one than they say.
-        due: when they may be written again (monotonic, in seconds).
-        rejected: files that somebody edited, and that cannot be taken.
-        seen: stamps of files that somebody is perhaps still writing.
-    """
-
-    folder: SessionFolder
-    state: FolderState
-    is_behind: bool = True
-    due: float = 0.0
-    rejected: dict[FileName, Rejected] = field(default_factory=dict)
-    seen: dict[FileName, Stamp] = field(default_factory=dict)
-
-    @property
-    def session_id(self) -> str:
-        return self.folder.session_id
 
 
 class Mirror:
@@ -107,7 +62,7 @@ class Mirror:
         self._source = source
         self._restores = restores
         self._now = now
-        self._mirrored: dict[str, _Mirrored] = {}
+        self._mirrored: dict[str, MirroredSession] = {}
         self._incidents = Incidents(source.clock)
         self._deleted: set[str] = set()
         self._lost: set[str] = set()
@@ -139,17 +94,7 @@ class Mirror:
 
     def status(self) -> FilesStatus:
         """Return what is kept, and what is wrong with it."""
-        rejected = [
-            FileProblem(
-                session_id=each.session_id,
-                file=file_of(name),
-                what="rejected",
-                reason=problem.reason,
-                kept=str(each.folder.file(name)),
-            )
-            for each in self._mirrored.values()
-            for name, problem in each.rejected.items()
-        ]
+        rejected = [problem for each in self._mirrored.values() for problem in each.rejected()]
         return FilesStatus(
             directory=str(self._root.path),
             sessions=len(self._mirrored),
@@ -191,31 +136,39 @@ class Mirror:
             await self._restore_lost()
         await self._write_behind()
 
-    def _of(self, session_id: str) -> _Mirrored:
+    def _of(self, session_id: str) -> MirroredSession:
         known = self._mirrored.get(session_id)
         if known is None:
-            state = FolderState(session_id=session_id)
-            known = self._mirrored[session_id] = _Mirrored(self._root.of(session_id), state)
+            folder = self._root.of(session_id)
+            known = MirroredSession(folder, self._source, self._incidents, self._now)
+            self._mirrored[session_id] = known
         return known
+
+    async def _one(self, each: MirroredSession, work: Awaitable[None]) -> None:
+        """Do something about one session; what is wrong with it does not concern the others.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        try:
+            await work
+        except SessionDeleted:
+            self._deleted.add(each.session_id)
+        except NotFound:
+            self._lost.add(each.session_id)
+        except StoreUnavailable:
+            raise
+        except (SessiondError, OSError) as error:
+            each.due = self._now() + _RETRY_SECONDS
+            _log.warning("files.session_failed", session_id=each.session_id, reason=str(error))
 
     # The files, as people and the disk leave them
 
     async def check_all(self) -> None:
         """Read all that lies there, and check every byte; once, at the beginning."""
         for folder in await asyncio.to_thread(self._root.found):
-            if not folder.is_folder():
-                await self._move(folder, "", "it is not a folder")
-                continue
-            each = self._mirrored[folder.session_id] = _Mirrored(folder, await self._state(folder))
-            await self._examine(each, wholly=True)
-
-    async def _state(self, folder: SessionFolder) -> FolderState:
-        try:
-            state = await asyncio.to_thread(folder.load_state)
-        except Unreadable as error:
-            await self._move(folder, STATE_FILE, str(error))
-            state = None
-        return state or FolderState(session_id=folder.session_id)
+            each = self._of(folder.session_id)
+            await self._one(each, each.load())
 
     async def _look(self) -> None:
         """Look at the files of some sessions; in turns, where there are many."""
@@ -224,86 +177,14 @@ class Mirror:
         turn = (everyone[first:] + everyone[:first])[:_LOOKED_AT]
         self._looked_from = first + len(turn)
         for each in await asyncio.to_thread(_touched, turn):
-            await self._examine(each, wholly=False)
+            await self._one(each, each.examine(wholly=False))
 
     async def scan(self) -> FilesStatus:
         """Check every byte of every file, now; return what is wrong."""
         for each in list(self._mirrored.values()):
             if each.state.files:
-                await self._examine(each, wholly=True)
+                await self._one(each, each.examine(wholly=True))
         return self.status()
-
-    async def _examine(self, each: _Mirrored, *, wholly: bool) -> None:
-        state, findings = await asyncio.to_thread(each.folder.examine, each.state, wholly=wholly)
-        each.state = state
-        for finding in findings:
-            await self._take(each, finding)
-        edited = {found.name for found in findings if isinstance(found, Edited | Rejected)}
-        each.rejected = {name: each.rejected[name] for name in each.rejected.keys() & edited}
-
-    async def _take(self, each: _Mirrored, finding: Finding) -> None:
-        match finding:
-            case Missing():
-                each.is_behind = True
-            case Damaged():
-                await self._move(each.folder, file_of(finding.name), finding.reason)
-                each.state = without_file(each.state, finding.name)
-                each.is_behind = True
-            case Rejected():
-                self._reject(each, finding)
-            case Edited() if not each.state.files:
-                each.is_behind = True  # nothing is known of these files: see `_adopt`
-            case Edited() if each.seen.get(finding.name) == finding.stamp:
-                await self._take_edit(each, finding)
-            case Edited():
-                each.seen[finding.name] = finding.stamp  # next time, unless it still changes
-
-    async def _take_edit(self, each: _Mirrored, edit: Edited) -> None:
-        known = each.rejected.get(edit.name)
-        if known and known.stamp == edit.stamp:
-            return
-        try:
-            count = await take_edit(self._source, each.state, edit)
-        except NotFound:
-            self._lost.add(each.session_id)  # once it is there again, the edit is taken
-            return
-        except SessionDeleted:
-            self._deleted.add(each.session_id)
-            return
-        except SessiondError as error:
-            if error.temporary:
-                raise
-            self._reject(each, Rejected(edit.name, error.detail, edit.stamp))
-            return
-        each.seen.pop(edit.name, None)
-        each.rejected.pop(edit.name, None)
-        each.state = with_file(
-            each.state, edit.name, FileState(digest=edit.digest, stamp=edit.stamp)
-        )
-        each.is_behind = True
-        _log.info(
-            "files.edit_taken", session_id=each.session_id, file=file_of(edit.name), count=count
-        )
-
-    def _reject(self, each: _Mirrored, rejected: Rejected) -> None:
-        before = each.rejected.get(rejected.name)
-        each.rejected[rejected.name] = rejected
-        if before is None or before.stamp != rejected.stamp:
-            _log.warning(
-                "files.edit_rejected",
-                session_id=each.session_id,
-                file=file_of(rejected.name),
-                reason=rejected.reason,
-            )
-
-    async def _move(self, folder: SessionFolder, file: str, reason: str) -> None:
-        """Move what is damaged out of the way, and tell."""
-        now_ms = self._source.clock()
-        if file:
-            kept = await asyncio.to_thread(folder.quarantine, file, now_ms)
-        else:
-            kept = await asyncio.to_thread(folder.quarantine_whole, now_ms)
-        self._incidents.tell(folder.session_id, file, "quarantined", reason, str(kept))
 
     # The sessions, as Redis has them
 
@@ -334,21 +215,16 @@ class Mirror:
         if is_all:
             self._all_due = self._now() + _ALL_SECONDS
             for session_id in self._mirrored.keys() - there:
-                await self._look_for(session_id)
+                await self._one(self._of(session_id), self._is_there(session_id))
 
     def _note_position(self, session_id: str, position: Position) -> None:
         each = self._of(session_id)
         if each.state.position != str(position):
             each.is_behind = True
 
-    async def _look_for(self, session_id: str) -> None:
-        """Find out what became of a session that is not listed."""
-        try:
-            await self._source.store.end(session_id)
-        except SessionDeleted:
-            self._deleted.add(session_id)
-        except NotFound:
-            self._lost.add(session_id)
+    async def _is_there(self, session_id: str) -> None:
+        """Raise NotFound or SessionDeleted for a session that is gone; it is only not listed."""
+        await self._source.store.end(session_id)
 
     async def _restore_lost(self) -> None:
         for session_id in list(self._lost):
@@ -366,9 +242,10 @@ class Mirror:
 
     async def _remove(self, session_id: str) -> None:
         """Remove the files of a session that was deleted."""
-        each = self._mirrored.pop(session_id, None)
+        each = self._of(session_id)
+        await self._one(each, asyncio.to_thread(each.folder.remove))
+        del self._mirrored[session_id]
         self._deleted.discard(session_id)
-        await asyncio.to_thread((each.folder if each else self._root.of(session_id)).remove)
 
     # Writing
 
@@ -378,70 +255,8 @@ class Mirror:
             now = self._now()
             is_due = now >= each.due if until is None else now < until
             if is_due and each.session_id not in self._lost:
-                await self._write(each)
-
-    async def _write(self, each: _Mirrored) -> None:
-        """Write what a session is now into its files."""
-        if self._source.waiting(each.session_id):  # it is not yet what somebody here made of it
-            return
-        began = self._now()
-        each.is_behind = False  # what happens from now on counts again
-        try:
-            loaded = await self._source.load(each.session_id)
-            await self._write_loaded(each, loaded)
-        except SessionDeleted:
-            self._deleted.add(each.session_id)
-        except NotFound:
-            self._lost.add(each.session_id)
-        except FolderChanged:
-            each.is_behind = True  # the next look finds out how
-        except BaseException:
-            each.is_behind = True
-            raise
-        finally:
-            each.due = self._now() + max(_PAUSE_SECONDS, _LEAST_SHARE * (self._now() - began))
-
-    async def _write_loaded(self, each: _Mirrored, loaded: bytes) -> None:
-        session = await asyncio.to_thread(rendered, loaded)
-        if not each.state.files:
-            await self._adopt(each, session.files)
-        left: list[FileName] = []
-        for name in each.rejected:
-            known = each.state.files.get(name)
-            if known and known.digest == digest(session.files[name]):
-                left.append(name)
-            else:
-                await self._set_aside(each, name)
-        each.rejected = {name: each.rejected[name] for name in left}
-        each.state = await asyncio.to_thread(each.folder.write, each.state, session, left)
-
-    async def _adopt(self, each: _Mirrored, files: dict[FileName, bytes]) -> None:
-        """Take over files of which nothing is known: those that say what the session is."""
-        if not each.folder.is_folder():
-            return
-        _, findings = await asyncio.to_thread(each.folder.examine, each.state, wholly=True)
-        for finding in findings:
-            if isinstance(finding, Edited) and finding.digest == digest(files[finding.name]):
-                state = FileState(digest=finding.digest, stamp=finding.stamp)
-                each.state = with_file(each.state, finding.name, state)
-            elif not isinstance(finding, Missing):
-                file, reason = file_of(finding.name), "it was not known who wrote it"
-                await self._move(each.folder, file, reason)
-                each.rejected.pop(finding.name, None)
-
-    async def _set_aside(self, each: _Mirrored, name: FileName) -> None:
-        """Keep a rejected file under another name: its session went on, and has to be written."""
-        reason = each.rejected[name].reason
-        kept = await asyncio.to_thread(each.folder.set_aside, name, self._source.clock())
-        each.state = without_file(each.state, name)
-        self._incidents.tell(each.session_id, file_of(name), "set_aside", reason, str(kept))
+                await self._one(each, each.write())
 
 
-def _touched(mirrored: list[_Mirrored]) -> list[_Mirrored]:
-    return [
-        each
-        for each in mirrored
-        if each.folder.is_touched(
-            each.state, {name: rejected.stamp for name, rejected in each.rejected.items()}
-        )
-    ]
+def _touched(mirrored: list[MirroredSession]) -> list[MirroredSession]:
+    return [each for each in mirrored if each.is_touched()]

@@ -315,6 +315,21 @@ async def test_a_damaged_file_of_a_lost_session_gives_way_to_its_backup(
         assert here.read("conversation")["total_messages"] == len(ids)
 
 
+async def test_what_is_wrong_with_one_session_does_not_concern_the_others(
+    core: Services, folder: Path
+) -> None:
+    await begin(core)
+    await create(core, "ses_2")
+    async with mirrored(core, folder) as here:
+        await core.redis.hset(core.keys.metadata("ses_1"), "created_at", "never")
+        for name in ("ses_1", "ses_2"):
+            await core.messages.append(name, [said("more", "m9")])
+        await here.step(2)
+        assert here.read("conversation", "ses_2")["total_messages"] == 1
+        assert here.read("conversation")["total_messages"] == 2, "what was right is still there"
+        assert here.mirror.status().behind == 1
+
+
 async def test_beside_somebody_else_s_redis_nothing_is_made_again(
     core: Services, folder: Path
 ) -> None:

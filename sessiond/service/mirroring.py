@@ -31,6 +31,7 @@ _LOOKED_AT = 500
 """Sessions whose files are looked at in one second."""
 _ALL_SECONDS = 600.0
 """How often all sessions are compared with Redis, not only those that were active."""
+_SCAN_SECONDS = 3600.0
 _LOST_SECONDS = 10.0
 _RETRY_SECONDS = 30.0
 _BACK_MS = 60_000
@@ -69,6 +70,7 @@ class Mirror:
         self._looked_from = 0
         self._compared_ms = 0
         self._all_due = self._lost_due = 0.0
+        self._scan_due = now() + _SCAN_SECONDS
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -127,6 +129,8 @@ class Mirror:
         """Take in what people edited, then write what changed; nothing while Redis is away."""
         if self._source.redis.is_away:
             return
+        if self._now() >= self._scan_due:
+            await self.scan()
         await self._look()
         await self._compare()
         for session_id in list(self._deleted):
@@ -180,7 +184,8 @@ class Mirror:
             await self._one(each, each.examine(wholly=False))
 
     async def scan(self) -> FilesStatus:
-        """Check every byte of every file, now; return what is wrong."""
+        """Check every byte of every file, now; return what is wrong. It is done every hour."""
+        self._scan_due = self._now() + _SCAN_SECONDS
         for each in list(self._mirrored.values()):
             if each.state.files:
                 await self._one(each, each.examine(wholly=True))

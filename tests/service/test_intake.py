@@ -22,6 +22,7 @@ from sessiond.service.writes import (
     PutPart,
     Remove,
     RemovePart,
+    completed,
 )
 from sessiond.service.writing import Request
 from sessiond.sync.documents import merge_patch, patch_between
@@ -86,10 +87,14 @@ def test_each_write_has_the_version_of_its_record_and_a_key_of_its_own() -> None
         (PutPart, "m1/p1", "v:2"),
         (RemovePart, "m1/p2", "v:1"),
     ]
-    assert [(each.request.key, each.request.client) for each in writes] == [
-        ("k-0", "f"),
-        ("k-1", "f"),
-    ]
+    assert [each.request.key for each in writes] == ["k-0", "k-1"]
+    assert {each.request.client for each in writes} == {"f"}
+
+
+def test_a_write_keeps_the_time_at_which_somebody_saved_the_file() -> None:
+    request = Request(key="k", at_ms=5)
+    (write,) = changes("ses_1", Given(context=Context()), base(), request)
+    assert completed(write, 9, lambda count: b"x" * count).request.at_ms == 5
 
 
 def test_without_a_known_base_nothing_is_removed() -> None:

@@ -22,6 +22,8 @@ from sessiond.model import SessionPresence
 from sessiond.service.opencode.overview import OpencodeStatus
 from sessiond.service.status import DurabilityStatus, ServerStatus, Status
 
+_INCIDENTS = 5
+
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -126,7 +128,7 @@ def _files(status: Status) -> str:
     for problem in files.rejected:
         told = one_line(f"{problem.kept}: {problem.reason}")
         text += paint(f"\n{'':12} not taken: {told}", "red")
-    for problem in files.recent:
+    for problem in files.recent[-_INCIDENTS:]:
         where = f"{problem.session_id}/{problem.file}".rstrip("/")
         told = one_line(f"{where} {problem.what}: {problem.reason} {problem.kept}")
         text += f"\n{'':12} {told}"

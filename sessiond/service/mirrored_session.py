@@ -188,8 +188,11 @@ class MirroredSession:
     # Writing
 
     async def write(self) -> None:
-        """Write what the session is now into its files."""
+        """Write what the session is now into its files; one that is archived is left there."""
         if self._source.waiting(self.session_id):  # it is not yet what somebody here made of it
+            return
+        if await self._source.store.archived([self.session_id]):  # loading would bring it back
+            self.is_behind = False
             return
         began = self._now()
         self.is_behind = False  # what happens from now on counts again

@@ -315,6 +315,19 @@ async def test_a_damaged_file_of_a_lost_session_gives_way_to_its_backup(
         assert here.read("conversation")["total_messages"] == len(ids)
 
 
+async def test_an_archived_session_is_left_in_its_archive(core: Services, folder: Path) -> None:
+    await begin(core)
+    async with mirrored(core, folder) as here:
+        await core.messages.append("ses_1", [said("three", "m3")])
+        await core.redis.hset(core.keys.metadata("ses_1"), "archive", "elsewhere")
+        await here.step(2)
+        assert here.mirror.status().behind == 0
+        assert here.read("conversation")["total_messages"] == 2
+        await core.redis.hdel(core.keys.metadata("ses_1"), "archive")
+        await here.step(2)
+        assert here.read("conversation")["total_messages"] == 3
+
+
 async def test_what_is_wrong_with_one_session_does_not_concern_the_others(
     core: Services, folder: Path
 ) -> None:

@@ -415,7 +415,9 @@ class Daemon:
             redis_cli=embedded.cli_command if embedded else f"redis-cli -u {url}",
             in_memory=self._places.memory is not None,
         )
-        return Reporter(core, durable, offline, files, self._cleaning, place, began=self._began)
+        return Reporter(
+            core, durable, offline, self._cleaning, place, files=files, began=self._began
+        )
 
     def _trace_sessions(self) -> None:
         told = self._running.store.on_commit

@@ -65,10 +65,10 @@ class Reporter:
         core: Core,
         durable: DurableWrites,
         offline: OfflineReading,
-        files: MirroredFiles,
         cleanup: Cleanup,
         place: Place,
         *,
+        files: MirroredFiles,
         began: float,
     ) -> None:
         self._core = core

@@ -11,8 +11,8 @@ from sessiond.core import Core
 from sessiond.durable import DurableWrites
 from sessiond.errors import SessiondError
 from sessiond.files.root import FilesRoot
-from sessiond.service.edits import Source
 from sessiond.service.finding import Finding, failed, ok, warning
+from sessiond.service.hand_edits import Source
 from sessiond.service.mirroring import Mirror
 from sessiond.service.status import FilesStatus
 

@@ -28,7 +28,7 @@ from sessiond.files.state import (
     with_file,
     without_file,
 )
-from sessiond.service.edits import Source, take_edit
+from sessiond.service.hand_edits import Source, take_edit
 from sessiond.service.incidents import Incidents
 from sessiond.service.status import FileProblem
 

@@ -17,7 +17,7 @@ import structlog
 
 from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreUnavailable
 from sessiond.files.root import FilesRoot
-from sessiond.service.edits import Source
+from sessiond.service.hand_edits import Source
 from sessiond.service.incidents import Incidents
 from sessiond.service.mirrored_session import MirroredSession
 from sessiond.service.restoring import restore

@@ -12,7 +12,7 @@ from sessiond.files.folder import SessionFolder
 from sessiond.files.layout import FileName, GivenConversation, parsed
 from sessiond.files.state import FolderState
 from sessiond.model import Context, Metadata, Preferences
-from sessiond.service.edits import CLIENT, Source
+from sessiond.service.hand_edits import CLIENT, Source
 from sessiond.service.intake import Given, creation
 from sessiond.service.writes import Create, completed
 from sessiond.service.writing import Request

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sessiond.files.root import FilesRoot
-from sessiond.service.edits import Source
+from sessiond.service.hand_edits import Source
 from sessiond.service.mirroring import Mirror
 from sessiond.service.performing import Performed, Performer
 from sessiond.service.reachability import Reachability

@@ -12,6 +12,7 @@ from tests.bench import (
     daemons,
     documents,
     durability,
+    files,
     journal,
     merge,
     opencode,
@@ -33,6 +34,7 @@ _GROUPS = {
     "replica": replica.figures,
     "archive": archive.figures,
     "cache": caching.figures,
+    "files": files.figures,
 }
 
 

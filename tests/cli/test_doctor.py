@@ -11,7 +11,7 @@ from tests.daemons import RunningDaemon
 
 CHECKS = [
     *("daemon", "redis", "persistence", "WAITAOF", "memory", "replicas", "clock", "journal"),
-    *("data folder", "journal folder", "redis folder", "opencode"),
+    *("data folder", "journal folder", "redis folder", "files", "opencode"),
 ]
 
 

@@ -133,7 +133,8 @@ class Confirmed:
     async def recheck(self) -> int:
         """Look for what Redis confirmed, and have written again what it has not any more.
 
-        To be called instead of `end_look` when Redis may be another one, or an older one.
+        To be called instead of `end_look` when Redis may be another one, or an older one. Until
+        that is known nothing else is to be written: it would come before what was lost.
 
         Returns:
             How many writes are done again.
@@ -142,6 +143,7 @@ class Confirmed:
             StoreUnavailable, JournalUnavailable: it is to be called again.
         """
         self.lives += 1
+        self._is_trusted.clear()
         return await self._check({name: [known] for name, known in self._known.items()})
 
     async def recheck_recent(self) -> int:

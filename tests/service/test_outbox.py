@@ -60,6 +60,8 @@ class PlayedRedis:
         self.gate.set()
         self.answers_gate = asyncio.Event()
         self.answers_gate.set()
+        self.lookup_gate = asyncio.Event()
+        self.lookup_gate.set()
         self.log: list[str] = []
         self.epochs: list[str] = []
         self.lives = 0
@@ -92,6 +94,7 @@ class PlayedRedis:
         self.kept.append((write, error))
 
     async def are_there(self, _: str, positions: list[Position]) -> list[bool]:
+        await self.lookup_gate.wait()
         self.answer_or_fail()
         return [
             at.offset <= len(self.log) and at.epoch == self.epochs[at.offset - 1]
@@ -506,6 +509,23 @@ async def test_what_redis_lost_is_done_again_in_order_before_what_came_since(
     await machine.settled()
     assert redis.log == ["a", "b", "c", "d", "e"]
     assert await look(machine) == 0
+
+
+async def test_nothing_is_done_while_what_redis_lost_is_looked_for(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """It would come before what was lost, or be refused for want of it."""
+    for name in "abc":
+        await machine.outbox.submit(append(name))
+    redis.roll_back_to(1)
+    redis.lookup_gate.clear()
+    looking = asyncio.create_task(look(machine))
+    await until(lambda: machine.outbox.confirmed.lives)
+    assert isinstance(await machine.outbox.submit(append("d")), Journaled)
+    redis.lookup_gate.set()
+    assert await looking == 2
+    await machine.settled()
+    assert redis.log == ["a", "b", "c", "d"]
 
 
 async def test_after_a_loss_redis_is_known_to_have_what_is_left_and_no_more(

@@ -42,6 +42,7 @@ from sessiond.service.performing import Performed
 from sessiond.service.reachability import Reachability
 from sessiond.service.status import OutboxStatus
 from sessiond.service.writes import Append, ChangeDocument, Create, Delete, Write, op_of
+from sessiond.store.outcome import SessionMissing
 from sessiond.sync.position import Position, is_journaled, journaled_position
 
 _TOGETHER = 128
@@ -60,7 +61,8 @@ class Surroundings(Struct, frozen=True):
         journal: where writes are durable.
         perform: performs a write on Redis.
         keep_refused: keeps a write as a conflict that was acknowledged, and is refused now;
-            raises NotFound where its session is missing.
+            returns where the session's log has that, None where it does not; raises SessionMissing
+            where there is no such session.
         lookup: how Redis is asked for what it confirmed.
         redis: whether it answers.
         clock: milliseconds since 1970.
@@ -71,7 +73,7 @@ class Surroundings(Struct, frozen=True):
 
     journal: Journal
     perform: Callable[[Write], Awaitable[Performed]]
-    keep_refused: Callable[[Write, SessiondError], Awaitable[None]]
+    keep_refused: Callable[[Write, SessiondError], Awaitable[Position | None]]
     lookup: Lookup
     redis: Reachability
     clock: Clock
@@ -436,26 +438,37 @@ class Outbox:
             self._note(error, lane.session_id)
             return False
         is_heard = waiting.outcome is not None and not waiting.outcome.done()
-        is_to_be_kept = waiting.is_owed or not is_heard
-        if is_to_be_kept and not await self._is_kept(lane, waiting.write, error):
-            return False
+        if waiting.is_owed or not is_heard:
+            if not await self._is_kept(lane, waiting, error):
+                return False
+        else:
+            self._around.journal.discard(waiting.span)
         if waiting.outcome and not waiting.outcome.done():
             waiting.outcome.set_exception(error)  # whoever wrote it hears of it
-        self._around.journal.discard(waiting.span)
         return True
 
-    async def _is_kept(self, lane: _Lane, write: Write, error: SessiondError) -> bool:
+    async def _is_kept(self, lane: _Lane, waiting: _Waiting, error: SessiondError) -> bool:
         """Keep what is refused as a conflict; tell whether that was possible.
 
-        It is not where the session is missing: another machine may have it yet to write.
+        Nothing is kept for want of its session: another machine may have it yet to write, or has
+        just written it. What is kept stays in the journal: where Redis loses the conflict, the
+        write is performed once more.
         """
+        write = waiting.write
         try:
-            await self._around.keep_refused(write, error)
+            if isinstance(error, SessionMissing):
+                raise error
+            position = await self._around.keep_refused(write, error)
         except SessiondError as obstacle:
-            if isinstance(obstacle, NotFound) and lane.missing_since is None:
+            if isinstance(obstacle, SessionMissing) and lane.missing_since is None:
                 lane.missing_since = asyncio.get_running_loop().time()
             self._note(obstacle, lane.session_id)
             return False
+        if position:
+            self._around.journal.confirm(waiting.span, position)
+            self.confirmed.note(lane.session_id, position)
+        else:
+            self._around.journal.discard(waiting.span)
         _log.warning(
             "outbox.write_refused", session_id=lane.session_id, op=op_of(write), code=error.code
         )

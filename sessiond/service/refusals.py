@@ -33,10 +33,11 @@ from sessiond.service.writes import (
     Resolve,
     Write,
 )
-from sessiond.service.writing import Surroundings, asked_at, now
+from sessiond.service.writing import Surroundings, asked_at, now, written_before
 from sessiond.store.draft import Draft, IdempotencyKey
 from sessiond.store.outcome import KeyUsed
 from sessiond.sync.documents import merge_patch
+from sessiond.sync.position import Position
 from sessiond.sync.sides import Side
 
 
@@ -50,11 +51,14 @@ class Refusals:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
 
-    async def keep(self, write: Write, error: SessiondError) -> None:
+    async def keep(self, write: Write, error: SessiondError) -> Position | None:
         """Keep a refused write in its session's conflicts, with the reason; once.
 
+        Returns:
+            Where the session's log has it; None where it has nothing of it, for it was deleted.
+
         Raises:
-            NotFound: there is no such session.
+            SessionMissing: there is no such session.
             StoreUnavailable, StoreDamaged.
         """
         try:
@@ -63,11 +67,18 @@ class Refusals:
                 for place, (subject, value) in enumerate(_asked_for(write))
                 for draft in await self._drafts(write, subject, value, place, error)
             ]
-            await commit_with_conflicts(self._around, write.session_id, group)
-        except KeyUsed:
-            return  # it was kept before
+            return await self._commit(write.session_id, group)
         except SessionDeleted:
             await keep(self._around, write.request, _asked_for(write))
+            return None
+
+    async def _commit(self, session_id: str, group: list[Draft]) -> Position:
+        while True:
+            try:
+                return (await commit_with_conflicts(self._around, session_id, group))[-1]
+            except KeyUsed:  # it was kept before, unless Redis has just lost that
+                if before := await written_before(self._around, session_id, group[-1].key):
+                    return before
 
     async def _drafts(
         self, write: Write, subject: Subject, value: Any, place: int, error: SessiondError

@@ -26,6 +26,15 @@ class KeyUsed(SessiondError):
     """The idempotency key was used before: the caller looks up what became of it."""
 
 
+class SessionMissing(NotFound):
+    """There is no such session: what is to be done in it may be, once it is there."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"there is no session {session_id!r}", hint="`sessiond sessions` lists them"
+        )
+
+
 class MarkMoved(SessiondError):
     """A source is not written as far as its writer believes: it begins again from the mark."""
 
@@ -86,6 +95,7 @@ _REFUSALS: dict[str, Callable[[str], SessiondError]] = {
     "not-found": lambda detail: NotFound(
         f"{detail!r} is not there", hint="it was never written, or was removed"
     ),
+    "session-missing": SessionMissing,
     "session-deleted": lambda detail: SessionDeleted(
         f"session {detail!r} was deleted", hint="create a new one; ids are not used again"
     ),

@@ -18,7 +18,7 @@ from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
 from sessiond.store.log import LogReader
-from sessiond.store.outcome import Committed
+from sessiond.store.outcome import Committed, SessionMissing
 from sessiond.store.recall import Recall
 from sessiond.store.scripts import SNAPSHOT
 from sessiond.sync.position import Position
@@ -237,7 +237,7 @@ class SessionStore:
         if value is None:
             return None
         with _damage(session_id):
-            digest, offset = value.decode().split()
+            digest, offset = value.decode().split(" ")  # a digest may be empty
             return digest, int(offset)
 
     async def list_page(self, workspace: str | None, cursor: str | None, limit: int) -> ListPage:
@@ -433,10 +433,10 @@ def check_alive(session_id: str, status: bytes | None) -> None:
     """Refuse a session that its metadata's status tells not to be there, or no more.
 
     Raises:
-        NotFound, SessionDeleted.
+        SessionMissing, SessionDeleted.
     """
     if status is None:
-        raise NotFound(f"there is no session {session_id!r}", hint="`sessiond sessions` lists them")
+        raise SessionMissing(session_id)
     if status == b"deleted":
         raise SessionDeleted(
             f"session {session_id!r} was deleted", hint="create a new one; ids are not used again"

@@ -39,6 +39,7 @@ from sessiond.service.writes import (
     encode,
 )
 from sessiond.service.writing import Made, Request
+from sessiond.store.outcome import SessionMissing
 from sessiond.sync.position import Position
 from tests.journal.support import as_killed, entries_of
 from tests.journal.test_disk_full import FailingConnection
@@ -75,8 +76,7 @@ class PlayedRedis:
         if refusal := self.refusals.get(name):
             raise refusal
         if name not in self.log:
-            self.log.append(name)
-            self.epochs[len(self.log) - 1 :] = [f"{self.lives:014x}"]
+            self._take(name)
             self.done.append(write)
         place = self.log.index(name)
         performed = Performed(write, Position(self.epochs[place], place + 1))
@@ -87,11 +87,13 @@ class PlayedRedis:
         self.log[length:] = []
         self.lives += 1
 
-    async def keep_refused(self, write: Write, error: SessiondError) -> None:
+    async def keep_refused(self, write: Write, error: SessiondError) -> Position:
         self.answer_or_fail()
         if self.is_missing:
-            raise NotFound("there is no such session")
+            raise SessionMissing("s")
         self.kept.append((write, error))
+        self._take(f"conflict {name_of(write)}")
+        return Position(self.epochs[len(self.log) - 1], len(self.log))
 
     async def are_there(self, _: str, positions: list[Position]) -> list[bool]:
         await self.lookup_gate.wait()
@@ -106,6 +108,10 @@ class PlayedRedis:
 
     async def answers(self) -> None:
         self.answer_or_fail()
+
+    def _take(self, name: str) -> None:
+        self.log.append(name)
+        self.epochs[len(self.log) - 1 :] = [f"{self.lives:014x}"]
 
     def answer_or_fail(self) -> None:
         if self.is_away:
@@ -383,19 +389,46 @@ async def test_a_refusal_that_nobody_hears_is_kept(machine: Machine, redis: Play
     await machine.settled()
     ((write, error),) = redis.kept
     assert (name_of(write), error.code) == ("a", "already-exists")
-    assert redis.log == ["b"]
+    assert redis.log == ["b", "conflict a"]
+
+
+async def test_a_refusal_whose_conflict_redis_loses_is_tried_again(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.refusals["a"] = NotFound("its message is not there")
+    await machine.outbox.submit(append("a"), 0)
+    await machine.settled()
+    assert redis.log == ["conflict a"]
+    redis.roll_back_to(0)
+    redis.refusals.clear()
+    assert await look(machine) == 1
+    await machine.settled()
+    assert redis.log == ["a"]
+
+
+async def test_what_is_refused_for_want_of_its_session_is_tried_again_when_that_is_there(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Another machine may have created it since the refusal."""
+    redis.refusals["a"] = SessionMissing("s")
+    await machine.outbox.submit(append("a"), 0)
+    assert await held_by(machine.outbox)
+    redis.refusals.clear()
+    await machine.settled()
+    assert redis.log == ["a"]
+    assert redis.kept == []
 
 
 async def test_writes_to_a_session_that_is_not_there_yet_are_held_and_say_so(
     machine: Machine, redis: PlayedRedis
 ) -> None:
     """Another machine may have it in its journal."""
-    redis.refusals |= dict.fromkeys("ab", NotFound("there is no session 's'"))
+    redis.refusals |= dict.fromkeys("ab", SessionMissing("s"))
     redis.is_missing = redis.is_away = True
     for name in "ab":
         await machine.outbox.submit(append(name))
     redis.is_away = False
-    assert await held_by(machine.outbox) == {"s": "not-found: there is no such session"}
+    assert await held_by(machine.outbox) == {"s": "not-found: there is no session 's'"}
     assert redis.log == []
     redis.refusals.clear()
     await machine.settled()
@@ -439,7 +472,7 @@ async def test_a_session_that_stays_missing_is_revived_and_then_written_to(
     await machine.stop()
     await machine.start(revive_seconds=0.05)
     machine.outbox.revive = revive
-    redis.refusals |= dict.fromkeys("ab", NotFound("there is no session 's'"))
+    redis.refusals |= dict.fromkeys("ab", SessionMissing("s"))
     redis.is_missing = redis.is_away = True
     for name in "ab":
         await machine.outbox.submit(append(name))
@@ -562,7 +595,7 @@ async def test_a_retry_of_what_redis_has_just_lost_is_no_refusal(
     write = append("a", key="k")
     await machine.outbox.submit(write)
     redis.roll_back_to(0)
-    redis.refusals["a"] = NotFound("there is no such session")
+    redis.refusals["a"] = SessionMissing("s")
     assert isinstance(await machine.outbox.submit(write), Journaled)
     redis.refusals.clear()
     await look(machine)
@@ -580,7 +613,7 @@ async def test_a_retry_that_is_refused_takes_nothing_back_of_what_was_acknowledg
     machine.outbox.confirmed.doubt("s")
     retry = asyncio.create_task(machine.outbox.submit(write, wait_seconds=5))
     await until(lambda: machine.outbox.waiting("s"))
-    redis.refusals["a"] = NotFound("there is no such session")
+    redis.refusals["a"] = SessionMissing("s")
     redis.is_missing = True
     async with asyncio.timeout(5):
         while not (await machine.outbox.status()).held:

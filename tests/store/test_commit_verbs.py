@@ -15,7 +15,7 @@ from sessiond.errors import (
     VersionMismatch,
 )
 from sessiond.store.draft import Draft
-from sessiond.store.outcome import KeyUsed
+from sessiond.store.outcome import KeyUsed, SessionMissing
 from tests.store.support import (
     AT,
     Services,
@@ -75,7 +75,7 @@ async def assert_refused(
 
 @pytest.mark.parametrize("draft", VERBS[1:])
 async def test_nothing_but_a_creation_begins_a_session(core: Services, draft: Draft) -> None:
-    await assert_refused(core, "ses_1", draft, by=NotFound)
+    await assert_refused(core, "ses_1", draft, by=SessionMissing)
 
 
 @pytest.mark.parametrize("draft", VERBS)

@@ -28,8 +28,8 @@
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before
 --            "error", code, detail
--- errors   see the verbs; for all: not-found, session-deleted, superseded, sequence-reused, key-used,
---          mark-moved
+-- errors   see the verbs; for all: session-missing, session-deleted, superseded, sequence-reused,
+--          key-used, mark-moved
 --          as error reply: ARCHIVED when only the stub of the session is there,
 --          OUTOFORDER when what ARGV 6 names is not
 --
@@ -114,7 +114,7 @@ end
 local function check(operation, group)
   if session.status == 'deleted' then return 'session-deleted', SESSION_ID end
   local op = ARGV[operation + OP]
-  if not session.status and op ~= 'session.create' then return 'not-found', SESSION_ID end
+  if not session.status and op ~= 'session.create' then return 'session-missing', SESSION_ID end
   if op ~= 'message.append' then
     store_appended()
     local key = option(operation, 'key')

@@ -23,6 +23,7 @@ from sessiond.service.performing import Performer
 from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.refusals import Refusals
+from sessiond.service.scanning import Scanner
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
 from sessiond.store.bus import Bus
@@ -36,6 +37,7 @@ from sessiond.store.connection import (
     connect_subscriber,
 )
 from sessiond.store.keys import Keys
+from sessiond.store.keyspace import Keyspace
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.presence import PresenceStore
@@ -113,6 +115,7 @@ class Core:
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
         self.documents = Documents(around)
         self.refusals = Refusals(around)
+        self.scanner = Scanner(Keyspace(self.redis, self.keys), clock)
         self.performer = Performer(
             self.store.log,
             sessions=self.sessions,

@@ -16,6 +16,7 @@ from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
 from sessiond.api.journal import JournalHandlers, journal_routes
 from sessiond.api.opencode import OpencodeHandlers, opencode_routes
+from sessiond.api.repairing import RepairHandlers, repair_routes
 from sessiond.api.routes import routes
 from sessiond.api.schema import openapi
 from sessiond.api.server import ApiServer, application
@@ -285,6 +286,7 @@ class Daemon:
             *routes(Handlers(services), writing, system),
             *opencode_routes(plugin),
             *journal_routes(journal),
+            *repair_routes(RepairHandlers(core.scanner)),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))

@@ -222,6 +222,14 @@ class StoreDamaged(SessiondError):
     code = "store-damaged"
     title = "Store damaged"
 
+    def __init__(
+        self,
+        detail: str,
+        *,
+        hint: str = "`sessiond doctor --scan` tells what is damaged, `sessiond repair` mends it",
+    ) -> None:
+        super().__init__(detail, hint=hint)
+
 
 class ConfigurationError(SessiondError):
     """The configuration, or the machine it meets, does not allow a start."""

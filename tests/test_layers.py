@@ -34,7 +34,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "api": ("api", "service", "journal", "opencode.protocol", "sync", "codec", "model", "errors"),
     "cli": (
         *("cli", "client", "backend", "config", "paths", "model", "errors"),
-        *("store.keys", "service.status", "service.finding", "service.opencode.overview"),
+        *(
+            "store.keys",
+            "service.status",
+            "service.finding",
+            "service.opencode.overview",
+            "service.scanning",
+        ),
         *("journal.reports", "opencode", "daemon"),
     ),
 }

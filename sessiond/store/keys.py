@@ -83,6 +83,18 @@ TABLE: dict[str, KeyKind] = {
         "who is there: instance → since_ms, seen_ms, until_ms, JSON (machine, client, "
         "active_files); counts until until_ms",
     ),
+    "quarantine": KeyKind(
+        _session("quarantine:<time>:<kind>"),
+        "any",
+        "kept until somebody removes it",
+        "what `sessiond repair` replaced: the key as it was",
+    ),
+    "repair": KeyKind(
+        _session("repair:<kind>"),
+        "any",
+        "10 minutes",
+        "scratch: what a repair is about to put in place",
+    ),
     "events": KeyKind(
         _session("events"),
         "channel",
@@ -149,6 +161,13 @@ TABLE: dict[str, KeyKind] = {
     ),
 }
 
+SESSION_KINDS = tuple(
+    kind
+    for kind, row in TABLE.items()
+    if "{<id>}" in row.pattern and row.type not in ("channel", "any")
+)
+"""The kinds of keys that a session has at most one of each."""
+
 _LOG_KINDS = (
     "metadata",
     "conversation",
@@ -182,6 +201,40 @@ class Keys:
     def _name(self, kind: str, value: str = "") -> str:
         rest = TABLE[kind].pattern.removeprefix("sessiond")
         return self.namespace + rest.replace("<id>", value).replace("<workspace>", value)
+
+    def of_session(self, kind: str, session_id: str) -> str:
+        """Key of a kind in SESSION_KINDS."""
+        return self._name(kind, session_id)
+
+    def quarantine(self, session_id: str, time: str, kind: str) -> str:
+        """Where a repair moves what it replaces; `time`: when it began."""
+        return self._moved("quarantine", session_id, kind).replace("<time>", time)
+
+    def repair(self, session_id: str, kind: str) -> str:
+        """Where a repair prepares what it puts in place."""
+        return self._moved("repair", session_id, kind)
+
+    def _moved(self, place: str, session_id: str, kind: str) -> str:
+        return self._name(place, session_id).replace("<kind>", kind)
+
+    def all_of_sessions(self) -> str:
+        """Glob of all keys of sessions."""
+        return self._name("metadata", "*").removesuffix("metadata") + "*"
+
+    def all_of_session(self, session_id: str) -> str:
+        """Glob of all keys of one session."""
+        return self.all_of_sessions().replace("*", session_id, 1)
+
+    def parsed(self, key: bytes) -> tuple[str, str] | None:
+        """Return session id and kind of a session's key; None where it is none of ours."""
+        before, after = self._name("metadata", "\n").removesuffix("metadata").split("\n")
+        name = key.decode("utf-8", "replace")
+        if not name.startswith(before):
+            return None
+        session_id, found, kind = name.removeprefix(before).partition(after)
+        first = kind.partition(":")[0]
+        known = kind in SESSION_KINDS or (first in ("quarantine", "repair") and first != kind)
+        return (session_id, first) if found and known else None
 
     def metadata(self, session_id: str) -> str:
         """Hash of the session's plain fields."""

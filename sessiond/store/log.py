@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from sessiond.errors import StoreDamaged
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
+from sessiond.sync.chain import broken_link, has_shape
 from sessiond.sync.entry import Entry
 from sessiond.sync.paging import PAGE_BYTES, fitting
 from sessiond.sync.position import START, Position
@@ -20,7 +21,6 @@ Reset = Literal["history-changed", "trimmed", "missing"]
 """Why a position is not part of the log: Redis has another history there, the log's beginning was
 archived, or the log ends before it (it was rolled back, or flushed)."""
 
-_FIELDS = [b"op", b"at", b"origin", b"id", b"epoch", b"json"]
 _OP, _JSON = 1, 11
 _FIRST_PAGE = 4
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -94,15 +94,20 @@ def _checked(raw: list[Any]) -> list[Any]:
     """Return stream entries as Redis sent them, each `[id, [name, value, …]]`.
 
     Raises:
-        StoreDamaged: an entry is not one that the commit script writes, or entries are missing.
+        StoreDamaged: an entry is not one that the commit script writes, entries are missing, or
+            one does not follow from those before it.
     """
-    for stream_id, fields in raw:
-        if fields is None or fields[::2] != _FIELDS or not stream_id.endswith(b"-0"):
-            raise _foreign(stream_id)
+    for item in raw:
+        if not has_shape(item):
+            raise _foreign(item[0])
     if raw and int(raw[-1][0][:-2]) - int(raw[0][0][:-2]) != len(raw) - 1:
         raise StoreDamaged(
             f"entries are missing from the log between {raw[0][0]!r} and {raw[-1][0]!r}",
-            hint="something other than sessiond removed entries, or added some",
+        )
+    broken = broken_link(raw)
+    if broken:
+        raise StoreDamaged(
+            f"log entry {broken!r}, or the one before it, is not what was written there",
         )
     return raw
 
@@ -110,7 +115,6 @@ def _checked(raw: list[Any]) -> list[Any]:
 def _foreign(stream_id: bytes) -> StoreDamaged:
     return StoreDamaged(
         f"log entry {stream_id!r} is not one of sessiond's",
-        hint="something other than sessiond wrote into this stream",
     )
 
 
@@ -228,9 +232,16 @@ class LogReader:
         key = self._keys.conversation(session_id)
         async with self._redis.pipeline(transaction=False) as pipeline:
             for offset in offsets:
-                pipeline.execute_command("XRANGE", key, f"{offset}-0", f"{offset}-0")
+                pipeline.execute_command("XRANGE", key, f"{max(offset - 1, 0)}-0", f"{offset}-0")
             replies = await answered(pipeline.execute())
-        return [parse_entry(_checked(reply)[0]) if reply else None for reply in replies]
+        return [_entry_at(offset, reply) for offset, reply in zip(offsets, replies, strict=True)]
+
+
+def _entry_at(offset: int, raw: list[Any]) -> Entry | None:
+    """Return the entry at an offset, proven by the one before it, where that is there."""
+    if not raw or raw[-1][0] != b"%d-0" % offset:
+        return None
+    return parse_entry(_checked(raw)[-1])
 
 
 def _size(item: Any) -> int:

@@ -401,7 +401,6 @@ def _damage(session_id: str) -> Iterator[None]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreDamaged(
             f"what Redis holds of session {session_id!r} is damaged: {error}",
-            hint="look at it with `sessiond redis cat`",
         ) from error
 
 

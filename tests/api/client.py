@@ -11,6 +11,7 @@ import msgspec
 
 from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
+from sessiond.api.repairing import repair_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
 from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
 
@@ -18,6 +19,7 @@ ROUTES: list[Route] = [
     *routes(MagicMock(), MagicMock(), MagicMock()),
     *opencode_routes(MagicMock()),
     *journal_routes(MagicMock()),
+    *repair_routes(MagicMock()),
 ]
 """The table of routes, without anything behind it."""
 

@@ -192,6 +192,7 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/applied": {"batch": 1, "outcome": "held"},
         "/turns": {"session_id": name, "wait_seconds": 0},
         "/sharing": {"shared": False},
+        "/v1/scan": {"session_ids": [name]},
     }
     body = next((bodies[end] for end in bodies if route.path.endswith(end)), None)
     if route.method == "DELETE" and route.path.endswith("{part_id}"):

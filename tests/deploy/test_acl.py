@@ -22,6 +22,7 @@ from sessiond.journal.reports import EntryPage, Verdict
 from sessiond.model import Choice, Context, NewMessage, NewSession, PresentSessions
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
+from sessiond.service.scanning import ScanPage, ScanRequest
 from sessiond.service.status import Diagnosis, Health, KeyContent, OutboxStatus, Status
 from sessiond.store.keys import Keys
 from tests.deploy import (
@@ -43,7 +44,7 @@ WORKSPACE = "work"
 LIFE_SECONDS = 30
 ALWAYS_ALLOWED = {"auth", "hello", "quit", "reset"}  # whatever a rule says
 YOUNGER_THAN_7_0 = {"client|setinfo", "client|no-touch", "client|capa", "client|import-source"}
-ASKED_IN_VAIN = {"config|get", "waitaof"}
+ASKED_IN_VAIN = {"config|get", "scan", "waitaof"}
 """What a daemon asks where it may; the file does not allow it, and `sessiond doctor` says so."""
 OF_THE_TEST = {"acl|log", "config|resetstat", "info", "set"}
 
@@ -298,6 +299,10 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     diagnosis: Diagnosis = (await client.call("GET", "/v1/doctor", Diagnosis))[0]
     told = {finding.check: finding.finding for finding in diagnosis.findings}
     assert "is not told to this user" in told["persistence"]
+    page: ScanPage
+    page, _ = await client.call("POST", "/v1/scan", ScanPage, body=ScanRequest())
+    assert [each.key for each in page.damage] == [KEYS.all_of_sessions()], "no SCAN, and it says so"
+    assert page.sessions == status.sessions
     option = {"debug.sessions": "true"}
     await client.call("PATCH", "/v1/config", dict[str, str], body=option)
     assert (await client.call("GET", "/v1/config", dict[str, str]))[0].items() >= option.items()

@@ -19,6 +19,7 @@ _EPOCH = 9
 _ONE, _TWO = LANES
 _TIMES_ONE, _TIMES_TWO = MULTIPLIERS
 _LOW = 0xFFFFFFFF
+_join, _number = b"\n".join, int.from_bytes
 
 
 def has_shape(raw: Any) -> bool:
@@ -52,12 +53,11 @@ def broken_link(raw: Sequence[Any], before: str | None = None) -> bytes | None:
         one, two = int(before[:7], 16), int(before[7:], 16)
     except ValueError:
         return bytes(raw[0][0])
-    for stream_id, fields in raw[start:]:
-        _, op, _, at, _, origin, _, record_id, _, epoch, _, json = fields
-        head = b"%b\n%b\n%b\n%b\n%b" % (op, at, origin, record_id, json)
-        number = int.from_bytes(blake2b(head, digest_size=7).digest(), "big")
+    for stream_id, (_, op, _, at, _, origin, _, record_id, _, epoch, _, json) in raw[start:]:
+        head = _join((op, at, origin, record_id, json))
+        number = _number(blake2b(head, digest_size=7).digest(), "big")
         one = (one * _TIMES_ONE + (number >> 32) + 1) % _ONE
         two = (two * _TIMES_TWO + (number & _LOW) + 1) % _TWO
-        if b"%07x%07x" % (one, two) != epoch:
+        if b"%014x" % (one << 28 | two) != epoch:
             return bytes(stream_id)
     return None

@@ -23,6 +23,7 @@ from sessiond.service.performing import Performer
 from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.refusals import Refusals
+from sessiond.service.repairing import Copies, Repairer
 from sessiond.service.scanning import Scanner
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
@@ -42,6 +43,7 @@ from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.presence import PresenceStore
 from sessiond.store.probe import ServerFacts, facts_of, read_facts
+from sessiond.store.repairs import RepairStore
 from sessiond.store.replicas import ReplicaAcks
 from sessiond.store.sessions import SessionStore
 
@@ -115,7 +117,8 @@ class Core:
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
         self.documents = Documents(around)
         self.refusals = Refusals(around)
-        self.scanner = Scanner(Keyspace(self.redis, self.keys), clock)
+        self.keyspace = Keyspace(self.redis, self.keys)
+        self.scanner = Scanner(self.keyspace, clock)
         self.performer = Performer(
             self.store.log,
             sessions=self.sessions,
@@ -147,6 +150,18 @@ class Core:
             wanted=redis.replicas,
             wait_seconds=redis.replica_wait_seconds,
             clock=clock,
+        )
+
+    def repairer(self, copies: Copies, changed: Callable[[str], None]) -> Repairer:
+        """Return what repairs sessions; see Repairer."""
+        return Repairer(
+            self.scanner,
+            self.keyspace,
+            RepairStore(self.redis, self.keys),
+            self.store,
+            copies=copies,
+            changed=changed,
+            clock=self.around.clock,
         )
 
     @property

@@ -282,11 +282,13 @@ class Daemon:
         plugin = OpencodeHandlers(opencodes, self._streams)
         writing = WriteHandlers(durable.outbox, offline.reading, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
+        repairer = core.repairer(offline.copied_log, durable.outbox.confirmed.doubt)
+        repairing = RepairHandlers(core.scanner, repairer)
         table = [
             *routes(Handlers(services), writing, system),
             *opencode_routes(plugin),
             *journal_routes(journal),
-            *repair_routes(RepairHandlers(core.scanner)),
+            *repair_routes(repairing),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))

@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "service.finding",
             "service.opencode.overview",
             "service.scanning",
+            "service.repairing",
         ),
         *("journal.reports", "opencode", "daemon"),
     ),

@@ -17,6 +17,7 @@ from sessiond.cli import (
     inspect_redis,
     journal,
     opencode,
+    repair,
     run,
     sessions,
     status,
@@ -27,7 +28,7 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(journal, inspect_redis, configuration, demo),
+    *(repair, journal, inspect_redis, configuration, demo),
 )
 
 

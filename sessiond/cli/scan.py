@@ -19,7 +19,7 @@ def scan(options: argparse.Namespace) -> int:
 
     async def run(client: DaemonClient) -> tuple[int, list[Damage]]:
         sessions, damage = 0, []
-        async for page in _pages(client, options.scan):
+        async for page in pages(client, options.scan):
             sessions += page.sessions
             damage += page.damage
             if not options.json:
@@ -37,7 +37,8 @@ def scan(options: argparse.Namespace) -> int:
     return DAMAGED if damaged else OK
 
 
-async def _pages(client: DaemonClient, session_ids: list[str]) -> AsyncIterator[ScanPage]:
+async def pages(client: DaemonClient, session_ids: list[str]) -> AsyncIterator[ScanPage]:
+    """Scan sessions, or all where none is named, and yield what is found page by page."""
     wanted = ScanRequest(session_ids=session_ids)
     while True:
         page: ScanPage = (await client.call("POST", "/v1/scan", ScanPage, body=wanted))[0]

@@ -58,6 +58,7 @@ _SOURCES = {
     for name in dict.fromkeys(
         (
             *("log", "commit", "snapshot", "lease", "presence", "keep_refused", "drop_conflicts"),
+            "swap",
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -68,6 +69,7 @@ LEASE = Script(_SOURCES["lease"])
 KEEP_REFUSED = Script(_SOURCES["keep_refused"])
 DROP_CONFLICTS = Script(_SOURCES["drop_conflicts"])
 PRESENCE = Script(_SOURCES["presence"])
+SWAP = Script(_SOURCES["swap"])
 
 
 @cache

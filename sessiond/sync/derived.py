@@ -186,12 +186,6 @@ def written_by(origin: str) -> tuple[str, int]:
     return by.rpartition("@")[2], int(sequence) if sequence.isdecimal() else 0
 
 
-def filler(offset: int, at: str, origin: str) -> Entry:
-    """Return an operation that changes nothing, to stand where another one was lost."""
-    json = b'{"set":{},"unset":[]}'
-    return Entry(offset, "document.change", at, origin, "context", "", json)
-
-
 def same_json(one: bytes, other: bytes) -> bool:
     """Tell whether two texts are the same JSON, whatever the order of fields."""
     return one == other or _canonical(one) == _canonical(other) is not None

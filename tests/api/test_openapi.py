@@ -193,6 +193,7 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/turns": {"session_id": name, "wait_seconds": 0},
         "/sharing": {"shared": False},
         "/v1/scan": {"session_ids": [name]},
+        "/repair": {"apply": True},
     }
     body = next((bodies[end] for end in bodies if route.path.endswith(end)), None)
     if route.method == "DELETE" and route.path.endswith("{part_id}"):

@@ -11,7 +11,7 @@ from redis import Redis
 from sessiond.client import DaemonClient
 from sessiond.model import NewMessage, NewSession
 from tests.cli.commands import ask, called, sessiond
-from tests.daemons import RunningDaemon, running_daemon
+from tests.daemons import RunningDaemon, running_daemon, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,24 @@ def test_who_loads_a_damaged_session_is_told_to_scan(daemon: RunningDaemon) -> N
     done = called(daemon, "show", "ses_bad", code=12)
     assert "sessiond doctor --scan" in done.stderr
     sessiond(daemon, "show", "ses_good")
+
+
+def test_a_repair_is_planned_first_and_done_when_it_is_said(daemon: RunningDaemon) -> None:
+    done = called(daemon, "repair", "--all", code=12)
+    assert done.stdout.startswith("ses_bad would be repaired\n")
+    assert "lost: operation 2" in done.stdout
+    assert done.stdout.endswith("nothing was changed; --apply does it\n")
+    done = called(daemon, "repair", "ses_bad", "--apply", "--json", code=12)
+    (plan,) = json.loads(done.stdout)["plans"]
+    assert plan["applied"]
+    assert called(daemon, "doctor", "--scan").stdout == "2 sessions scanned, nothing found\n"
+    assert called(daemon, "repair", "--all").stdout == "there is nothing to repair\n"
+    kept = sessiond(daemon, "redis", "cat", f"{plan['quarantine']}conversation").stdout
+    assert "session.create" in kept
+    wait_for(lambda: "one" in sessiond(daemon, "show", "ses_bad").stdout)
+
+
+def test_a_repair_needs_sessions(daemon: RunningDaemon) -> None:
+    assert "--all" in called(daemon, "repair", code=3).stderr
+    called(daemon, "repair", "--all", "ses_bad", code=3)
+    called(daemon, "repair", "ses_none", code=8)

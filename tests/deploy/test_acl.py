@@ -22,6 +22,7 @@ from sessiond.journal.reports import EntryPage, Verdict
 from sessiond.model import Choice, Context, NewMessage, NewSession, PresentSessions
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
+from sessiond.service.repairing import RepairPlan, RepairRequest
 from sessiond.service.scanning import ScanPage, ScanRequest
 from sessiond.service.status import Diagnosis, Health, KeyContent, OutboxStatus, Status
 from sessiond.store.keys import Keys
@@ -74,7 +75,7 @@ FORBIDDEN: list[tuple[str, ...]] = [
     ("BGREWRITEAOF",),
     ("SELECT", "0"),
     ("SORT", "sessiond:sessions"),
-    ("RENAME", "sessiond:sessions", "sessiond:other"),
+    ("RENAME", "sessiond:sessions", "other"),
     ("DUMP", "sessiond:sessions"),
     ("EXPIRE", "sessiond:sessions", "1"),
     ("PUBSUB", "CHANNELS"),
@@ -303,6 +304,11 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     page, _ = await client.call("POST", "/v1/scan", ScanPage, body=ScanRequest())
     assert [each.key for each in page.damage] == [KEYS.all_of_sessions()], "no SCAN, and it says so"
     assert page.sessions == status.sessions
+    admin.hset(KEYS.metadata("s"), "title", "damaged")
+    plan: RepairPlan
+    apply = RepairRequest(apply=True)
+    plan, _ = await client.call("POST", "/v1/sessions/s/repair", RepairPlan, body=apply)
+    assert plan.applied
     option = {"debug.sessions": "true"}
     await client.call("PATCH", "/v1/config", dict[str, str], body=option)
     assert (await client.call("GET", "/v1/config", dict[str, str]))[0].items() >= option.items()

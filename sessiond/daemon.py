@@ -54,6 +54,7 @@ from sessiond.store.embedded.server import (
 from sessiond.store.inspection import read_key
 from sessiond.store.outcome import Committed
 from sessiond.store.probe import ServerFacts
+from sessiond.troubleshooting import LoopLag, Troubleshooter
 
 _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
@@ -84,6 +85,7 @@ class Daemon:
         self._reporter: Reporter | None = None
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
+        self._lag = LoopLag()
         self._bound = self._serving = False
         self._tasks: list[asyncio.Task[None]] = []
         self._token_file = (
@@ -142,7 +144,7 @@ class Daemon:
         if facts:
             with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
                 await self._beat_once()
-        jobs = (self._beat(), self._trim(), self._examiner.watch())
+        jobs = (self._beat(), self._trim(), self._examiner.watch(), self._lag.run())
         self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(
             "daemon.started",
@@ -313,7 +315,8 @@ class Daemon:
         if self._embedded:
             folders["redis folder"] = self._embedded.options.directory
         owned = self._embedded is not None
-        return Examiner(core, durable.journal, owned=owned, folders=folders)
+        troubles = Troubleshooter(core, folders["journal folder"], self._lag)
+        return Examiner(core, durable.journal, owned=owned, folders=folders, troubles=troubles)
 
     async def _open_offline(self, core: Core, durable: DurableWrites) -> OfflineReading:
         folder = data_folder(self._environ) / "replica"

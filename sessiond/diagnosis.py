@@ -25,6 +25,7 @@ from sessiond.service.finding import failed
 from sessiond.service.promise import Installation, promises, promises_without_redis
 from sessiond.service.status import Diagnosis, DurabilityStatus
 from sessiond.store.probe import Waitaof, read_settings, server_ms, try_waitaof
+from sessiond.troubleshooting import Troubleshooter
 
 _PERIOD_SECONDS = 5.0
 
@@ -39,15 +40,23 @@ class Examiner:
         journal: the daemon's.
         owned: whether the daemon started that Redis.
         folders: the daemon's folders by name; what is not there is left out.
+        troubles: looks at the sessions, and at what slows them down.
     """
 
     def __init__(
-        self, core: Core, journal: Journal, *, owned: bool, folders: dict[str, Path]
+        self,
+        core: Core,
+        journal: Journal,
+        *,
+        owned: bool,
+        folders: dict[str, Path],
+        troubles: Troubleshooter,
     ) -> None:
         self._core = core
         self._journal = journal
         self._owned = owned
         self._folders = folders
+        self._troubles = troubles
         self._run_id = self._fault = ""
         self._waitaof: Waitaof = ""
 
@@ -91,11 +100,13 @@ class Examiner:
         waiting = (await self._journal.status()).pending
         try:
             here = await self._installation(waiting)
+            troubles = await self._troubles.findings()
         except SessiondError as error:
             found = [failed("redis", error.detail, error.hint, code=error.code)]
             found += [journal_finding(waiting), *map(folder_finding, folders)]
             return Diagnosis(findings=found, promises=promises_without_redis())
-        return Diagnosis(findings=findings(here, folders), promises=promises(here))
+        found = [*findings(here, folders), *troubles]
+        return Diagnosis(findings=found, promises=promises(here))
 
     async def _installation(self, waiting: int) -> Installation:
         core, skew = self._core, Skew()

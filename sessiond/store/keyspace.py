@@ -147,6 +147,13 @@ class Keyspace:
             types = await answered(pipeline.execute())
         return _present(kinds, types)
 
+    async def newest(self, count: int) -> list[tuple[str, float]]:
+        """Return the most recently active sessions, with the time of that (ms)."""
+        pairs = await answered(
+            self._redis.zrevrange(self.keys.sessions, 0, count - 1, withscores=True)
+        )
+        return [(member.decode("utf-8", "replace"), score) for member, score in pairs]
+
     async def listed(self, cursor: str) -> tuple[dict[str, float], str]:
         """Return a stretch of the index of all sessions, and where to go on; empty at the end."""
         position, members = await answered(

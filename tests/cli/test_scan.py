@@ -77,3 +77,22 @@ def test_a_repair_needs_sessions(daemon: RunningDaemon) -> None:
     assert "--all" in called(daemon, "repair", code=3).stderr
     called(daemon, "repair", "--all", "ses_bad", code=3)
     called(daemon, "repair", "ses_none", code=8)
+
+
+def test_the_doctor_notices_a_damaged_session_by_itself(daemon: RunningDaemon) -> None:
+    with Redis(unix_socket_path=str(daemon.redis_socket)) as redis:
+        redis.hset("sessiond:{ses_good}:metadata", "title", "damaged")
+        told = json.loads(called(daemon, "doctor", "--json", code=12).stdout)
+        (finding,) = [each for each in told["findings"] if each["check"] == "sessions"]
+        assert (finding["state"], finding["exit_code"]) == ("failed", 12)
+        assert "1 of the 2 newest are damaged: ses_good" in finding["finding"]
+        redis.set("sessiond:contested", "not ours")
+        told = json.loads(called(daemon, "doctor", "--json", code=12).stdout)
+        states = {each["check"]: each["state"] for each in told["findings"]}
+        assert (states["redis"], states["conflicts"], states["round trip"]) == (
+            *("ok", "failed"),
+            "ok",
+        )
+        redis.delete("sessiond:contested")
+    called(daemon, "repair", "--all", "--apply")
+    assert json.loads(called(daemon, "doctor", "--json").stdout)["ok"]

@@ -45,7 +45,7 @@ WORKSPACE = "work"
 LIFE_SECONDS = 30
 ALWAYS_ALLOWED = {"auth", "hello", "quit", "reset"}  # whatever a rule says
 YOUNGER_THAN_7_0 = {"client|setinfo", "client|no-touch", "client|capa", "client|import-source"}
-ASKED_IN_VAIN = {"config|get", "scan", "waitaof"}
+ASKED_IN_VAIN = {"config|get", "scan", "slowlog|get", "waitaof"}
 """What a daemon asks where it may; the file does not allow it, and `sessiond doctor` says so."""
 OF_THE_TEST = {"acl|log", "config|resetstat", "info", "set"}
 

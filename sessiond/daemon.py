@@ -22,6 +22,7 @@ from sessiond.api.schema import openapi
 from sessiond.api.server import ApiServer, application
 from sessiond.api.sse import EventStreams
 from sessiond.api.system import System
+from sessiond.api.tracing import TraceHandlers, trace_routes
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
 from sessiond.core import Core
@@ -43,6 +44,7 @@ from sessiond.service.status import (
     KeyContent,
     Status,
 )
+from sessiond.service.tracing import Hooks, Tracer
 from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
 from sessiond.store.embedded.server import (
@@ -54,6 +56,7 @@ from sessiond.store.embedded.server import (
 from sessiond.store.inspection import read_key
 from sessiond.store.outcome import Committed
 from sessiond.store.probe import ServerFacts
+from sessiond.store.traces import TraceStore
 from sessiond.troubleshooting import LoopLag, Troubleshooter
 
 _BEAT_SECONDS = 5.0
@@ -83,6 +86,7 @@ class Daemon:
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
         self._reporter: Reporter | None = None
+        self._tracer: Tracer | None = None
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
         self._lag = LoopLag()
@@ -125,7 +129,6 @@ class Daemon:
         facts = await self._reach(self._core)
         if self._core.replicas and facts:
             await answered(self._core.replicas.check())
-        self._trace_sessions()
         listening = self._bind()
         self._bound = True
         self._opencodes = self._open_opencodes(self._core)
@@ -133,6 +136,8 @@ class Daemon:
         self._examiner = self._open_examiner(self._core, durable)
         self._offline = offline = await self._open_offline(self._core, durable)
         self._reporter = self._open_reporter(self._core, durable, offline)
+        self._tracer = tracer = self._open_tracer(self._core, durable, self._opencodes)
+        self._trace_sessions()
         if facts is None:
             durable.redis.note_failure()
         self._server = self._api(self._core, durable, offline, self._opencodes, listening)
@@ -144,7 +149,7 @@ class Daemon:
         if facts:
             with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
                 await self._beat_once()
-        jobs = (self._beat(), self._trim(), self._examiner.watch(), self._lag.run())
+        jobs = (self._beat(), self._trim(), self._examiner.watch(), self._lag.run(), tracer.run())
         self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(
             "daemon.started",
@@ -230,6 +235,12 @@ class Daemon:
         return self._core
 
     @property
+    def _tracing(self) -> Tracer:
+        if self._tracer is None:
+            raise RuntimeError("the daemon was not started")
+        return self._tracer
+
+    @property
     def _reporting(self) -> Reporter:
         if self._reporter is None:
             raise RuntimeError("the daemon was not started")
@@ -287,6 +298,7 @@ class Daemon:
         repairer = core.repairer(offline.copied_log, durable.outbox.confirmed.doubt)
         repairing = RepairHandlers(core.scanner, repairer)
         table = [
+            *trace_routes(TraceHandlers(self._tracing)),  # before /v1/sessions/…/{document}
             *routes(Handlers(services), writing, system),
             *opencode_routes(plugin),
             *journal_routes(journal),
@@ -369,12 +381,25 @@ class Daemon:
         )
         return Reporter(core, durable, offline, place, began=self._began)
 
+    def _open_tracer(self, core: Core, durable: DurableWrites, opencodes: Opencodes) -> Tracer:
+        store = core.store
+        hooks = Hooks(
+            on_write=durable.outbox.on_write,
+            on_send=store.on_send,
+            on_commit=store.on_commit,
+            on_seen=core.feeds.on_seen,
+            on_applied=opencodes.on_applied,
+        )
+        return Tracer(TraceStore(core.redis, core.keys), self._instance, hooks)
+
     def _trace_sessions(self) -> None:
         told = self._running.store.on_commit
         if self._log_commit in told:
             told.remove(self._log_commit)
         if self.configuration.debug.sessions:
             told.append(self._log_commit)
+        if self._tracer:
+            self._tracer.switch(on=self.configuration.debug.sessions)
 
     def _log_commit(self, session_id: str, group: list[Draft], committed: Committed) -> None:
         for draft, position in zip(group, committed.positions, strict=True):

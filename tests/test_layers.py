@@ -41,6 +41,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "service.opencode.overview",
             "service.scanning",
             "service.repairing",
+            "service.tracing",
         ),
         *("journal.reports", "opencode", "daemon"),
     ),

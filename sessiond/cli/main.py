@@ -21,6 +21,7 @@ from sessiond.cli import (
     run,
     sessions,
     status,
+    trace,
 )
 from sessiond.cli.exits import INTERRUPTED, OK, exit_code
 from sessiond.cli.terminal import paint
@@ -28,7 +29,7 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(repair, journal, inspect_redis, configuration, demo),
+    *(repair, trace, journal, inspect_redis, configuration, demo),
 )
 
 

@@ -29,8 +29,8 @@ from sessiond.sync.position import Position
 
 _TRIES = 4
 _FORGETTING = 1024
-_PASSING = ("lease", "presence")
-"""Kinds of keys that are announced again by themselves."""
+_PASSING = ("lease", "presence", "trace")
+"""Kinds of keys that nothing follows from."""
 
 Copies = Callable[[str], Awaitable[list[Entry]]]
 

@@ -38,7 +38,10 @@ _SETTLED_MS = 60_000
 _KEYS_PHASE, _INDEX_PHASE, _INSTEAD_PHASE = "keys:", "listed:", "instead:"
 _CURSOR = re.compile(r"(keys:|listed:|instead:)(\d{0,20})", re.ASCII)
 _REQUIRED = (b"status", b"epoch", b"version", b"workspace", b"session_id", b"created_at")
-_KEPT_OF_DELETED = ("metadata", "conversation", "applied", "conflicts", "lease", "presence")
+_KEPT_OF_DELETED = (
+    *("metadata", "conversation", "applied", "conflicts"),
+    *("lease", "presence", "trace"),
+)
 
 _REPAIR = "sessiond repair {session_id} says what can be restored; --apply does it"
 _FOREIGN = "something other than sessiond wrote it; `sessiond repair {session_id}` moves it aside"

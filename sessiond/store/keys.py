@@ -83,6 +83,12 @@ TABLE: dict[str, KeyKind] = {
         "who is there: instance → since_ms, seen_ms, until_ms, JSON (machine, client, "
         "active_files); counts until until_ms",
     ),
+    "trace": KeyKind(
+        _session("trace"),
+        "stream",
+        "1 day, the 10,000 newest about",
+        "while debug.sessions is on: which stage each operation reached where and when, as JSON",
+    ),
     "quarantine": KeyKind(
         _session("quarantine:<time>:<kind>"),
         "any",
@@ -281,6 +287,10 @@ class Keys:
     def presence(self, session_id: str) -> str:
         """Hash: who is at the session."""
         return self._name("presence", session_id)
+
+    def trace(self, session_id: str) -> str:
+        """Stream: what became of the session's operations."""
+        return self._name("trace", session_id)
 
     def events(self, session_id: str) -> str:
         """Channel of one session."""

@@ -21,6 +21,9 @@ from sessiond.store.outcome import Committed
 from sessiond.store.scripts import SNAPSHOT
 from sessiond.sync.position import Position
 
+OnSend = Callable[[str, list[Draft]], None]
+"""Told of every write that leaves for Redis, for the trace."""
+
 OnCommit = Callable[[str, list[Draft], Committed], None]
 """Told of every write, for detailed logging."""
 
@@ -96,6 +99,7 @@ class SessionStore:
         self._touched: dict[str, tuple[str, int]] = {}
         self._indexer: asyncio.Task[None] | None = None
         self.log = LogReader(redis, keys)
+        self.on_send: list[OnSend] = []
         self.on_commit: list[OnCommit] = []
 
     @property
@@ -109,6 +113,8 @@ class SessionStore:
 
     async def commit(self, session_id: str, group: list[Draft], now_ms: int) -> Committed:
         """Write a group of operations (see Committer.commit) and note the session's activity."""
+        for tell_of in self.on_send:
+            tell_of(session_id, group)
         committed = await self._committer.commit(session_id, group)
         for tell in self.on_commit:
             tell(session_id, group, committed)

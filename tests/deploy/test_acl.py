@@ -25,6 +25,7 @@ from sessiond.service.opencode.overview import Overview
 from sessiond.service.repairing import RepairPlan, RepairRequest
 from sessiond.service.scanning import ScanPage, ScanRequest
 from sessiond.service.status import Diagnosis, Health, KeyContent, OutboxStatus, Status
+from sessiond.service.tracing import SessionTrace
 from sessiond.store.keys import Keys
 from tests.deploy import (
     NO_PASSWORD,
@@ -313,6 +314,12 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     await client.call("PATCH", "/v1/config", dict[str, str], body=option)
     assert (await client.call("GET", "/v1/config", dict[str, str]))[0].items() >= option.items()
     admin.set("sessiond:{s}:text", "plain")  # no key of ours is one today; a person's may be
+    trace: SessionTrace
+    await client.append("s", [NewMessage(role="user", content="traced", id="traced")])
+    path, query = "/v1/sessions/s/trace", {"operation": "traced"}
+    trace, _ = await client.call("GET", path, SessionTrace, query=query)
+    assert trace.complete
+    assert "committed" in [event.stage for event in trace.events]
     kinds = {
         KEYS.metadata("s"): "hash",
         KEYS.conversation("s"): "stream",

@@ -18,6 +18,8 @@ from tests.store.support import Services, until
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
 OF_REPAIRS = {"quarantine", "repair"}
 """Written by repairs only: tests/service/test_repairing.py sees them."""
+OF_DEBUGGING = {"trace"}
+"""Written in debug mode only: tests/service/test_tracing.py sees it."""
 OF_REAL_SERVERS = {"probe", "replication"}
 """Gone in a moment, and only where fakeredis cannot go: test_probe and test_replicas see them."""
 CHANNELS = [
@@ -105,6 +107,7 @@ def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
     names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances, keys.contested]
     names += [keys.lease("a"), keys.opencodes, keys.presence("a"), keys.present]
+    names += [keys.trace("a")]
     names += [keys.quarantine("a", "1768300200000", "parts"), keys.repair("a", "parts")]
     names += [
         keys.writers,
@@ -141,7 +144,7 @@ async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_d
         (kind,) = [kind for kind, row in TABLE.items() if fits(row, core.keys.namespace, name)]
         assert TABLE[kind].type == type_, name
         kinds.add(kind)
-    assert kinds == TABLE.keys() - set(CHANNELS) - OF_REAL_SERVERS - OF_REPAIRS
+    assert kinds == TABLE.keys() - set(CHANNELS) - OF_REAL_SERVERS - OF_REPAIRS - OF_DEBUGGING
     for name in channels:
         (kind,) = [kind for kind, row in TABLE.items() if fits(row, core.keys.namespace, name)]
         assert TABLE[kind].type == "channel", name

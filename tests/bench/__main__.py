@@ -14,6 +14,7 @@ from tests.bench import (
     merge,
     opencode,
     outbox,
+    recovery,
     replica,
     store,
 )
@@ -29,6 +30,7 @@ _GROUPS = {
     "journal": journal.figures,
     "outbox": outbox.figures,
     "replica": replica.figures,
+    "recovery": recovery.figures,
 }
 
 

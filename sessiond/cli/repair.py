@@ -15,7 +15,7 @@ from sessiond.cli.exits import DAMAGED, OK
 from sessiond.cli.scan import pages
 from sessiond.cli.terminal import one_line, paint, print_json
 from sessiond.client import DaemonClient
-from sessiond.errors import InvalidInput
+from sessiond.errors import InvalidInput, SessiondError
 from sessiond.service.repairing import RepairPlan, RepairRequest
 
 
@@ -44,7 +44,12 @@ def _repair(options: argparse.Namespace) -> int:
     async def run(client: DaemonClient) -> list[RepairPlan]:
         plans = []
         async for session_id in _wanted(client, options):
-            plan = await _plan(client, session_id, apply=options.apply)
+            try:
+                plan = await _plan(client, session_id, apply=options.apply)
+            except SessiondError as error:
+                if not options.all or error.temporary:
+                    raise
+                plan = _refused(session_id, error)  # it must not keep from the others
             plans.append(plan)
             if not options.json:
                 _print(plan)
@@ -81,6 +86,10 @@ async def _plan(client: DaemonClient, session_id: str, *, apply: bool) -> Repair
         await client.call("POST", path, RepairPlan, body=RepairRequest(apply=apply))
     )[0]
     return plan
+
+
+def _refused(session_id: str, error: SessiondError) -> RepairPlan:
+    return RepairPlan(session_id=session_id, steps=[], lost=[error.detail], quarantine="")
 
 
 def _print(plan: RepairPlan) -> None:

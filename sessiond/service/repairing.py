@@ -21,14 +21,13 @@ from sessiond.store.keys import SESSION_KINDS, TABLE
 from sessiond.store.keyspace import Hash, Keyspace
 from sessiond.store.repairs import RepairStore, Replacement, Standing, stream_of
 from sessiond.store.sessions import SessionStore
-from sessiond.sync.audit import applied_faults, conflict_faults, entry_of, form_faults
+from sessiond.sync.audit import FORGETTING, applied_faults, conflict_faults, entry_of, form_faults
 from sessiond.sync.derived import Derived
 from sessiond.sync.entry import Entry
 from sessiond.sync.mending import Mended, Remains, mend
 from sessiond.sync.position import Position
 
 _TRIES = 4
-_FORGETTING = 1024
 _PASSING = ("lease", "presence", "trace")
 """Kinds of keys that nothing follows from."""
 
@@ -155,16 +154,18 @@ class Repairer:
 
     async def _draft(self, session_id: str) -> _Draft:
         types = await self._keyspace.types(session_id)
-        if not types:
+        foreign = await self._scanner.foreign_keys(session_id)
+        if not (types or foreign):
             raise NotFound(
                 f"Redis has nothing of session {session_id!r}",
                 hint="a machine that wrote to it writes it again from its journal",
             )
         draft = _Draft(await self._repairs.standing(session_id, types))
-        looked = await self._scanner.look(session_id, with_foreign=True)
-        if looked.faults:
-            await self._plan_session(session_id, draft, looked)
-        for number, key in enumerate(looked.foreign):
+        if types:
+            looked = await self._scanner.look(session_id)
+            if looked.faults:
+                await self._plan_session(session_id, draft, looked)
+        for number, key in enumerate(foreign):
             self._move(draft, key, f"foreign{number}", "move aside: no key of sessiond is named so")
         return draft
 
@@ -293,7 +294,7 @@ def _applied(held: Hash, derived: Derived, lost: set[int]) -> Hash:
         and not [*applied_faults({name: value}, Derived(), set(), end)]
         and not (name.startswith(b"key:") and int(value.split()[-1]) in lost)
     }
-    is_whole = len(held) < _FORGETTING
+    is_whole = len(held) < FORGETTING
     return kept | {
         writer.encode(): b"%d %d" % line
         for writer, line in derived.writers.items()

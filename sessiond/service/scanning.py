@@ -83,7 +83,6 @@ class Looked(Struct):
     """What one look at a session found. `derived`: what its log makes of it, if that is whole."""
 
     faults: list[Fault] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
     derived: Derived | None = None
 
@@ -139,20 +138,23 @@ class Scanner:
 
     async def damage(self, session_id: str) -> list[Damage]:
         """Return what is wrong with a session."""
-        looked = await self.look(session_id, with_foreign=True)
+        looked = await self.look(session_id)
         damage = [self._damage(session_id, fault) for fault in looked.faults]
-        return damage + [self._foreign(key) for key in looked.foreign]
+        return damage + [self._foreign(key) for key in await self.foreign_keys(session_id)]
 
-    async def look(self, session_id: str, *, with_foreign: bool = False) -> Looked:
+    async def foreign_keys(self, session_id: str) -> list[str]:
+        """Return the keys within a session's that none of sessiond's are named like."""
+        with suppress(StoreRefusesUser):  # told by a scan of all
+            return await self._keyspace.foreign_keys(session_id)
+        return []
+
+    async def look(self, session_id: str) -> Looked:
         """Look at a session until it stands still, or nothing is wrong with it."""
         looked = Looked()
         for _ in range(_TRIES):
             types = await self._keyspace.types(session_id)
             before = await self._position(session_id, types)
             looked = await _Look(self._keyspace, session_id, types).run()
-            if with_foreign:
-                with suppress(StoreRefusesUser):  # told by a scan of all
-                    looked.foreign = await self._keyspace.foreign_keys(session_id)
             types = await self._keyspace.types(session_id)
             if not looked.faults or before == await self._position(session_id, types):
                 break

@@ -23,8 +23,8 @@ Severity = Literal["damaged", "warning"]
 
 _MOST_FAULTS = 20
 """Of one key; more of them are counted only."""
-_FORGETTING = 1024
-"""With fewer lines the list of writers has not forgotten any; see store/lua/commit.lua."""
+FORGETTING = 1024
+"""With fewer lines the list of writers and keys has not forgotten any; see store/lua/commit.lua."""
 _WRITER = re.compile(rb"(\d{1,15}) (\d{1,15})")
 _KEY = re.compile(rb"\S{0,64} (\d{1,15})")
 _MARK = re.compile(rb"\d{1,15}")
@@ -140,7 +140,7 @@ def applied_faults(
 ) -> Iterator[Fault]:
     """Yield what is wrong with the list of writers and keys; `end`: the log's, by now."""
     yield from _capped("applied", _wrong_applied(held, derived, later, end))
-    if len(held) < _FORGETTING:
+    if len(held) < FORGETTING:
         missing = (
             derived.writers.keys() - later - {name.decode("utf-8", "replace") for name in held}
         )

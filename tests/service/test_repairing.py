@@ -250,6 +250,17 @@ async def test_another_session_is_not_touched(core: Services, machine: Machine) 
     assert {k: v for k, v in (await contents(core)).items() if "{ses_2}" in k} == others
 
 
+async def test_a_key_of_others_in_a_session_that_is_none_is_moved_aside(
+    core: Services, machine: Machine
+) -> None:
+    name = f"{core.keys.namespace}:{{ses_none}}:foreign"
+    await core.redis.set(name, "not ours")
+    done = await machine.repairer.apply("ses_none")
+    assert [step.key for step in done.steps] == [name]
+    assert await core.redis.get(f"{done.quarantine}foreign0") == b"not ours"
+    assert not await core.redis.exists(name)
+
+
 async def test_a_session_that_is_not_there_cannot_be_repaired(machine: Machine) -> None:
     with pytest.raises(NotFound):
         await machine.repairer.plan("ses_none")

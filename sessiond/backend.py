@@ -9,20 +9,29 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from sessiond.model import (
+    ArchivedSession,
+    CacheAnswers,
+    CacheContents,
+    CacheDropped,
+    CacheLookup,
+    CacheStored,
     Choice,
     ConflictRecord,
     ConflictState,
     Document,
     DocumentName,
     MessagePage,
+    NewCacheValue,
     NewMessage,
     NewSession,
     OperationPage,
     Part,
+    Preferences,
     Session,
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
@@ -53,6 +62,11 @@ class Backend(Protocol):
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
 
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
+
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
     ) -> SessionPage:
@@ -62,6 +76,12 @@ class Backend(Protocol):
         self, session_id: str, *, expected: str = "", base: str = "", key: str = ""
     ) -> str:
         """Delete a session and return the position of that."""
+
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Archive a session that nobody has written to for so long; None: some minutes."""
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back."""
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""
@@ -153,6 +173,12 @@ class Backend(Protocol):
     ) -> OperationPage:
         """Return a stretch of the log."""
 
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
+
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
 
@@ -166,6 +192,21 @@ class Backend(Protocol):
 
     async def presence(self, session_id: str) -> SessionPresence:
         """Return who is at a session."""
+
+    async def look_up_cached(self, session_id: str, lookup: CacheLookup) -> CacheAnswers:
+        """Look for what tools answered to calls, and stamps for what is not found."""
+
+    async def cache(self, session_id: str, key: str, new: NewCacheValue) -> CacheStored:
+        """Cache what a tool answered, if the files are as they were at the lookup."""
+
+    async def invalidate_cached(self, session_id: str, paths: list[str]) -> CacheDropped:
+        """Drop what depends on files that changed."""
+
+    async def clear_cached(self, session_id: str) -> CacheDropped:
+        """Drop all that a session has cached."""
+
+    async def cached(self, session_id: str) -> CacheContents:
+        """Return what a session has cached."""
 
     def events(self, session_id: str, after: str | None = None) -> RawEvents:
         """Watch a session after a position; None for from now on."""

@@ -16,6 +16,13 @@ from sessiond.codec import json
 from sessiond.errors import BY_CODE, DaemonUnreachable, InvalidInput, SessiondError
 from sessiond.model import (
     JOURNALED,
+    ArchivedSession,
+    CacheAnswers,
+    CacheContents,
+    CacheDropped,
+    CacheLookup,
+    CacheStored,
+    ChangedFiles,
     Choice,
     ConflictPage,
     ConflictRecord,
@@ -24,6 +31,7 @@ from sessiond.model import (
     DocumentName,
     Message,
     MessagePage,
+    NewCacheValue,
     NewMessage,
     NewMessages,
     NewPresence,
@@ -31,18 +39,21 @@ from sessiond.model import (
     OperationPage,
     Part,
     PositionReply,
+    Preferences,
     Problem,
     Session,
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
+from sessiond.policy.caching import checked_key
 from sessiond.sync.names import checked, checked_version
 
 Answer = TypeVar("Answer")
-Aged = TypeVar("Aged", Session, SessionPage, MessagePage)
+Aged = TypeVar("Aged", Session, SessionPage, MessagePage, Window)
 
 Query = Mapping[str, str | int]
 
@@ -137,6 +148,14 @@ class DaemonClient:
         """Return a whole session."""
         return await self._read(_session(session_id), Session)
 
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
+        wanted = {"tokens": tokens, "strategy": strategy}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return await self._read(_session(session_id) + "/window", Window, query)
+
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
     ) -> SessionPage:
@@ -153,6 +172,16 @@ class DaemonClient:
         path, headers = _session(session_id), _headers(key=key, expected=expected, base=base)
         reply: PositionReply = (await self.call("DELETE", path, PositionReply, headers=headers))[0]
         return reply.position
+
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Archive a session that nobody has written to for so long; None: some minutes."""
+        path = _session(session_id) + "/archive"
+        query: Query = {} if idle_seconds is None else {"idle_seconds": idle_seconds}
+        return (await self.call("POST", path, ArchivedSession, query=query))[0]
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back."""
+        return (await self.call("POST", _session(session_id) + "/restore", ArchivedSession))[0]
 
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""
@@ -304,6 +333,15 @@ class DaemonClient:
         query: Query = {"after": after, "limit": limit}
         return (await self.call("GET", path, OperationPage, query=query))[0]
 
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+        return (await self.call("GET", _user_preferences(user_id), Preferences))[0]
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
+        path = _user_preferences(user_id)
+        return (await self.call("PATCH", path, Preferences, body=patch))[0]
+
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
         await self.call("POST", _session(session_id) + "/live", None, body=body)
@@ -322,6 +360,29 @@ class DaemonClient:
     async def presence(self, session_id: str) -> SessionPresence:
         """Return who is at a session."""
         return (await self.call("GET", _session(session_id) + "/presence", SessionPresence))[0]
+
+    async def look_up_cached(self, session_id: str, lookup: CacheLookup) -> CacheAnswers:
+        """Look for what tools answered to calls, and stamps for what is not found."""
+        path = _session(session_id) + "/cache/lookup"
+        return (await self.call("POST", path, CacheAnswers, body=lookup))[0]
+
+    async def cache(self, session_id: str, key: str, new: NewCacheValue) -> CacheStored:
+        """Cache what a tool answered, if the files are as they were at the lookup."""
+        path = f"{_session(session_id)}/cache/{checked_key(key)}"
+        return (await self.call("PUT", path, CacheStored, body=new))[0]
+
+    async def invalidate_cached(self, session_id: str, paths: list[str]) -> CacheDropped:
+        """Drop what depends on files that changed."""
+        path, body = _session(session_id) + "/cache/invalidate", ChangedFiles(paths=paths)
+        return (await self.call("POST", path, CacheDropped, body=body))[0]
+
+    async def clear_cached(self, session_id: str) -> CacheDropped:
+        """Drop all that a session has cached."""
+        return (await self.call("DELETE", _session(session_id) + "/cache", CacheDropped))[0]
+
+    async def cached(self, session_id: str) -> CacheContents:
+        """Return what a session has cached."""
+        return (await self.call("GET", _session(session_id) + "/cache", CacheContents))[0]
 
     @asynccontextmanager
     async def events(
@@ -478,3 +539,7 @@ def _headers(*, key: str = "", expected: str = "", base: str = "") -> dict[str, 
     versions = {"If-Match": checked_version(expected), "Sessiond-Base": checked_version(base)}
     quoted = {name: f'"{version}"' for name, version in versions.items() if version}
     return quoted | ({"Idempotency-Key": key} if key else {})
+
+
+def _user_preferences(user_id: str) -> str:
+    return f"/v1/users/{checked('user_id', user_id)}/preferences"

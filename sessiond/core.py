@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Redis
 
-from sessiond.config import Configuration
+from sessiond.archive.folder import ArchiveFolder
+from sessiond.config import Configuration, PerformanceOptions
+from sessiond.config.archive import folder_of
+from sessiond.config.functions import imported
 from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
+from sessiond.model import Context
+from sessiond.policy.caching import paths_below
+from sessiond.service.archiving import Archiving
+from sessiond.service.caching import Caches
 from sessiond.service.checks import check_server
 from sessiond.service.clock import Clock, system_clock
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
+from sessiond.service.edits import EditWatch
 from sessiond.service.feeds import Feeds
+from sessiond.service.fingerprints import Fingerprints
+from sessiond.service.identity import Entropy
 from sessiond.service.leases import Leases
 from sessiond.service.messages import Messages
 from sessiond.service.performing import Performer
+from sessiond.service.preferences import UserPreferences
 from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.refusals import Refusals
 from sessiond.service.repairing import Copies, Repairer
 from sessiond.service.scanning import Scanner
 from sessiond.service.sessions import Sessions
+from sessiond.service.windows import WindowDefaults, Windows
 from sessiond.service.writing import Surroundings
+from sessiond.store.archives import ArchiveStore
 from sessiond.store.bus import Bus
+from sessiond.store.cache import CacheStore
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import (
@@ -41,13 +56,17 @@ from sessiond.store.keys import Keys
 from sessiond.store.keyspace import Keyspace
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.preferences import PreferenceStore
 from sessiond.store.presence import PresenceStore
 from sessiond.store.probe import ServerFacts, facts_of, read_facts
 from sessiond.store.repairs import RepairStore
 from sessiond.store.replicas import ReplicaAcks
 from sessiond.store.sessions import SessionStore
+from sessiond.store.use import UseStore
 
 _COMMIT_CONNECTIONS = 16
+_MIB = 1024 * 1024
+_INCARNATION_BYTES = 4
 
 
 class Core:
@@ -58,7 +77,8 @@ class Core:
         configuration: options of `redis`, `sync` and `api`.
         instance: the name under which this process writes.
         clock: milliseconds since 1970.
-        incarnation: what tells this life of the process from its others.
+        entropy: returns that many random bytes.
+        default_archive: where archived sessions go if `retention.archive` does not say.
     """
 
     def __init__(
@@ -68,7 +88,8 @@ class Core:
         *,
         instance: str,
         clock: Clock = system_clock,
-        incarnation: Callable[[], str] = lambda: secrets.token_hex(4),
+        entropy: Entropy = secrets.token_bytes,
+        default_archive: Path | None = None,
     ) -> None:
         _require_verified_tls(url)
         redis, sync = configuration.redis, configuration.sync
@@ -89,13 +110,13 @@ class Core:
             self._commits.execute,
             self.keys,
             replicas=self.replicas,
-            writer=f"{instance}.{incarnation()}",
+            writer=f"{instance}.{entropy(_INCARNATION_BYTES).hex()}",
             batch_operations=sync.batch_operations,
             retry_seconds=sync.retry_seconds,
         )
         self.bus = Bus(self._subscriber)
         self.store = SessionStore(self.redis, self.keys, self.committer)
-        self.opencode = OpencodeStore(self.redis, self.keys)
+        self.opencode = OpencodeStore(self.redis, self.keys, self.store.recall)
         self.leases = Leases(
             LeaseStore(self.redis, self.keys, round(sync.lease_seconds * 1000)), instance
         )
@@ -104,14 +125,23 @@ class Core:
             self.store,
             machine=instance,
         )
+        self.use = UseStore(self.redis, self.keys)
         self.around = around = Surroundings(
             self.store,
             ConflictStore(self.redis, self.keys),
             rules=merge_rules(sync.merge),
             clock=clock,
+            entropy=entropy,
+        )
+        self.archiving = Archiving(
+            around,
+            ArchiveStore(self.redis, self.keys),
+            archive_folder(configuration, default=default_archive),
         )
         self.workspace = sync.workspace
-        self.sessions = Sessions(around, workspace=sync.workspace)
+        self.preferences = UserPreferences(PreferenceStore(self.redis, self.keys))
+        self.sessions = Sessions(around, workspace=sync.workspace, preferences=self.preferences)
+        self.windows = Windows(window_defaults(configuration.performance))
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
         self.records = Records(around)
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
@@ -119,6 +149,9 @@ class Core:
         self.refusals = Refusals(around)
         self.keyspace = Keyspace(self.redis, self.keys)
         self.scanner = Scanner(self.keyspace, clock)
+        self.caches = self._open_caches(configuration, instance)
+        self._edits = EditWatch(self.caches)
+        self.store.on_commit.append(self._edits.note_commit)
         self.performer = Performer(
             self.store.log,
             sessions=self.sessions,
@@ -131,6 +164,10 @@ class Core:
             self.store, self.bus, self.keys, buffer_bytes=sync.subscriber_buffer_bytes
         )
 
+    def note_read(self, session_id: str) -> None:
+        """Take note that somebody reads a session: it is in use then."""
+        self.use.note_read(session_id, self.around.clock())
+
     async def redis_answers(self) -> None:
         """Return when Redis has answered.
 
@@ -138,6 +175,24 @@ class Core:
             SessiondError: it does not, or refuses this user.
         """
         await answered(self.redis.ping())
+
+    def _open_caches(self, configuration: Configuration, instance: str) -> Caches:
+        performance = configuration.performance
+        store = CacheStore(
+            self.redis,
+            self.keys,
+            life_ms=performance.cache_ttl_seconds * 1000,
+            limit_bytes=performance.cache_mib * _MIB,
+            compress=performance.compression_enabled,
+        )
+        return Caches(
+            store, self.store, Fingerprints(), machine=instance, active_files=self._active_files
+        )
+
+    async def _active_files(self, session_id: str) -> list[str]:
+        """Return the files below the project's folder that a session's context names."""
+        context: Context = (await self.documents.read(session_id, "context")).value
+        return paths_below(context.active_files)
 
     def _replica_acks(self, configuration: Configuration, clock: Clock) -> ReplicaAcks | None:
         redis = configuration.redis
@@ -180,6 +235,9 @@ class Core:
     async def close(self) -> None:
         """Finish what was accepted, then leave."""
         self.feeds.close()
+        await self.use.close()
+        await self._edits.close()
+        await self.caches.close()
         await self.store.close()
         await self.bus.close()
         if self.replicas:
@@ -188,6 +246,31 @@ class Core:
         await self._subscriber.aclose()
         await self.redis.aclose()
         await self._plain.aclose()
+
+
+def archive_folder(
+    configuration: Configuration, *, default: Path | None = None
+) -> ArchiveFolder | None:
+    """Return the folder that archived sessions go to; None where that is Redis itself."""
+    folder = folder_of(configuration.retention.archive) or default
+    return ArchiveFolder(folder) if folder else None
+
+
+def window_defaults(options: PerformanceOptions) -> WindowDefaults:
+    """Return what a context window is when nobody says.
+
+    Raises:
+        ConfigurationError: the function that summarises is not there, or there is to be none.
+    """
+    key, name = "performance.context_window_summary", options.context_window_summary
+    if options.context_window_strategy == "summary" and not name:
+        raise ConfigurationError(
+            f"performance.context_window_strategy is summary, and {key} is empty",
+            hint=f"name a function in {key}, or choose another strategy",
+        )
+    summarise = imported(name, key, "messages, tokens", "leave it empty") if name else None
+    size, strategy = options.context_window_size, options.context_window_strategy
+    return WindowDefaults(size, strategy, summarise)
 
 
 def _admit(info: Mapping[str, Any]) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sessiond import config, sockets
+from sessiond.api.archive import ArchiveHandlers, archive_routes
+from sessiond.api.caching import CacheHandlers, cache_routes
+from sessiond.api.cleanup import CleanupHandlers, cleanup_routes
 from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
 from sessiond.api.journal import JournalHandlers, journal_routes
@@ -23,6 +26,7 @@ from sessiond.api.server import ApiServer, application
 from sessiond.api.sse import EventStreams
 from sessiond.api.system import System
 from sessiond.api.tracing import TraceHandlers, trace_routes
+from sessiond.api.users import UserHandlers, user_routes
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
 from sessiond.core import Core
@@ -34,10 +38,14 @@ from sessiond.memory import give_large_blocks_back
 from sessiond.offline import OfflineReading
 from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
 from sessiond.reporting import Place, Reporter
+from sessiond.retention import open_cleanup
 from sessiond.service.checks import check_server
+from sessiond.service.cleanup import Cleanup
 from sessiond.service.clock import system_clock
+from sessiond.service.compression import Compression
 from sessiond.service.opencode.opencodes import Opencodes
 from sessiond.service.opencode.outbox import Target
+from sessiond.service.schedule import CleanupSchedule
 from sessiond.service.status import (
     Diagnosis,
     Health,
@@ -45,6 +53,7 @@ from sessiond.service.status import (
     Status,
 )
 from sessiond.service.tracing import Hooks, Tracer
+from sessiond.store.blocks import BlockStore
 from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
 from sessiond.store.embedded.server import (
@@ -63,6 +72,8 @@ _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
 _GRACE_SECONDS = 10.0
 _TRIM_SECONDS = 3600.0
+_SETTLED_SECONDS = 60.0
+"""Beyond the retries of a write: then its entries may be compressed."""
 _WAIT_FOR_EMBEDDED_SECONDS = 5.0
 _WAIT_FOR_REDIS_SECONDS = 1.0
 
@@ -85,6 +96,7 @@ class Daemon:
         self._offline: OfflineReading | None = None
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
+        self._cleanup: Cleanup | None = None
         self._reporter: Reporter | None = None
         self._tracer: Tracer | None = None
         self._server: ApiServer | None = None
@@ -125,7 +137,10 @@ class Daemon:
         """
         give_large_blocks_back()
         url = self.configuration.redis.url or await self._start_embedded()
-        self._core = Core(url, self.configuration, instance=self._instance)
+        archives = data_folder(self._environ) / "archive" if self._embedded else None
+        self._core = Core(
+            url, self.configuration, instance=self._instance, default_archive=archives
+        )
         facts = await self._reach(self._core)
         if self._core.replicas and facts:
             await answered(self._core.replicas.check())
@@ -135,6 +150,7 @@ class Daemon:
         self._durable = durable = await self._open_durable(self._core)
         self._examiner = self._open_examiner(self._core, durable)
         self._offline = offline = await self._open_offline(self._core, durable)
+        self._cleanup = cleanup = self._open_cleanup(self._core, durable)
         self._reporter = self._open_reporter(self._core, durable, offline)
         self._tracer = tracer = self._open_tracer(self._core, durable, self._opencodes)
         self._trace_sessions()
@@ -149,7 +165,10 @@ class Daemon:
         if facts:
             with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
                 await self._beat_once()
-        jobs = (self._beat(), self._trim(), self._examiner.watch(), self._lag.run(), tracer.run())
+        jobs = [self._beat(), self._trim(), self._examiner.watch(), CleanupSchedule(cleanup).run()]
+        jobs += [self._lag.run(), tracer.run()]
+        if self.configuration.performance.compression_enabled:
+            jobs.append(self._compression(self._core).run())
         self._tasks = [asyncio.create_task(job) for job in jobs]
         self._log.info(
             "daemon.started",
@@ -246,6 +265,12 @@ class Daemon:
             raise RuntimeError("the daemon was not started")
         return self._reporter
 
+    @property
+    def _cleaning(self) -> Cleanup:
+        if self._cleanup is None:
+            raise RuntimeError("the daemon was not started")
+        return self._cleanup
+
     def _bind(self) -> list[socket.socket]:
         bound = [sockets.bind_unix(self.socket_path)]
         api = self.configuration.api
@@ -255,8 +280,18 @@ class Daemon:
             self.address = f"http://{host}:{bound[-1].getsockname()[1]}"
         return bound
 
+    def _compression(self, core: Core) -> Compression:
+        compression = Compression(
+            core.store,
+            BlockStore(core.redis, core.keys),
+            settled_seconds=_SETTLED_SECONDS + self.configuration.sync.retry_seconds,
+            now=time.monotonic,
+        )
+        core.store.on_commit.append(compression.note)
+        return compression
+
     def _open_opencodes(self, core: Core) -> Opencodes:
-        target = Target(core.sessions, core.store, core.opencode, system_clock)
+        target = Target(core.sessions, core.store, core.opencode, core.documents, system_clock)
         folder = data_folder(self._environ) / "opencode"
         return Opencodes(
             target,
@@ -285,6 +320,7 @@ class Daemon:
         )
         services = Services(
             offline.reading,
+            core.windows,
             core.sessions,
             core.conflicts,
             core.feeds,
@@ -298,11 +334,15 @@ class Daemon:
         repairer = core.repairer(offline.copied_log, durable.outbox.confirmed.doubt)
         repairing = RepairHandlers(core.scanner, repairer)
         table = [
-            *trace_routes(TraceHandlers(self._tracing)),  # before /v1/sessions/…/{document}
+            *trace_routes(TraceHandlers(self._tracing)),  # before the documents of any name
+            *cache_routes(CacheHandlers(core.caches)),
             *routes(Handlers(services), writing, system),
             *opencode_routes(plugin),
             *journal_routes(journal),
             *repair_routes(repairing),
+            *archive_routes(ArchiveHandlers(core.archiving)),
+            *cleanup_routes(CleanupHandlers(self._cleaning)),
+            *user_routes(UserHandlers(core.preferences)),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
@@ -329,6 +369,10 @@ class Daemon:
         owned = self._embedded is not None
         troubles = Troubleshooter(core, folders["journal folder"], self._lag)
         return Examiner(core, durable.journal, owned=owned, folders=folders, troubles=troubles)
+
+    def _open_cleanup(self, core: Core, durable: DurableWrites) -> Cleanup:
+        options = self.configuration.retention
+        return open_cleanup(core, durable, options, instance=self._instance)
 
     async def _open_offline(self, core: Core, durable: DurableWrites) -> OfflineReading:
         folder = data_folder(self._environ) / "replica"
@@ -379,7 +423,7 @@ class Daemon:
             owned=embedded is not None,
             redis_cli=embedded.cli_command if embedded else f"redis-cli -u {url}",
         )
-        return Reporter(core, durable, offline, place, began=self._began)
+        return Reporter(core, durable, offline, self._cleaning, place, began=self._began)
 
     def _open_tracer(self, core: Core, durable: DurableWrites, opencodes: Opencodes) -> Tracer:
         store = core.store
@@ -425,10 +469,13 @@ class Daemon:
         while True:
             with contextlib.suppress(SessiondError):  # the next time, perhaps
                 await self._running.conflicts.trim()
+                await self._running.archiving.sweep()
             await asyncio.sleep(_TRIM_SECONDS)
 
     async def _beat_once(self) -> None:
         await self._running.store.beat(self._instance, system_clock(), _LIFETIME_MS)
+        for session_id in self._running.feeds.watched:
+            self._running.note_read(session_id)
         if self._opencodes:
             await self._opencodes.beat()
         with contextlib.suppress(SessiondError):  # a damaged index must not keep from starting

@@ -13,25 +13,37 @@ from sessiond.codec import json
 from sessiond.core import Core
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    ArchivedSession,
+    CacheAnswers,
+    CacheContents,
+    CacheDropped,
+    CacheLookup,
+    CacheStored,
+    ChangedFiles,
     Choice,
     ConflictRecord,
     ConflictState,
     Document,
     DocumentName,
     MessagePage,
+    NewCacheValue,
     NewMessage,
     NewMessages,
     NewPresence,
     NewSession,
     OperationPage,
     Part,
+    Preferences,
     Session,
     SessionPage,
     SessionPresence,
     VersionedMessage,
+    Window,
     Written,
     WrittenRecord,
 )
+from sessiond.policy.caching import checked_key
+from sessiond.service.archiving import IDLE_SECONDS
 from sessiond.service.feeds import Events
 from sessiond.service.sessions import Filter
 from sessiond.service.writing import Request
@@ -44,6 +56,9 @@ _NEW_SESSION = msgspec.json.Decoder(NewSession)
 _NEW_MESSAGES = msgspec.json.Decoder(NewMessages)
 _CHOICE = msgspec.json.Decoder(Choice)
 _NEW_PRESENCE = msgspec.json.Decoder(NewPresence)
+_LOOKUP = msgspec.json.Decoder(CacheLookup)
+_CACHED = msgspec.json.Decoder(NewCacheValue)
+_CHANGED = msgspec.json.Decoder(ChangedFiles)
 _ANY = msgspec.json.Decoder()
 _FILTERS = frozenset(Filter.__struct_fields__)
 _LONGEST_LISTING, _LONGEST_PAGE, _LONGEST_LOG = 500, 10_000, 1_000
@@ -66,7 +81,16 @@ class DirectBackend:
 
     async def load(self, session_id: str) -> Session:
         """Return a whole session."""
-        return _SESSION.decode(await self._core.sessions.load(_session(session_id)))
+        loaded = await self._core.sessions.load(_session(session_id))
+        self._core.note_read(session_id)
+        return _SESSION.decode(loaded)
+
+    async def window(
+        self, session_id: str, *, tokens: int | None = None, strategy: str | None = None
+    ) -> Window:
+        """Return what of a conversation fits a window."""
+        loaded = await self._core.sessions.load(_session(session_id))
+        return await self._core.windows.of(loaded, tokens, strategy)
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 50, **filters: str
@@ -84,6 +108,15 @@ class DirectBackend:
         request = _request(key, expected, base)
         return str(await self._core.sessions.delete(_session(session_id), request))
 
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Archive a session that nobody has written to for so long; None: some minutes."""
+        where, idle = _session(session_id), IDLE_SECONDS if idle_seconds is None else idle_seconds
+        return await self._core.archiving.archive(where, idle_seconds=idle)
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back."""
+        return await self._core.archiving.restore(_session(session_id))
+
     async def append(
         self, session_id: str, messages: list[NewMessage], *, key: str = ""
     ) -> Written:
@@ -94,9 +127,9 @@ class DirectBackend:
     async def page(self, session_id: str, *, after: int = 0, limit: int = 100) -> MessagePage:
         """Return messages first written after an offset."""
         _check_limit(limit, _LONGEST_PAGE)
-        return _MESSAGE_PAGE.decode(
-            await self._core.messages.page(_session(session_id), after, limit)
-        )
+        page = await self._core.messages.page(_session(session_id), after, limit)
+        self._core.note_read(session_id)
+        return _MESSAGE_PAGE.decode(page)
 
     async def message(self, session_id: str, message_id: str) -> VersionedMessage:
         """Return one message."""
@@ -216,6 +249,14 @@ class DirectBackend:
         )
         return _OPERATION_PAGE.decode(page)
 
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with."""
+        return await self._core.preferences.read(user_id)
+
+    async def change_user_preferences(self, user_id: str, patch: Any) -> Preferences:
+        """Apply a merge patch to it."""
+        return await self._core.preferences.change(user_id, _given(patch, _ANY))
+
     async def send_live(self, session_id: str, body: Any) -> None:
         """Announce something passing."""
         await self._core.sessions.send_live(_session(session_id), _given(body, _ANY))
@@ -237,6 +278,28 @@ class DirectBackend:
         """Return who is at a session."""
         return await self._core.presences.present(_session(session_id))
 
+    async def look_up_cached(self, session_id: str, lookup: CacheLookup) -> CacheAnswers:
+        """Look for what tools answered to calls, and stamps for what is not found."""
+        return await self._core.caches.lookup(_session(session_id), _given(lookup, _LOOKUP))
+
+    async def cache(self, session_id: str, key: str, new: NewCacheValue) -> CacheStored:
+        """Cache what a tool answered, if the files are as they were at the lookup."""
+        where = _session(session_id), checked_key(key)
+        return await self._core.caches.put(*where, _given(new, _CACHED))
+
+    async def invalidate_cached(self, session_id: str, paths: list[str]) -> CacheDropped:
+        """Drop what depends on files that changed."""
+        changed = _given(ChangedFiles(paths=paths), _CHANGED)
+        return await self._core.caches.invalidate(_session(session_id), changed.paths)
+
+    async def clear_cached(self, session_id: str) -> CacheDropped:
+        """Drop all that a session has cached."""
+        return await self._core.caches.clear(_session(session_id))
+
+    async def cached(self, session_id: str) -> CacheContents:
+        """Return what a session has cached."""
+        return await self._core.caches.contents(_session(session_id))
+
     @asynccontextmanager
     async def events(
         self, session_id: str, after: str | None = None
@@ -244,6 +307,7 @@ class DirectBackend:
         """Watch a session after a position; None for from now on."""
         position = parse_position(after or await self.position(session_id))
         async with self._core.feeds.session(_session(session_id), position) as events:
+            self._core.note_read(session_id)
             yield _single(events)
 
     async def close(self) -> None:

@@ -22,7 +22,7 @@ from sessiond.store.watermarks import WatermarkStore
 class DurableWrites:
     """A daemon's journal and all that works with it, from `open` to `close`."""
 
-    def __init__(self, core: Core, journal: Journal, *, wait_seconds: float) -> None:
+    def __init__(self, core: Core, journal: Journal, options: Options) -> None:
         self._core = core
         self.journal = journal
         core.committer.is_guarded = True  # what was lost is written again before anything else
@@ -37,7 +37,9 @@ class DurableWrites:
             entropy=core.around.entropy,
             told=lambda journaled: _tell_watchers(core, journaled),
         )
-        self.outbox = Outbox(around, wait_seconds=wait_seconds)
+        self.outbox = Outbox(
+            around, wait_seconds=options.wait_seconds, revive_seconds=options.revive_seconds
+        )
         core.committer.recall = self.outbox.confirmed.known
         watermarks = WatermarkStore(core.redis, core.keys)
         self.watch = RollbackWatch(journal, watermarks, self.outbox.confirmed, self.redis)
@@ -61,7 +63,7 @@ class DurableWrites:
                 clock=core.around.clock,
             ),
         )
-        return cls(core, journal, wait_seconds=options.wait_seconds)
+        return cls(core, journal, options)
 
     async def start(self) -> None:
         """Take up what an earlier life left undone, and begin to watch Redis."""

@@ -115,6 +115,14 @@ class Contended(SessiondError):
     temporary = True
 
 
+class CleanupHeld(SessiondError):
+    """Another daemon cleans up at this moment, or took over from this one."""
+
+    code = "cleanup-held"
+    title = "Another daemon cleans up"
+    temporary = True
+
+
 class AlreadyExists(SessiondError):
     """The id is taken by something with other content."""
 
@@ -229,6 +237,28 @@ class StoreDamaged(SessiondError):
         hint: str = "`sessiond doctor --scan` tells what is damaged, `sessiond repair` mends it",
     ) -> None:
         super().__init__(detail, hint=hint)
+
+
+class SessionInUse(SessiondError):
+    """Somebody is at the session, or was a moment ago: it is not archived now."""
+
+    code = "session-in-use"
+    title = "Session in use"
+
+
+class ArchiveUnavailable(SessiondError):
+    """The session is archived, and its archive cannot be read or written here and now."""
+
+    code = "archive-unavailable"
+    title = "Archive unavailable"
+    temporary = True
+
+
+class ArchiveDamaged(StoreDamaged):
+    """The archive of a session is not what was written."""
+
+    code = "archive-damaged"
+    title = "Archive damaged"
 
 
 class ConfigurationError(SessiondError):

@@ -18,21 +18,23 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
 
-from sessiond import model
+from sessiond import __version__, model
 from sessiond.attendance import Attendance
 from sessiond.backend import Backend, RawEvent
 from sessiond.client import DaemonClient
-from sessiond.config import Configuration, RedisOptions, SyncOptions
+from sessiond.config import Configuration, RedisOptions, RetentionOptions, SyncOptions
 from sessiond.core import Core
 from sessiond.direct import DirectBackend
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    ArchivedSession,
     Choice,
     ConflictRecord,
     ConflictSide,
@@ -52,12 +54,15 @@ from sessiond.model import (
     SessionPage,
     SessionPresence,
     Take,
+    Window,
+    WindowStrategy,
     WrittenRecord,
 )
 from sessiond.paths import api_socket, host_name
 from sessiond.retrying import retried
 from sessiond.service.clock import moment, system_clock
 from sessiond.service.identity import new_id
+from sessiond.session_cache import SessionCache
 from sessiond.sync.documents import value_at
 from sessiond.sync.merge import Conflict
 from sessiond.sync.names import checked
@@ -66,6 +71,7 @@ from sessiond.sync.view import SessionView
 
 Event = Operation | Live | JournaledOperation | Reset
 
+_USER_AGENT = f"sessiond-python/{__version__}"
 _OPERATION = msgspec.json.Decoder(Operation)
 _LIVE = msgspec.json.Decoder(Live)
 _JOURNALED = msgspec.json.Decoder(JournaledOperation)
@@ -107,7 +113,13 @@ class SessionManager:
 
     @classmethod
     def on_redis(
-        cls, url: str, *, name: str = "", workspace: str = "default", namespace: str = "sessiond"
+        cls,
+        url: str,
+        *,
+        name: str = "",
+        workspace: str = "default",
+        namespace: str = "sessiond",
+        archive: str = "",
     ) -> SessionManager:
         """Use a Redis directly; must be called where an event loop runs.
 
@@ -116,9 +128,12 @@ class SessionManager:
             name: under which this program writes; its host's name by default.
             workspace: where sessions belong that do not say.
             namespace: the first word of all keys.
+            archive: the folder of archived sessions, `file:///path`; Redis itself by default.
         """
         configuration = Configuration(
-            redis=RedisOptions(url=url, namespace=namespace), sync=SyncOptions(workspace=workspace)
+            redis=RedisOptions(url=url, namespace=namespace),
+            sync=SyncOptions(workspace=workspace),
+            retention=RetentionOptions(archive=archive),
         )
         instance = checked("client", name) if name else host_name()
         return cls(DirectBackend(Core(url, configuration, instance=instance)))
@@ -152,6 +167,16 @@ class SessionManager:
     ) -> Session:
         """Create a session.
 
+        Args:
+            user_id: whose it is: it begins with this user's preferences.
+            preferences: go before those.
+            context: one with the current folder as `working_directory` otherwise.
+            session_id: one is made up otherwise.
+            title: of the session.
+            workspace: that of the daemon otherwise.
+            environment: for example `production`.
+            user_agent: the program; this library otherwise.
+
         Raises:
             AlreadyExists: the id is taken.
             SessionDeleted: the id belonged to a session that was deleted.
@@ -163,8 +188,8 @@ class SessionManager:
             title=title or UNSET,
             workspace=workspace or UNSET,
             environment=environment,
-            user_agent=user_agent,
-            context=context or Context(),
+            user_agent=user_agent or _USER_AGENT,
+            context=context or Context(working_directory=_current_folder()),
             preferences=preferences or {},
         )
         key = _new_key()
@@ -192,6 +217,23 @@ class SessionManager:
             lambda: self._backend.list_sessions(cursor=cursor, limit=limit, **filters)
         )
 
+    async def user_preferences(self, user_id: str) -> Preferences:
+        """Return what new sessions of a user begin with; nothing for somebody unknown.
+
+        Raises:
+            InvalidInput: this is no user's id.
+        """
+        return await retried(lambda: self._backend.user_preferences(user_id))
+
+    async def change_user_preferences(self, user_id: str, patch: Preferences) -> Preferences:
+        """Change it with a merge patch (None removes a field), and return all of it.
+
+        Raises:
+            InvalidInput: the id, or the name of a preference, is not allowed.
+            TooLarge: the preferences would be more than 64 KiB of JSON.
+        """
+        return await retried(lambda: self._backend.change_user_preferences(user_id, patch))
+
     async def conflicts(
         self, *, state: ConflictState | None = None
     ) -> builtins.list[ConflictRecord]:
@@ -214,6 +256,29 @@ class SessionManager:
             self._backend.delete, session_id, expected=expected, base=base, key=_new_key()
         )
         await retried(delete)
+
+    async def archive(self, session_id: str, *, idle_seconds: int | None = None) -> ArchivedSession:
+        """Let a session that nobody uses leave Redis; it comes back when it is loaded.
+
+        Args:
+            session_id: which.
+            idle_seconds: for how long nobody must have written to it; None: some minutes.
+
+        Raises:
+            SessionInUse: somebody is there, or wrote a moment ago.
+            NotFound, SessionDeleted: there is none, or no more.
+            ArchiveUnavailable: the archive folder does not take it.
+        """
+        return await self._backend.archive(session_id, idle_seconds=idle_seconds)
+
+    async def restore(self, session_id: str) -> ArchivedSession:
+        """Bring an archived session back without loading it.
+
+        Raises:
+            NotFound, SessionDeleted: there is none, or no more.
+            ArchiveUnavailable, ArchiveDamaged: its archive cannot be read.
+        """
+        return await retried(lambda: self._backend.restore(session_id))
 
 
 class Session:
@@ -266,6 +331,22 @@ class Session:
         What it is there comes in with the first operation or write after Redis is back.
         """
         return None if self._stale_seconds is UNSET else self._stale_seconds
+
+    async def window(
+        self, *, tokens: int | None = None, strategy: WindowStrategy | None = None
+    ) -> Window:
+        """Return what of the conversation fits a window, and what is left out; it stays as it is.
+
+        Args:
+            tokens: what the window may take, at least 64; `performance.context_window_size` else.
+            strategy: what it keeps: `recent`, `pinned`, `tools` or `summary`;
+                `performance.context_window_strategy` else.
+
+        Raises:
+            InvalidInput: there is no such window, or nobody to summarise.
+        """
+        window = partial(self._backend.window, self.id, tokens=tokens, strategy=strategy)
+        return await retried(window)
 
     async def add_message(self, **fields: Any) -> Message:
         """Append a message: role, content, tool_calls, metadata, parts, and id or timestamp.
@@ -498,6 +579,11 @@ class Session:
         """
         return await retried(lambda: self._backend.presence(self.id))
 
+    @property
+    def cache(self) -> SessionCache:
+        """What tools answered here and on other machines, while it is right; of this folder."""
+        return SessionCache(self._backend, self.id)
+
     async def subscribe(self, *, after: str | None = None) -> AsyncIterator[Event]:
         """Yield what happens to the session, as it happens, and keep this state up to date.
 
@@ -544,6 +630,14 @@ def _new_message(fields: dict[str, Any]) -> NewMessage:
         return msgspec.convert(fields, NewMessage)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this is not a message: {error}") from error
+
+
+def _current_folder() -> str:
+    """Return the current folder; nothing where it was removed."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""
 
 
 def _new_key() -> str:

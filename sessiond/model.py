@@ -115,6 +115,120 @@ class Cache(Struct, kw_only=True):
     entries: dict[str, CacheEntry] = {}
 
 
+CacheScope = Literal["file", "tree"]
+CacheOutcome = Literal["hit", "stale", "miss", "unknown"]
+
+
+class CacheCall(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A tool call whose answer may be cached.
+
+    Attributes:
+        tool: its name, and of which version where that matters: what it answers may change.
+        arguments: as the tool got them.
+        path: what the answer depends on, relative to the project's folder.
+        scope: `file`: on the content of that file alone; `tree`: on all files below that folder.
+    """
+
+    tool: Annotated[str, Meta(min_length=1, max_length=128)]
+    arguments: Any = None
+    path: FileName
+    scope: CacheScope = "file"
+
+
+class CacheLookup(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Calls whose answers are looked for. `root`: the project's folder on this machine."""
+
+    root: FileName
+    calls: Annotated[list[CacheCall], Meta(min_length=1, max_length=64)]
+
+
+class CacheAnswer(Struct, kw_only=True):
+    """What became of one call of a lookup.
+
+    Attributes:
+        key: of the call.
+        outcome: `hit`: `value` is what the tool would answer now; `stale`: what is cached is of
+            other files; `miss`: nothing is cached; `unknown`: what it depends on cannot be told.
+        reason: why it cannot be told, or cannot be cached.
+        stamp: the state of the files before the tool runs, to be given with the `put`; empty where
+            they changed a moment ago: then no later state could be told from it.
+    """
+
+    key: str
+    outcome: CacheOutcome
+    value: Any = UNSET
+    machine: str | UnsetType = UNSET
+    stamp: str = ""
+    reason: str = ""
+
+
+class CacheAnswers(Struct, kw_only=True):
+    """The answers to a lookup, in the order of its calls."""
+
+    answers: list[CacheAnswer]
+
+
+class NewCacheValue(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a tool answered to a call. `stamp`: what the lookup answered before the tool ran."""
+
+    root: FileName
+    call: CacheCall
+    stamp: Annotated[str, Meta(max_length=256)]
+    value: Any
+
+
+class CacheStored(Struct, kw_only=True):
+    """Whether an answer was cached, and if not, why."""
+
+    key: str
+    stored: bool
+    reason: str = ""
+
+
+class CacheCounts(Struct, kw_only=True):
+    """A session's cache. The outcomes of lookups, and evictions, are counted since it began."""
+
+    entries: int = 0
+    bytes: int = 0
+    limit_bytes: int = 0
+    hits: int = 0
+    misses: int = 0
+    stale: int = 0
+    evicted: int = 0
+
+
+class CachedCall(Struct, kw_only=True):
+    """An answer in the cache: of which call, from which machine, and until when it is kept."""
+
+    key: str
+    tool: str
+    path: str
+    scope: CacheScope
+    machine: str
+    bytes: int
+    stored_at: Timestamp
+    expires_at: Timestamp
+
+
+class CacheContents(Struct, kw_only=True):
+    """What a session's cache holds, the latest used first."""
+
+    counts: CacheCounts
+    entries: list[CachedCall]
+
+
+class ChangedFiles(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Files that changed, relative to the project's folder."""
+
+    paths: Annotated[list[FileName], Meta(min_length=1, max_length=256)]
+
+
+class CacheDropped(Struct, kw_only=True):
+    """How many answers were dropped from a session's cache."""
+
+    dropped: int
+
+
 class Session(Struct, kw_only=True):
     """A whole session at one position of its log; `versions` are those of its documents.
 
@@ -194,6 +308,54 @@ class MessagePage(Struct, kw_only=True):
     messages: list[Message]
     position: str
     next: int | None = None
+    stale_seconds: float | UnsetType = UNSET
+
+
+WindowStrategy = Literal["recent", "pinned", "tools", "summary"]
+WINDOW_STRATEGIES: tuple[WindowStrategy, ...] = ("recent", "pinned", "tools", "summary")
+LeftOutReason = Literal["older", "summarised", "tool-output", "too-large"]
+
+
+class LeftOut(Struct, kw_only=True):
+    """What a window leaves out of a conversation; all of it is in the conversation still.
+
+    Attributes:
+        reason: `older`: these messages did not fit; `summarised`: the same, and the summary stands
+            for them; `tool-output`: a stub stands for large outputs of tools; `too-large`: the
+            message is cut.
+        first, last: ids of the first and last message of the run that is left out.
+        messages: how many it has; 0 where a message is there and not whole.
+        tokens: about how many they take.
+        parts: the parts that have a stub.
+    """
+
+    reason: LeftOutReason
+    first: str
+    last: str
+    messages: int
+    tokens: int
+    parts: list[str] | UnsetType = UNSET
+
+
+class Window(Struct, kw_only=True):
+    """What of a conversation fits a window of `budget` tokens, by an estimate.
+
+    Attributes:
+        messages: in their order; see `left_out` for those that are not whole.
+        tokens: about how many the window takes, the summary included.
+        total_messages: of the whole conversation.
+        summary: what stands before the messages for those left out, where one was made.
+    """
+
+    session_id: str
+    strategy: WindowStrategy
+    budget: int
+    tokens: int
+    messages: list[Message]
+    left_out: list[LeftOut]
+    total_messages: int
+    position: str
+    summary: str | UnsetType = UNSET
     stale_seconds: float | UnsetType = UNSET
 
 
@@ -428,6 +590,19 @@ class PositionReply(Struct, kw_only=True):
     session_id: str
     position: str
     durability: Durability | UnsetType = UNSET
+
+
+class ArchivedSession(Struct, kw_only=True):
+    """Whether a session is archived, and where its log ends.
+
+    Attributes:
+        bytes: how large its archive is, if it was made just now.
+    """
+
+    session_id: str
+    position: str
+    archived: bool
+    bytes: int | UnsetType = UNSET
 
 
 class Problem(Struct, kw_only=True):

@@ -13,6 +13,7 @@ from sessiond.errors import ReplicaUnavailable
 from sessiond.replica import Replica
 from sessiond.service.copying import Copier, Source
 from sessiond.service.reading import Offline, Reading, Services
+from sessiond.service.reviving import Revival
 from sessiond.service.status import ReplicaStatus
 from sessiond.sync.entry import Entry
 
@@ -37,9 +38,10 @@ class OfflineReading:
             source = Source(core.store, core.bus, core.keys, durable.redis, core.around.clock)
             self.copier = copier = Copier(replica, source)
             core.store.on_commit.append(copier.take_written)
+            durable.outbox.revive = Revival(core.around, replica).revive
             offline = Offline(replica, copier, durable.outbox, core.workspace)
         online = Services(core.sessions, core.messages, core.documents)
-        self.reading = Reading(online, offline, durable.redis)
+        self.reading = Reading(online, offline, durable.redis, core.note_read)
 
     @classmethod
     async def open(

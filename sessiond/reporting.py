@@ -13,11 +13,18 @@ from sessiond import __version__
 from sessiond.core import Core
 from sessiond.diagnosis import durability_of
 from sessiond.durable import DurableWrites
-from sessiond.errors import SessiondError, StoreUnavailable
+from sessiond.errors import SessiondError, StoreDamaged, StoreUnavailable
 from sessiond.offline import OfflineReading
 from sessiond.service.checks import check_server
+from sessiond.service.cleanup import Cleanup
 from sessiond.service.clock import system_clock
-from sessiond.service.status import Health, InstanceStatus, ServerStatus, Status
+from sessiond.service.status import (
+    CleanupStatus,
+    Health,
+    InstanceStatus,
+    ServerStatus,
+    Status,
+)
 from sessiond.store.probe import ServerFacts
 
 
@@ -44,6 +51,7 @@ class Reporter:
         core: the services on its Redis.
         durable: its journal, and whether Redis answers.
         offline: its copies of sessions.
+        cleanup: knows when sessions were cleaned up.
         place: where it is.
         began: when it began to start (`time.monotonic`).
     """
@@ -53,6 +61,7 @@ class Reporter:
         core: Core,
         durable: DurableWrites,
         offline: OfflineReading,
+        cleanup: Cleanup,
         place: Place,
         *,
         began: float,
@@ -60,6 +69,7 @@ class Reporter:
         self._core = core
         self._durable = durable
         self._offline = offline
+        self._cleanup = cleanup
         self._place = place
         self._began = began
         self._facts = ServerFacts(version="")
@@ -79,10 +89,13 @@ class Reporter:
         ping_ms: float | None = None
         sessions: int | None = None
         instances: dict[str, int] = {}
+        cleanup: CleanupStatus | None = None
         with contextlib.suppress(StoreUnavailable):
             ping_ms = await self._ask_server()
             instances = await core.store.instances()
             sessions = await core.store.count()
+            with contextlib.suppress(StoreDamaged):  # the rest is worth telling without it
+                cleanup = await self._cleanup.status()
         now = system_clock()
         return Status(
             version=__version__,
@@ -100,6 +113,8 @@ class Reporter:
             bus_connected=core.bus.connected and not self._durable.redis.is_away,
             outbox=await self._durable.outbox.status(),
             replica=self._offline.status(),
+            cleanup=cleanup,
+            cache=core.caches.use(),
             instances=[
                 InstanceStatus(name=name, seen_seconds_ago=round((now - seen) / 1000, 1))
                 for name, seen in sorted(instances.items())

@@ -16,20 +16,24 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from hypothesis import settings
 
-from sessiond.config.options import Configuration, RedisOptions, SyncOptions
-from sessiond.core import Core
+from sessiond.config.options import Configuration, RedisOptions, RetentionOptions, SyncOptions
+from sessiond.core import Core, archive_folder
+from sessiond.service.archiving import Archiving
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
 from sessiond.service.messages import Messages
+from sessiond.service.preferences import UserPreferences
 from sessiond.service.records import Records
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Surroundings
+from sessiond.store.archives import ArchiveStore
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.connection import keep_raw
 from sessiond.store.keys import Keys
+from sessiond.store.preferences import PreferenceStore
 from sessiond.store.sessions import SessionStore
 from tests.store.servers import RunningServer, binary_of
 from tests.store.support import Services, StartServices, TurnedClock
@@ -96,6 +100,7 @@ async def start(
         retry_seconds: float = 2.0,
         buffer_bytes: int = 8_388_608,
         batch_operations: int = 128,
+        archive: str = "",
     ) -> Services:
         sync = SyncOptions(
             workspace=workspace,
@@ -103,7 +108,11 @@ async def start(
             subscriber_buffer_bytes=buffer_bytes,
             batch_operations=batch_operations,
         )
-        configuration = Configuration(redis=RedisOptions(namespace=namespace), sync=sync)
+        configuration = Configuration(
+            redis=RedisOptions(namespace=namespace),
+            sync=sync,
+            retention=RetentionOptions(archive=archive),
+        )
         if kind == "fakeredis":
             services = _on_fakeredis(servers.fake, configuration, instance, clock)
         else:
@@ -145,6 +154,7 @@ def _on_server(
         conflicts=core.conflicts,
         documents=core.documents,
         feeds=core.feeds,
+        archiving=core.archiving,
         clock=clock,
         close=core.close,
     )
@@ -184,12 +194,17 @@ def _on_fakeredis(
         committer=committer,
         bus=bus,
         store=store,
-        sessions=Sessions(around, workspace=sync.workspace),
+        sessions=Sessions(
+            around,
+            workspace=sync.workspace,
+            preferences=UserPreferences(PreferenceStore(redis, keys)),
+        ),
         messages=Messages(around),
         records=Records(around),
         conflicts=Conflicts(around, kept_days=sync.conflict_days),
         documents=Documents(around),
         feeds=feeds,
+        archiving=Archiving(around, ArchiveStore(redis, keys), archive_folder(configuration)),
         clock=clock,
         close=close,
     )

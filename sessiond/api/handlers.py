@@ -15,11 +15,13 @@ from sessiond.model import (
     PositionReply,
     PresentSessions,
 )
+from sessiond.policy.window import LEAST_TOKENS
 from sessiond.service.conflicts import MOST, Conflicts
 from sessiond.service.feeds import Feeds
 from sessiond.service.presence import Presences
 from sessiond.service.reading import Reading
 from sessiond.service.sessions import Filter, Sessions
+from sessiond.service.windows import MOST_TOKENS, Windows
 from sessiond.sync.position import START, parse_position
 
 _PRESENCE = msgspec.json.Decoder(NewPresence)
@@ -31,6 +33,7 @@ class Services(Struct, frozen=True):
     """What the routes call."""
 
     reading: Reading
+    windows: Windows
     sessions: Sessions
     conflicts: Conflicts
     feeds: Feeds
@@ -43,6 +46,7 @@ class Handlers:
 
     def __init__(self, services: Services) -> None:
         self._reading = services.reading
+        self._windows = services.windows
         self._sessions = services.sessions
         self._conflicts = services.conflicts
         self._feeds = services.feeds
@@ -61,6 +65,13 @@ class Handlers:
         """GET /v1/sessions/{session_id}."""
         found = await self._reading.load(read.session_id(request))
         return answer(found.value, headers=found_headers(found))
+
+    async def window(self, request: web.Request) -> web.Response:
+        """GET /v1/sessions/{session_id}/window."""
+        budget = read.optional_number(request, "tokens", LEAST_TOKENS, MOST_TOKENS)
+        found = await self._reading.load(read.session_id(request))
+        view = await self._windows.of(found.value, budget, request.query.get("strategy"))
+        return answer(view, headers=found_headers(found))
 
     async def position(self, request: web.Request) -> web.Response:
         """GET /v1/sessions/{session_id}/position."""

@@ -19,8 +19,10 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.MethodNotAllowed: 405,
     errors.AlreadyExists: 409,
     errors.Contended: 409,
+    errors.CleanupHeld: 409,
     errors.SequenceReused: 409,
     errors.Superseded: 409,
+    errors.SessionInUse: 409,
     errors.SessionDeleted: 410,
     errors.VersionMismatch: 412,
     errors.TooLarge: 413,
@@ -34,6 +36,7 @@ _STATUS: dict[type[errors.SessiondError], int] = {
     errors.JournalUnavailable: 503,
     errors.StoreFull: 507,
     errors.ReplicaUnavailable: 503,
+    errors.ArchiveUnavailable: 503,
     errors.JournalFull: 507,
 }
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from sessiond.codec import json
 from sessiond.errors import IncompleteBody, InvalidInput, NotFound
 from sessiond.model import DOCUMENTS, ConflictState, DocumentName
+from sessiond.policy.caching import checked_key
 from sessiond.service.writing import Request
 from sessiond.sync.names import checked, checked_version
 
@@ -46,6 +47,16 @@ def instance(request: web.Request) -> str:
 def workspace(request: web.Request) -> str:
     """Return the workspace key of the address."""
     return checked("workspace", request.match_info["workspace"])
+
+
+def cache_key(request: web.Request) -> str:
+    """Return the key of a cached answer of the address."""
+    return checked_key(request.match_info["key"])
+
+
+def user_id(request: web.Request) -> str:
+    """Return the user's id of the address."""
+    return checked("user_id", request.match_info["user_id"])
 
 
 def document_name(request: web.Request) -> DocumentName:
@@ -155,6 +166,11 @@ def check_query(request: web.Request, *known: str) -> None:
             raise InvalidInput(f"unknown query parameter {name[:80]!r}", hint=hint)
 
 
+def optional_number(request: web.Request, name: str, lowest: int, highest: int) -> int | None:
+    """Return a whole number from the query; None where it says none."""
+    return number(request, name, lowest, lowest, highest) if name in request.query else None
+
+
 def number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
     """Return a whole number from the query."""
     text = request.query.get(name)
@@ -165,6 +181,14 @@ def number(request: web.Request, name: str, default: int, lowest: int, highest: 
             f"{name} is {text[:80]!r}, expected a whole number from {lowest} to {highest}"
         )
     return int(text)
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """Return a truth value from the query; without it, false."""
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise InvalidInput(f"{name} is {text[:80]!r}, expected true or false")
+    return text == "true"
 
 
 def _version(request: web.Request, header: str) -> str:

@@ -29,6 +29,7 @@ from sessiond.model import (
     Session,
     SessionPage,
     SessionPresence,
+    Window,
     Written,
     WrittenRecord,
 )
@@ -99,6 +100,15 @@ def routes(handlers: Handlers, writing: WriteHandlers, system: System) -> list[R
             query=("after",),
             headers=("Last-Event-ID",),
             media_type=EVENT_STREAM,
+        ),
+        Route(
+            "GET",
+            session + "/window",
+            handlers.window,
+            "What of the conversation fits a window of so many tokens, and what is left out",
+            Window,
+            query=("tokens", "strategy"),
+            offline=True,
         ),
         Route(
             "GET",

@@ -16,7 +16,7 @@ from sessiond.model import Problem
 
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_NUMBERS = frozenset({"limit"})
+_NUMBERS = frozenset({"limit", "tokens"})
 _AGE = {
     STALE: {
         "description": "Redis is away: so many seconds ago this was last known to be what it has",
@@ -31,9 +31,11 @@ _PATTERNS = {
     "session_id": r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
     "message_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "part_id": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
+    "user_id": r"^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}$",
     "workspace": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     "number": r"^\d{1,15}(-\d{1,15})?$",
     "document": r"^(metadata|context|preferences)$",
+    "key": r"^[0-9a-f]{16}\.[0-9a-f]{32}$",
     "instance": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
 }
 

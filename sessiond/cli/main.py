@@ -10,6 +10,9 @@ from typing import NoReturn
 
 from sessiond import __version__
 from sessiond.cli import (
+    archive,
+    caching,
+    cleanup,
     configuration,
     conflicts,
     demo,
@@ -17,6 +20,7 @@ from sessiond.cli import (
     inspect_redis,
     journal,
     opencode,
+    preferences,
     repair,
     run,
     sessions,
@@ -29,7 +33,8 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, opencode),
-    *(repair, trace, journal, inspect_redis, configuration, demo),
+    *(archive, cleanup, repair, trace, journal, caching),
+    *(inspect_redis, configuration, preferences, demo),
 )
 
 

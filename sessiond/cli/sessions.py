@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sessiond.backend import RawEvent
+from sessiond.cli.caching import counts_of, summary_of
 from sessiond.cli.conflicts import open_conflicts
 from sessiond.cli.connecting import (
     add_command,
@@ -20,9 +21,11 @@ from sessiond.cli.connecting import (
 )
 from sessiond.cli.presence import people_at, person_lines
 from sessiond.cli.terminal import local_time, one_line, paint, plain, print_json, print_table
+from sessiond.cli.windows import add_window_options, asks_for_window, window_lines
 from sessiond.client import DaemonClient
 from sessiond.errors import InvalidInput
 from sessiond.model import (
+    CacheCounts,
     ConflictRecord,
     Message,
     Operation,
@@ -30,6 +33,7 @@ from sessiond.model import (
     Session,
     SessionPresence,
     SessionSummary,
+    Window,
 )
 
 _OPERATION = msgspec.json.Decoder(Operation)
@@ -52,6 +56,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     listing.add_argument("--limit", type=int, default=50, help="how many at most (default 50)")
     listing.set_defaults(command=_sessions)
     show = add_command(commands, "show", help="show a session and its conversation")
+    add_window_options(show)
     show.set_defaults(command=_show)
     tail = add_command(commands, "tail", help="follow a session live; resumes when interrupted")
     tail.add_argument("--after", metavar="POSITION", help="begin after this position (0: all)")
@@ -108,16 +113,38 @@ def _sessions(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    if asks_for_window(options):
+        _show_window(options)
+    else:
+        _show_session(options)
+
+
+def _show_window(options: argparse.Namespace) -> None:
+    async def fetch(client: DaemonClient) -> Window:
+        return await client.window(options.id, tokens=options.tokens, strategy=options.strategy)
+
+    window = with_client(options, fetch)
+    _tell_age(window.stale_seconds)
+    if options.json:
+        print_json(window)
+        return
+    for line in window_lines(window):
+        print(line)
+    _print_messages(window.messages)
+
+
+def _show_session(options: argparse.Namespace) -> None:
     async def fetch(
         client: DaemonClient,
-    ) -> tuple[Session, list[ConflictRecord], SessionPresence | None]:
+    ) -> tuple[Session, list[ConflictRecord], SessionPresence | None, CacheCounts | None]:
         session = await client.load(options.id)
         if session.stale_seconds is not UNSET:  # only Redis knows the rest
-            return session, [], None
+            return session, [], None, None
         undecided = await client.conflicts(options.id, state="open")
-        return session, undecided, await people_at(client, options.id)
+        people = await people_at(client, options.id)
+        return session, undecided, people, await counts_of(client, options.id)
 
-    session, undecided, present = with_client(options, fetch)
+    session, undecided, present, cached = with_client(options, fetch)
     _tell_age(session.stale_seconds)
     if options.json:
         print_json(session)
@@ -128,9 +155,15 @@ def _show(options: argparse.Namespace) -> None:
     for name, value in {**metadata, "position": session.position}.items():
         if value:
             print(f"{paint(name.ljust(14), 'dim')} {one_line(str(value))}")
+    if cached:
+        print(f"{paint('cache'.ljust(14), 'dim')} {summary_of(cached)}")
     for line in open_conflicts(undecided):
         print(line)
-    for message in session.conversation.messages:
+    _print_messages(session.conversation.messages)
+
+
+def _print_messages(messages: Iterable[Message]) -> None:
+    for message in messages:
         print()
         print(_heading(message))
         print("\n".join(_body(message)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 
+from sessiond.cli import cleanup
 from sessiond.cli.connecting import (
     add_command,
     add_connection_options,
@@ -70,6 +71,8 @@ def _status(options: argparse.Namespace) -> None:
         "sessions": "" if status.sessions is None else str(status.sessions),
         "journal": summary_of(status.outbox),
         "copies": _copies(status),
+        "clean-up": cleanup.summary_of(status.cleanup),
+        "cache": _cache(status),
         "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
         "others": ", ".join(others),
     }
@@ -109,6 +112,15 @@ def _copies(status: Status) -> str:
         return ""
     behind = f", {replica.behind} behind" if replica.behind else ""
     return f"{replica.sessions} sessions, {replica.bytes / 2**20:.1f} MiB{behind}"
+
+
+def _cache(status: Status) -> str:
+    """Return what became of lookups for what tools answered, if there were any."""
+    use = status.cache
+    if not (use.hits or use.misses or use.stale or use.unknown):
+        return ""
+    unknown = f", {use.unknown} not to be told" if use.unknown else ""
+    return f"{use.hits} hits, {use.misses} misses, {use.stale} stale{unknown}"
 
 
 def _opencode(status: OpencodeStatus) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from sessiond.config.functions import imported
 from sessiond.config.refusals import nearest, refusal, shown, shown_name
 from sessiond.errors import InvalidInput
 from sessiond.sync.rules import STRATEGY_NAMES, Rules, is_strategy, known_fields, possible
@@ -69,34 +68,17 @@ def merge_rules(options: MergeOptions) -> Rules:
     """
     chosen: dict[str, dict[str, str]] = msgspec.structs.asdict(options)
     functions = {
-        strategy: _imported(strategy, f"{_SECTION}.{document}[{shown_name(pattern)}]")
+        strategy: imported(
+            strategy,
+            f"{_SECTION}.{document}[{shown_name(pattern)}]",
+            "base, ours, theirs",
+            "name another strategy",
+        )
         for document, rules in chosen.items()
         for pattern, strategy in rules.items()
         if is_custom(strategy)
     }
     return Rules(chosen, functions)
-
-
-def _imported(strategy: str, key: str) -> Callable[..., Any]:
-    module, _, name = strategy.partition(":")
-    try:
-        function = getattr(import_module(module), name)
-    except Exception as error:  # the module is somebody else's: it may raise whatever it likes
-        raise _no_function(strategy, key, f"{type(error).__name__} at its import") from error
-    if not callable(function):
-        raise _no_function(strategy, key, shown(function))
-    found: Callable[..., Any] = function
-    return found
-
-
-def _no_function(strategy: str, key: str, found: str) -> ConfigurationError:
-    return refusal(
-        where="",
-        key=key,
-        expected=f"a function at {strategy} that takes (base, ours, theirs)",
-        found=found,
-        hint="install the module where sessiond runs, or name another strategy",
-    )
 
 
 def _fields(document: str, pattern: str) -> str:

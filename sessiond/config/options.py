@@ -43,39 +43,68 @@ class PersistenceOptions(Section, frozen=True):
 
 
 class RetentionOptions(Section, frozen=True):
-    """How long sessions are kept."""
+    """How long sessions are kept. What is in use is never touched."""
 
     max_sessions: Annotated[
         int,
         _AtLeastOne,
-        Meta(description="Sessions kept. Accepted; nothing is removed automatically yet."),
+        Meta(description="Sessions of a workspace; beyond, the longest unused are archived."),
     ] = 50
     max_age_days: Annotated[
         int,
         _AtLeastOne,
-        Meta(description="Age in days. Accepted; nothing is removed automatically yet."),
+        Meta(description="Days without use after which a session is archived."),
     ] = 30
     cleanup_interval_hours: Annotated[
         int,
         _AtLeastOne,
-        Meta(
-            description="Hours between clean-ups. Accepted; nothing is removed automatically yet."
-        ),
+        Meta(description="Hours between clean-ups; one daemon of a Redis does them."),
     ] = 24
+    archive: Annotated[
+        str,
+        Meta(
+            description="Folder of archived sessions, file:///path. Empty: beside the embedded "
+            "server's data, or in your own Redis."
+        ),
+    ] = ""
+    delete_archived_days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=36_500,
+            description="Days without use after which archived sessions are deleted. 0: never.",
+        ),
+    ] = 0
 
 
 class PerformanceOptions(Section, frozen=True):
     """Caching and compression."""
 
     context_window_size: Annotated[
-        int, _AtLeastOne, Meta(description="Context window in tokens. Accepted; not used yet.")
+        int,
+        Meta(ge=64, le=100_000_000, description="Tokens of a context window where none are said."),
     ] = 10_000
+    context_window_strategy: Annotated[
+        Literal["recent", "pinned", "tools", "summary"],
+        Meta(description="What a context window keeps: see the README."),
+    ] = "recent"
+    context_window_summary: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)?\Z",
+            description="Function that summarises, package.module:function. Empty: none.",
+        ),
+    ] = ""
     compression_enabled: Annotated[
-        bool, Meta(description="Compress old messages. Accepted; not used yet.")
+        bool, Meta(description="Compress old parts of long sessions, and large cached answers.")
     ] = True
     cache_ttl_seconds: Annotated[
-        int, _AtLeastOne, Meta(description="Life of a cache entry in seconds. Not used yet.")
+        int, _AtLeastOne, Meta(description="How long an answer of a tool is cached, in seconds.")
     ] = 3600
+    cache_mib: Annotated[
+        int,
+        Meta(ge=1, le=1024, description="Cached answers of one session at most, in MiB."),
+    ] = 16
 
 
 class SecurityOptions(Section, frozen=True):
@@ -254,6 +283,14 @@ class JournalOptions(Section, frozen=True):
         float,
         Meta(ge=0, le=8760, description="Hours that writes are kept for that."),
     ] = 24.0
+    revive_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=604_800,
+            description="Seconds until a lost session that is written to comes from a copy.",
+        ),
+    ] = 60.0
 
 
 class ReplicaOptions(Section, frozen=True):

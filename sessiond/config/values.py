@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import inspect
 
+from sessiond.config.archive import folder_of
 from sessiond.config.merging import check_strategy, in_the_file_only
 from sessiond.config.refusals import HIDDEN, refusal, shown
 from sessiond.config.scalars import resolved
@@ -213,8 +214,22 @@ def _check_encryption(value: object, where: str) -> None:
         )
 
 
+def _check_archive(value: object, where: str) -> None:
+    try:
+        folder_of(str(value))
+    except ValueError:
+        raise refusal(
+            where=where,
+            key="retention.archive",
+            expected="'' or file:// and an absolute path",
+            found=shown(value),
+            hint="write file:///path/to/a/folder; other stores are not available",
+        ) from None
+
+
 _RULES: dict[str, Callable[[object, str], None]] = {
     "redis.url": _check_redis_url,
     "api.host": _check_host,
+    "retention.archive": _check_archive,
     "security.encrypt_sessions": _check_encryption,
 }

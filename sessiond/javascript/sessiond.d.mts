@@ -65,6 +65,7 @@ export type Preferences = Record<string, any>;
 /** The documents that `save` sends. */
 export type SavedDocument = "context" | "preferences";
 
+/** `user_agent` and `context.working_directory` are this program's, where none are given. */
 export interface NewSession {
   session_id?: string;
   user_id?: string;
@@ -83,6 +84,36 @@ export interface LoadedSession {
   preferences: Preferences;
   position: string;
   versions: Record<"metadata" | "context" | "preferences", string>;
+}
+
+/** `tokens`: what the window may take, at least 64; else as the daemon is configured. */
+export interface WindowOptions {
+  tokens?: number;
+  strategy?: "recent" | "pinned" | "tools" | "summary";
+}
+
+/** A run of messages that a window leaves out, or (`messages: 0`) what of one message it does. */
+export interface LeftOut {
+  reason: "older" | "summarised" | "tool-output" | "too-large";
+  first: string;
+  last: string;
+  messages: number;
+  tokens: number;
+  parts?: string[];
+}
+
+/** What of a conversation fits a window of `budget` tokens, by an estimate. */
+export interface Window {
+  session_id: string;
+  strategy: "recent" | "pinned" | "tools" | "summary";
+  budget: number;
+  tokens: number;
+  messages: Message[];
+  left_out: LeftOut[];
+  total_messages: number;
+  position: string;
+  summary?: string;
+  stale_seconds?: number;
 }
 
 export interface ListOptions {
@@ -259,6 +290,87 @@ export interface NewPresence {
   instance?: string;
 }
 
+/** A tool call whose answer may be cached. */
+export interface CacheCall {
+  /** What else the answer depends on; anything that JSON has. */
+  arguments?: unknown;
+  /** The file that the answer depends on, relative to the project's folder, */
+  path: string;
+  /** or, with "tree", the folder below which it depends on all files. */
+  scope?: "file" | "tree";
+}
+
+/** `unknown`: what the call depends on cannot be told; `reason` says why. */
+export interface CacheAnswer {
+  key: string;
+  outcome: "hit" | "stale" | "miss" | "unknown";
+  value?: any;
+  /** The machine where the tool ran. */
+  machine?: string;
+  /** The state of the files; empty where they changed less than 2 s ago. */
+  stamp: string;
+  reason: string;
+}
+
+/** What `get` found, to be given to `put` after the tool ran. */
+export interface Looked {
+  call: CacheCall & { tool: string };
+  answer: CacheAnswer;
+  /** Whether `value` is what the tool would answer now. */
+  isHit: boolean;
+  value?: any;
+}
+
+export interface CacheStored {
+  key: string;
+  stored: boolean;
+  /** Why it was not. */
+  reason: string;
+}
+
+/** What a session has cached, the latest used first; counts are those since it began. */
+export interface CacheContents {
+  counts: {
+    entries: number;
+    bytes: number;
+    limit_bytes: number;
+    hits: number;
+    misses: number;
+    stale: number;
+    evicted: number;
+  };
+  entries: {
+    key: string;
+    tool: string;
+    path: string;
+    scope: "file" | "tree";
+    machine: string;
+    bytes: number;
+    stored_at: string;
+    expires_at: string;
+  }[];
+}
+
+/**
+ * What tools answered, given only while the files that it depends on are what they were when the
+ * tool ran. Where the daemon or its Redis is away nothing is found or cached; that is no error.
+ */
+export interface SessionCache {
+  /** The same cache for another folder on this machine. */
+  below(root: string): SessionCache;
+  /** Look for what a tool answered; do so before it runs, to `put` its answer. */
+  get(tool: string, call: CacheCall): Promise<Looked>;
+  /** Cache what the tool answered, if the files are as they were at the `get`. */
+  put(looked: Looked, value: unknown): Promise<CacheStored>;
+  /** What is cached, else what the tool answers, which is cached then. */
+  through(tool: string, call: CacheCall & { run: () => any }): Promise<any>;
+  /** Drop what depends on files that changed, and tell others; return how many answers. */
+  invalidate(...paths: string[]): Promise<number>;
+  /** Drop all that the session has cached; return how many answers. */
+  clear(): Promise<number>;
+  contents(): Promise<CacheContents>;
+}
+
 /** The history is another one now: the session object was loaded anew, the whole log follows. */
 export interface Reset {
   session_id: string;
@@ -330,6 +442,8 @@ export class Session {
   /** How old this state was when it was loaded while Redis was away; absent if it came from there. */
   readonly staleSeconds?: number;
 
+  /** What of the conversation fits a window, and what is left out; the conversation stays whole. */
+  window(options?: WindowOptions): Promise<Window>;
   /** Append a message and return it as it is stored. */
   addMessage(message: NewMessage, options?: { key?: string }): Promise<Message>;
   /** Append messages as one group, in neighbouring places, or none of them. */
@@ -379,6 +493,8 @@ export class Session {
   leave(): Promise<void>;
   /** Who is at the session. */
   presence(): Promise<SessionPresence>;
+  /** What tools answered here and on other machines, while it is right; of the current folder. */
+  readonly cache: SessionCache;
   /**
    * Yield what happens, and keep this object up to date with it. Reconnects by itself, for as
    * long as it takes, and resumes where it was; documents with unsaved changes stay as they are.
@@ -386,6 +502,14 @@ export class Session {
    * @param options.after a position to begin after instead of this object's own
    */
   subscribe(options?: { after?: string; signal?: AbortSignal }): AsyncGenerator<Event, void, void>;
+}
+
+/** Whether a session is archived; `bytes`: how large its archive is, if it was made just now. */
+export interface ArchivedSession {
+  session_id: string;
+  position: string;
+  archived: boolean;
+  bytes?: number;
 }
 
 /** The static calls speak to the local daemon at `defaultSocket(process.env)`. */
@@ -396,19 +520,34 @@ export class SessionManager {
   static load(id: string): Promise<Session>;
   static list(options?: ListOptions): Promise<SessionPage>;
   static conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
+  static userPreferences(userId: string): Promise<Preferences>;
+  static changeUserPreferences(userId: string, patch: Preferences): Promise<Preferences>;
   static delete(id: string, options?: WriteOptions): Promise<void>;
+  static archive(id: string, options?: { idleSeconds?: number }): Promise<ArchivedSession>;
+  static restore(id: string): Promise<ArchivedSession>;
 
   create(session?: NewSession, options?: { key?: string }): Promise<Session>;
   load(id: string): Promise<Session>;
   list(options?: ListOptions): Promise<SessionPage>;
   /** The conflicts of all sessions: all (10,000 at most), or those of a state. */
   conflicts(options?: { state?: ConflictState }): Promise<ConflictRecord[]>;
+  /** What new sessions of a user begin with. */
+  userPreferences(userId: string): Promise<Preferences>;
+  /** Change it with a merge patch (null removes a field), and return all of it. */
+  changeUserPreferences(userId: string, patch: Preferences): Promise<Preferences>;
   /**
    * Delete a session; its id is never used again.
    * @param options.expected only if the session is still at this position
    * @param options.base the position known here: what others appended since is kept as conflicts
    */
   delete(id: string, options?: WriteOptions): Promise<void>;
+  /**
+   * Let a session that nobody uses leave Redis; it comes back when it is loaded.
+   * @param options.idleSeconds for how long nobody must have written to it; some minutes
+   */
+  archive(id: string, options?: { idleSeconds?: number }): Promise<ArchivedSession>;
+  /** Bring an archived session back without loading it. */
+  restore(id: string): Promise<ArchivedSession>;
   /** Give up requests under way, end subscriptions and let go of connections. */
   close(): Promise<void>;
 }

@@ -10,10 +10,11 @@
  *
  * What fails, fails with a `SessiondError`. The contract of each call stands in `sessiond.d.mts`.
  *
- * @import { Change, Choice, ConflictRecord, ConflictState, ConnectOptions, Contest, Context,
- *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Message, Metadata,
+ * @import { CacheCall, CacheContents, CacheStored, Change, Choice, ConflictRecord, ConflictState,
+ *   ConnectOptions, Contest, Context,
+ *   ErrorDetails, Event, JournaledOperation, ListOptions, LoadedSession, Looked, Message, Metadata,
  *   NewMessage, NewPresence, NewSession, Operation, Part, Preferences, SavedDocument,
- *   SessionPresence, WriteOptions }
+ *   SessionPresence, Window, WindowOptions, WriteOptions }
  *   from "./sessiond.mjs"
  * @typedef {WriteOptions & { json?: string, once?: boolean }} CallOptions
  */
@@ -21,10 +22,11 @@
 import { randomUUID } from "node:crypto";
 import http from "node:http";
 import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { isAbsolute, join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 
+const USER_AGENT = "sessiond-javascript";
 const FIRST_PAUSE_MS = 150;
 const LONGEST_PAUSE_MS = 5_000;
 const ANSWER_MS = 30_000;
@@ -286,6 +288,72 @@ class Attendance {
   }
 }
 
+/** A session's cache of what tools answered, for a project's folder on this machine. */
+class SessionCache {
+  #call;
+  #root;
+
+  /**
+   * @param {(method: string, path: string, options?: CallOptions) => Promise<any>} call
+   * @param {string} root
+   */
+  constructor(call, root) {
+    this.#call = call;
+    this.#root = root;
+  }
+
+  /** @param {string} root */
+  below(root) {
+    return new SessionCache(this.#call, resolve(root));
+  }
+
+  /** @param {string} tool @param {CacheCall} call @returns {Promise<Looked>} */
+  async get(tool, { arguments: given = null, path, scope = "file" }) {
+    const call = { tool, arguments: given, path, scope };
+    const json = encode({ root: this.#root, calls: [call] });
+    const found = await orWhy(async () => {
+      const { value } = await this.#call("POST", "/cache/lookup", { json, once: true });
+      return value.answers[0];
+    });
+    const answer = found.why ? { key: "", outcome: "unknown", stamp: "", reason: found.why } : found;
+    return { call, answer, isHit: answer.outcome === "hit", value: answer.value };
+  }
+
+  /** @param {Looked} looked @param {unknown} value @returns {Promise<CacheStored>} */
+  async put({ call, answer: { key, stamp, reason } }, value) {
+    if (!stamp) return { key, stored: false, reason };
+    const json = encode({ root: this.#root, call, stamp, value });
+    const put = () => this.#call("PUT", at`/cache/${key}`, { json, once: true });
+    const done = await orWhy(async () => (await put()).value);
+    return done.why ? { key, stored: false, reason: done.why } : done;
+  }
+
+  /** @param {string} tool @param {CacheCall & { run: () => any }} call */
+  async through(tool, { run, ...call }) {
+    const looked = await this.get(tool, call);
+    if (looked.isHit) return looked.value;
+    const value = await run();
+    await this.put(looked, value);
+    return value;
+  }
+
+  /** @param {string[]} paths @returns {Promise<number>} */
+  async invalidate(...paths) {
+    const options = { json: encode({ paths }) };
+    return (await this.#call("POST", "/cache/invalidate", options)).value.dropped;
+  }
+
+  /** @returns {Promise<number>} */
+  async clear() {
+    return (await this.#call("DELETE", "/cache")).value.dropped;
+  }
+
+  /** @returns {Promise<CacheContents>} */
+  async contents() {
+    return (await this.#call("GET", "/cache")).value;
+  }
+}
+
 /** Moves on with the log: at every write of its own, while it is subscribed, and at `refresh`. */
 export class Session {
   /** @type {Metadata} */ metadata;
@@ -318,6 +386,14 @@ export class Session {
 
   get id() {
     return this.metadata.session_id;
+  }
+
+  /** @param {WindowOptions} [options] @returns {Promise<Window>} */
+  async window({ tokens, strategy } = {}) {
+    const wanted = Object.entries({ tokens, strategy }).filter(([, value]) => value !== undefined);
+    const query = new URLSearchParams(wanted.map(([name, value]) => [name, String(value)]));
+    const { value, stale } = await this.#call("GET", `/window?${query}`);
+    return stale === undefined ? value : { ...value, stale_seconds: stale };
   }
 
   /** @param {NewMessage} message @param {WriteOptions} [options] @returns {Promise<Message>} */
@@ -419,6 +495,10 @@ export class Session {
   /** @returns {Promise<SessionPresence>} */
   async presence() {
     return (await this.#call("GET", "/presence")).value;
+  }
+
+  get cache() {
+    return new SessionCache((...given) => this.#call(...given), process.cwd());
   }
 
   /** @param {{ after?: string, signal?: AbortSignal }} [options] */
@@ -667,8 +747,17 @@ export class SessionManager {
   static list = (...given) => SessionManager.#default().list(...given);
   /** @type {SessionManager["conflicts"]} */
   static conflicts = (...given) => SessionManager.#default().conflicts(...given);
+  /** @type {SessionManager["userPreferences"]} */
+  static userPreferences = (...given) => SessionManager.#default().userPreferences(...given);
+  /** @type {SessionManager["changeUserPreferences"]} */
+  static changeUserPreferences = (...given) =>
+    SessionManager.#default().changeUserPreferences(...given);
   /** @type {SessionManager["delete"]} */
   static delete = (...given) => SessionManager.#default().delete(...given);
+  /** @type {SessionManager["archive"]} */
+  static archive = (...given) => SessionManager.#default().archive(...given);
+  /** @type {SessionManager["restore"]} */
+  static restore = (...given) => SessionManager.#default().restore(...given);
 
   /** @param {ConnectOptions} [options] */
   constructor(options = {}) {
@@ -677,7 +766,8 @@ export class SessionManager {
 
   /** @param {NewSession} [session] @param {{ key?: string }} [options] */
   async create(session = {}, { key = randomUUID() } = {}) {
-    const options = { json: encode(session), key };
+    const environment = { user_agent: USER_AGENT, context: { working_directory: currentFolder() } };
+    const options = { json: encode({ ...environment, ...session }), key };
     const { value } = await this.#connection.call("POST", "/v1/sessions", options);
     return new Session(this.#connection, value);
   }
@@ -703,14 +793,46 @@ export class SessionManager {
     await this.#connection.call("DELETE", at`/v1/sessions/${id}`, { key, expected, base });
   }
 
+  /** @param {string} id @param {{ idleSeconds?: number }} [options] */
+  async archive(id, { idleSeconds } = {}) {
+    const query = idleSeconds === undefined ? "" : `?idle_seconds=${idleSeconds}`;
+    const path = at`/v1/sessions/${id}/archive` + query;
+    return (await this.#connection.call("POST", path)).value;
+  }
+
+  /** @param {string} id */
+  async restore(id) {
+    return (await this.#connection.call("POST", at`/v1/sessions/${id}/restore`)).value;
+  }
+
   /** @param {{ state?: ConflictState }} [options] @returns {Promise<ConflictRecord[]>} */
   async conflicts({ state } = {}) {
     const query = conflictsQuery(state);
     return (await this.#connection.call("GET", `/v1/conflicts${query}`)).value.conflicts;
   }
 
+  /** @param {string} userId @returns {Promise<Preferences>} */
+  async userPreferences(userId) {
+    return (await this.#connection.call("GET", at`/v1/users/${userId}/preferences`)).value;
+  }
+
+  /** @param {string} userId @param {Preferences} patch @returns {Promise<Preferences>} */
+  async changeUserPreferences(userId, patch) {
+    const path = at`/v1/users/${userId}/preferences`;
+    return (await this.#connection.call("PATCH", path, { json: encode(patch) })).value;
+  }
+
   async close() {
     this.#connection.close();
+  }
+}
+
+/** The current folder; nothing where it was removed. */
+function currentFolder() {
+  try {
+    return process.cwd();
+  } catch {
+    return "";
   }
 }
 
@@ -735,6 +857,19 @@ function problemOf(status, answer) {
   const { code, detail, hint, retryable } = JSON.parse(answer);
   const kind = code === "version-mismatch" ? VersionMismatch : SessiondError;
   return new kind(detail, { code, status, hint, retryable });
+}
+
+/**
+ * Return what an attempt gives; where that fails for a while only, why.
+ * @param {() => Promise<any>} attempt
+ */
+async function orWhy(attempt) {
+  try {
+    return await attempt();
+  } catch (error) {
+    if (!error.retryable) throw error;
+    return { why: error.message };
+  }
 }
 
 /** @param {any} cause */

@@ -198,7 +198,7 @@ class Journal:
         except OSError as error:
             os.close(self._lock)
             raise JournalUnavailable(f"the journal cannot be opened: {error}") from error
-        self._thread = JournalThread(self._open_ledger)
+        self._thread = JournalThread(self._open_ledger, self._options.executor())
         try:
             await self._thread.start()
         except BaseException:

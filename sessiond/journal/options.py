@@ -9,6 +9,7 @@ from collections.abc import Callable
 from msgspec import Struct, field
 
 from sessiond.journal.connection import Connect, connect
+from sessiond.journal.executor import Executor, OwnThread
 
 MIB = 1024 * 1024
 
@@ -27,6 +28,7 @@ class JournalOptions(Struct, frozen=True):
         clock: milliseconds since 1970.
         entropy: returns that many random bytes.
         connect: opens the SQLite file; tests put a failing disk below it.
+        executor: begins what does all work on the file, beside the event loop.
     """
 
     limit_bytes: int = 256 * MIB
@@ -35,3 +37,4 @@ class JournalOptions(Struct, frozen=True):
     clock: Callable[[], int] = _system_clock
     entropy: Callable[[int], bytes] = secrets.token_bytes
     connect: Connect = field(default=connect)
+    executor: Callable[[], Executor] = OwnThread

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from sessiond.errors import JournalUnavailable, SessiondError
+from sessiond.journal.executor import Executor
 from sessiond.journal.ledger import Damaged, Ledger
 from sessiond.journal.opening import Broken
 from sessiond.journal.options import MIB
@@ -50,16 +50,17 @@ class JournalThread:
 
     Args:
         open_ledger: opens it, in the thread; called again when the file turns out to be damaged.
+        executor: runs what is done in the thread.
     """
 
-    def __init__(self, open_ledger: Callable[[Broken | None], Ledger]) -> None:
+    def __init__(self, open_ledger: Callable[[Broken | None], Ledger], executor: Executor) -> None:
         self._open_ledger = open_ledger
+        self._executor = executor
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._gathered: list[_Append] = []
         self._is_idle = False
         self._confirmations: deque[Confirmation] = deque()
-        self._thread = Thread(target=self._run, name="journal", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ledger: Ledger
         self._closed = False
@@ -70,8 +71,12 @@ class JournalThread:
         Raises:
             JournalUnavailable: the disk is full, or fails.
         """
-        self._thread.start()
-        await self._opened
+        self._executor.submit(self._open)
+        try:
+            await self._opened
+        except BaseException:
+            await self._executor.close()
+            raise
 
     def append(self, draft: Draft) -> asyncio.Future[Span]:
         """Return what gives a group's sequences when it is durable."""
@@ -101,10 +106,9 @@ class JournalThread:
         """Write what was handed over, and end the thread."""
         if not self._closed:
             answer = self._put(Ledger.close)
-            self._jobs.put(None)
             self._closed = True
             await answer
-            await asyncio.to_thread(self._thread.join)
+            await self._executor.close()
 
     def _hand_over(self) -> None:
         """Hand over what was gathered.
@@ -115,25 +119,35 @@ class JournalThread:
         gathered, self._gathered = self._gathered, []
         if gathered:
             self._jobs.put(gathered)
+            self._executor.submit(self._work_off)
 
     def _put(self, question: Callable[[Ledger], Any]) -> asyncio.Future[Any]:
         self._hand_over()
         job = _Question(question, self._loop.create_future())
         self._jobs.put(job)
+        self._executor.submit(self._work_off)
         return job.answer
 
     def _check_open(self) -> None:
         if self._closed:
             raise JournalUnavailable("the journal is closed", hint="start the daemon again")
 
-    def _run(self) -> None:
+    # In the thread
+
+    def _open(self) -> None:
         try:
             self._ledger = self._open_ledger(None)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever starts us must hear of it
             self._settle([(self._opened, error)])
             return
         self._settle([(self._opened, None)])
-        job = self._jobs.get()
+        self._is_idle = self._jobs.empty()
+
+    def _work_off(self) -> None:
+        """Do the next job, and what is gathered with it: that one's own turn finds nothing."""
+        job: _Job | None = None
+        with suppress(Empty):
+            job = self._jobs.get_nowait()
         while job is not None:
             following: _Job | None = None
             if isinstance(job, list):
@@ -141,13 +155,8 @@ class JournalThread:
                 self._write(batch)
             else:
                 self._answer(job)
-            job = following or self._next_job()
-
-    def _next_job(self) -> _Job | None:
-        with suppress(Empty):
-            return self._jobs.get_nowait()
-        self._is_idle = True
-        return self._jobs.get()
+            job = following
+        self._is_idle = self._jobs.empty()
 
     def _gather(self, first: list[_Append]) -> tuple[list[_Append], _Job | None]:
         """Return what may be written together, and the job that comes next, if one is there."""

@@ -99,10 +99,13 @@ class Confirmed:
 
     async def is_missing(self, session_id: str) -> bool:
         """Tell whether Redis does not have of a session what it had."""
-        known = self._known.get(session_id)
-        if known is None:
+        recent = [*self._looked_at, *self._since]
+        positions = [position for name, position in recent if name == session_id]
+        if known := self._known.get(session_id):
+            positions.append(known)
+        if not positions:
             return False
-        return not all(await self._lookup.are_there(session_id, [known]))
+        return not all(await self._lookup.are_there(session_id, positions))
 
     def begin_look(self) -> None:
         """To be called before Redis is asked whether it is still the one that it was."""
@@ -156,11 +159,13 @@ class Confirmed:
                     return 0
                 return await self._find_lost(session_id)
 
-        checks = [asyncio.create_task(check(*each)) for each in positions.items()]
-        if checks:
-            await asyncio.wait(checks)
-        lost = sum(done.result() for done in checks)
-        for session_id in self._examined:
+        checks = (check(*each) for each in positions.items())
+        lost = 0
+        for outcome in await asyncio.gather(*checks, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            lost += outcome
+        for session_id in sorted(self._examined):
             await self._lookup.forgive(session_id)
         self.end_look()
         if lost:
@@ -180,6 +185,7 @@ class Confirmed:
                 else:
                     lost.append(entry)
         self._known.pop(session_id, None)
-        self._looked_at += kept
+        others = [each for each in self._looked_at if each[0] != session_id]
+        self._looked_at = others + kept  # should Redis go back again meanwhile, that is missed
         self._examined.add(session_id)
         return self._write_again(session_id, lost)

@@ -73,7 +73,7 @@ class Conflicts:
         Raises:
             StoreUnavailable, StoreDamaged.
         """
-        found = _folded(session_id, await self._around.conflicts.entries(session_id))
+        found = _folded(session_id, await self._entries(session_id))
         if not found:
             await self._check_known(session_id)
         return [record for record in found if state in (None, record.state)][-limit:]
@@ -83,7 +83,7 @@ class Conflicts:
     ) -> list[ConflictRecord]:
         """Return the conflicts of all sessions, the session with the newest first.
 
-        Damaged ones are passed over: they must not hide the others.
+        Damaged ones are passed over: they must not hide the others. Archived ones stay so.
         """
         found: list[ConflictRecord] = []
         for session_id in await self._around.conflicts.sessions():
@@ -100,7 +100,7 @@ class Conflicts:
         Raises:
             NotFound: the session has none of this number, or no more.
         """
-        entries = await self._around.conflicts.entries(session_id, number)
+        entries = await self._entries(session_id, number)
         for record in _folded(session_id, entries):
             if record.number == number:
                 return record
@@ -154,6 +154,13 @@ class Conflicts:
                 entries = await self._around.conflicts.entries(session_id)
                 old = list(_old(session_id, entries, oldest_ms))
                 await self._around.conflicts.drop(session_id, old, now_ms)
+
+    async def _entries(self, session_id: str, first: str = "") -> list[ConflictEntry]:
+        """Return entries of a session, which comes back first if it is archived."""
+        found = await self._around.conflicts.entries(session_id, first)
+        if not found and await self._around.store.recall(session_id):
+            found = await self._around.conflicts.entries(session_id, first)
+        return found
 
     async def _check_known(self, session_id: str) -> None:
         try:

@@ -292,6 +292,8 @@ class Copier:
                 copy = added
             else:
                 return
+            with contextlib.suppress(SessionDeleted):
+                await self._source.store.end(session_id)  # NotFound: the copy is all there is
             if restarted:
                 raise StoreDamaged(f"the log of session {session_id!r}: {page.reset}")
             copy = await self._replica.begin(session_id, copy.workspace)

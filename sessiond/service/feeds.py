@@ -256,6 +256,11 @@ class Feeds:
         return sum(len(feed.subscriptions) for feed in self._all())
 
     @property
+    def watched(self) -> list[str]:
+        """The sessions that somebody watches."""
+        return list(self._sessions)
+
+    @property
     def lag(self) -> int:
         """How many announcements were heard but not yet handed on."""
         return sum(feed.lag() for feed in self._all())

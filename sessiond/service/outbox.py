@@ -97,13 +97,20 @@ class Journaled(Struct, frozen=True):
 class _Waiting(Struct, eq=False):
     """A journaled write in its lane; `outcome` where somebody still waits for it.
 
-    `was`: where Redis had it, before it went back.
+    `was`: where Redis had it, before it went back. `is_owed`: Redis had it, and an earlier try of
+    the same write was told so.
     """
 
     write: Write
     span: Span
     was: Position | None = None
     outcome: asyncio.Future[Performed] | None = None
+    is_owed: bool = False
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether somebody was told that it will be, or is, done."""
+        return self.is_owed or self.outcome is None
 
     @property
     def place(self) -> Position:
@@ -118,6 +125,7 @@ class _Lane(Struct, eq=False):
     writes: deque[_Waiting] = field(default_factory=deque)
     worker: asyncio.Task[None] | None = None
     held: str = ""
+    missing_since: float | None = None
 
 
 class Outbox:
@@ -126,11 +134,18 @@ class Outbox:
     Args:
         around: what it stands on.
         wait_seconds: how long an answer waits for Redis, where the caller does not say.
+        revive_seconds: how long writes of a session that Redis does not have wait for others to
+            write it, before it is revived.
     """
 
-    def __init__(self, around: Surroundings, *, wait_seconds: float) -> None:
+    def __init__(
+        self, around: Surroundings, *, wait_seconds: float, revive_seconds: float = 60.0
+    ) -> None:
         self._around = around
         self._wait_seconds = wait_seconds
+        self._revive_seconds = revive_seconds
+        self.revive: Callable[[str], Awaitable[bool]] = _leave_alone
+        """Writes a session again that Redis lost; tells whether that was possible."""
         self._lanes: dict[str, _Lane] = {}
         self._disk_fails = False
         self._is_redis_full = False
@@ -353,19 +368,31 @@ class Outbox:
             await self.confirmed.wait_until_sure()
             done = await self._perform_next(lane)
             if done:
-                lane.held, pause = "", _HELD_SECONDS[0]
+                lane.held, lane.missing_since, pause = "", None, _HELD_SECONDS[0]
             elif lane.held:
                 await self._around.sleep(pause)
+                await self._bring_back(lane)
                 longest = max(_HELD_SECONDS[1], len(self._lanes) / _HELD_TRIES)
                 pause = min(_HELD_GROWTH * pause, longest)
         del self._lanes[lane.session_id]
+
+    async def _bring_back(self, lane: _Lane) -> None:
+        """Have a session revived that has been missing for long: nobody else writes it."""
+        now, since = asyncio.get_running_loop().time(), lane.missing_since
+        if since is None or now - since < self._revive_seconds:
+            return
+        lane.missing_since = now  # if that fails, after as long again
+        try:
+            await self.revive(lane.session_id)
+        except SessiondError as obstacle:
+            self._note(obstacle, lane.session_id)
 
     async def _perform_next(self, lane: _Lane) -> int:
         """Perform the first writes of a lane, appends many at once; returns how many are done."""
         batch, life = self._next_batch(lane.writes), self.confirmed.lives
         outcomes = await asyncio.gather(
             *(
-                self._perform(self._bases.based(waiting.write), is_promised=waiting.outcome is None)
+                self._perform(self._bases.based(waiting.write), is_promised=waiting.is_promised)
                 for waiting in batch
             ),
             return_exceptions=True,
@@ -415,10 +442,12 @@ class Outbox:
         if error.temporary:
             self._note(error, lane.session_id)
             return False
+        is_heard = waiting.outcome is not None and not waiting.outcome.done()
+        is_to_be_kept = waiting.is_owed or not is_heard
+        if is_to_be_kept and not await self._is_kept(lane, waiting.write, error):
+            return False
         if waiting.outcome and not waiting.outcome.done():
             waiting.outcome.set_exception(error)  # whoever wrote it hears of it
-        elif not await self._is_kept(lane, waiting.write, error):
-            return False
         self._around.journal.discard(waiting.span)
         return True
 
@@ -430,6 +459,8 @@ class Outbox:
         try:
             await self._around.keep_refused(write, error)
         except SessiondError as obstacle:
+            if isinstance(obstacle, NotFound) and lane.missing_since is None:
+                lane.missing_since = asyncio.get_running_loop().time()
             self._note(obstacle, lane.session_id)
             return False
         _log.warning(
@@ -468,6 +499,7 @@ class Outbox:
             return len(again)
         for waiting in again:
             if waiting.span in there:
+                waiting.is_owed = True
                 lane.writes.remove(waiting)
         lane.writes.extendleft(reversed(again))
         return sum(waiting.span not in there for waiting in again)
@@ -478,6 +510,10 @@ class Outbox:
         journaled = _journaled(waiting)
         self._around.told(journaled)
         return journaled
+
+
+async def _leave_alone(_: str) -> bool:
+    return False
 
 
 def _journaled(waiting: _Waiting) -> Journaled:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
@@ -26,6 +25,7 @@ class Reachability:
     Args:
         ask: asks Redis anything; raises SessiondError when it does not answer.
         sleep: how to pause between questions.
+        now: a monotonic clock, in seconds; None for the event loop's.
     """
 
     def __init__(
@@ -33,9 +33,11 @@ class Reachability:
         ask: Callable[[], Awaitable[object]],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._ask = ask
         self._sleep = sleep
+        self._now = now or asyncio.get_running_loop().time
         self._is_back = asyncio.Event()
         self._is_back.set()
         self._when_back: list[Callable[[], None]] = []
@@ -44,7 +46,7 @@ class Reachability:
         self._is_refused = False
         self._limits: set[asyncio.Timeout] = set()
         self.away_since: float | None = None
-        """When it was first missed (`time.monotonic`); None while it answers."""
+        """When it was first missed (`now`); None while it answers."""
 
     @property
     def is_away(self) -> bool:
@@ -55,16 +57,16 @@ class Reachability:
     def away_seconds(self) -> float | None:
         """How long it has been away; None while it answers."""
         since = self.away_since
-        return None if since is None else round(time.monotonic() - since, 1)
+        return None if since is None else round(self._now() - since, 1)
 
     @property
     def answered_seconds_ago(self) -> float:
         """How long ago it was last known to answer; endless if it never was."""
-        return time.monotonic() - self._answered_at
+        return self._now() - self._answered_at
 
     def note_answer(self) -> None:
         """Note that it answered just now."""
-        self._answered_at = time.monotonic()
+        self._answered_at = self._now()
 
     def call_when_back(self, callback: Callable[[], None]) -> None:
         """Have something called every time that it answers again."""
@@ -74,7 +76,7 @@ class Reachability:
         """Note that it did not answer; it is asked from now on until it does."""
         if self.is_away:
             return
-        self.away_since = time.monotonic()
+        self.away_since = self._now()
         self._is_back.clear()
         _log.warning("redis.away")
         self._give_up()
@@ -150,12 +152,12 @@ class Reachability:
         return True
 
     async def _ask_until_back(self) -> None:
-        began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
+        began, pause = self._now(), _FIRST_PAUSE_SECONDS
         await self._sleep(pause)
         while not await self._answers():
             await self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        _log.info("redis.back", seconds=round(time.monotonic() - began, 2))
+        _log.info("redis.back", seconds=round(self._now() - began, 2))
         self.away_since = None
         self.note_answer()
         self._is_back.set()

@@ -24,6 +24,7 @@ from sessiond.service.outbox import Journaled, Outbox
 from sessiond.service.overlay import created, lay_over, lay_over_outline
 from sessiond.service.reachability import Reachability
 from sessiond.service.sessions import Filter, Sessions
+from sessiond.service.usage import count_message
 from sessiond.service.writes import Create
 from sessiond.store.sessions import parse_cursor
 from sessiond.sync.known import KnownSession
@@ -80,26 +81,37 @@ class Reading:
         online: the services on Redis.
         offline: this machine's copies; None where it keeps none.
         redis: whether Redis answers.
+        note_read: hears of each session that is read.
 
     Raises:
         StoreUnavailable: by every method: Redis is away, and this was not seen here before.
         NotFound, SessionDeleted, StoreDamaged: see the services.
     """
 
-    def __init__(self, online: Services, offline: Offline | None, redis: Reachability) -> None:
+    def __init__(
+        self,
+        online: Services,
+        offline: Offline | None,
+        redis: Reachability,
+        note_read: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._online = online
         self._offline = offline
         self._redis = redis
+        self._note_read = note_read
 
     def see(self, session_id: str) -> None:
         """Take note that somebody has to do with a session: it is copied from now on."""
+        self._note_read(session_id)
         if self._offline:
             self._offline.copier.see(session_id)
 
     async def load(self, session_id: str) -> Found[bytes]:
         """Return a whole session, as `model.Session` in JSON."""
         return await self._read(
-            session_id, lambda: self._online.sessions.load(session_id), KnownSession.session
+            session_id,
+            lambda: self._online.sessions.load(session_id),
+            lambda known: known.session(count_message),
         )
 
     async def page(self, session_id: str, after: int, limit: int) -> Found[bytes]:

@@ -8,7 +8,6 @@ sequence of the journal's last write. Either way what was confirmed is looked fo
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import structlog
@@ -34,7 +33,7 @@ class RollbackWatch:
         watermarks: where Redis keeps how far it is written.
         confirmed: looks for what Redis should have.
         redis: is told whether it answered.
-        now: a monotonic clock, in seconds.
+        now: a monotonic clock, in seconds; None for the event loop's.
     """
 
     def __init__(
@@ -44,14 +43,14 @@ class RollbackWatch:
         confirmed: Confirmed,
         redis: Reachability,
         *,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._journal = journal
         self._watermarks = watermarks
         self._confirmed = confirmed
         self._redis = redis
-        self._now = now
-        self._late_until = now()
+        self._now = now or asyncio.get_running_loop().time
+        self._late_until = self._now()
         self._noted: Watermark | None = None
         self._life = ""
         self._wanted = asyncio.Event()

@@ -21,7 +21,9 @@ from sessiond.service.deletion import Unseen, keep, kept_unseen, unseen_after
 from sessiond.service.identity import new_session_id
 from sessiond.service.merging import Subject, own_origin
 from sessiond.service.overwriting import Rewriting, keep_other_part, keep_other_title
+from sessiond.service.preferences import UserPreferences
 from sessiond.service.shapes import document_value, encode_creation, metadata_of
+from sessiond.service.usage import Counted, Usage
 from sessiond.service.writing import (
     PLAIN,
     Request,
@@ -40,6 +42,7 @@ from sessiond.sync.rendering import operation_page_json, session_json
 from sessiond.sync.replica import Conversation
 
 _LOAD_ATTEMPTS = 5
+_NEW_SESSION = msgspec.json.Decoder(NewSession)
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -73,16 +76,22 @@ class Sessions:
     Args:
         around: the store, time and randomness.
         workspace: where a session belongs whose creator does not say.
+        preferences: those of users, with which their sessions begin.
     """
 
-    def __init__(self, around: Surroundings, *, workspace: str) -> None:
+    def __init__(
+        self, around: Surroundings, *, workspace: str, preferences: UserPreferences
+    ) -> None:
         self._around = around
         self._workspace = workspace
+        self._preferences = preferences
+        self._usage = Usage()
 
     async def create(self, new: NewSession, request: Request = PLAIN) -> Created:
         """Create a session.
 
-        Creating the same session again, by id or by idempotency key, returns what is there.
+        Creating the same session again, by id or by idempotency key, returns what is there. What
+        the creator says of preferences goes before the user's own.
 
         Raises:
             AlreadyExists: the id is taken by another session.
@@ -91,7 +100,8 @@ class Sessions:
         around = self._around
         session_id = new.session_id or new_session_id(request.key, around.clock(), around.entropy)
         workspace = new.workspace or self._workspace
-        new = msgspec.structs.replace(new, session_id=session_id, workspace=workspace)
+        given = msgspec.structs.replace(new, session_id=session_id, workspace=workspace)
+        new = await self._with_user_preferences(given)
         at = now(self._around, request)
         draft = Draft(
             "session.create",
@@ -107,7 +117,7 @@ class Sessions:
             position, duplicate = committed.positions[0], committed.duplicate
         except AlreadyExists:
             await self._around.store.withdraw_from_others(session_id, workspace)
-            position, duplicate = await self._same_creation(session_id, draft), True
+            position, duplicate = await self._same_creation(session_id, given), True
         except StoreDamaged as error:
             raise StoreDamaged(
                 f"session {session_id!r}: {error.detail}", hint=error.hint
@@ -126,10 +136,14 @@ class Sessions:
         ends: set[Position] = set()
         for _ in range(_LOAD_ATTEMPTS):
             snapshot = await self._around.store.snapshot(session_id)
-            messages = await self._conversation_at(session_id, snapshot)
-            if messages is not None:
+            found = await self._conversation_at(session_id, snapshot)
+            if found is not None:
+                messages, counted = found
+                end = snapshot.position
+                used = self._usage.count(session_id, end, messages, counted)
                 documents = {name: document_value(snapshot, name) for name in DOCUMENTS}
-                return session_json(documents, messages, snapshot.position, snapshot.versions)
+                bodies = [body for _, body in messages]
+                return session_json(documents, bodies, end, snapshot.versions, used)
             ends.add(snapshot.position)
         if len(ends) == 1:
             raise log_is_damaged(session_id, ends.pop())
@@ -253,32 +267,66 @@ class Sessions:
         live = Live(session_id=session_id, origin=origin, body=body)
         await store.publish(session_id, workspace, json.encode({"live": live}))
 
-    async def _same_creation(self, session_id: str, draft: Draft) -> Position:
+    async def _with_user_preferences(self, new: NewSession) -> NewSession:
+        if not new.user_id:
+            return new
+        preferences = await self._preferences.of_new_session(new.user_id, new.preferences)
+        return msgspec.structs.replace(new, preferences=preferences)
+
+    async def _same_creation(self, session_id: str, given: NewSession) -> Position:
+        """Return where a session was created that is as given.
+
+        Raises:
+            AlreadyExists: it is not.
+        """
         (first,) = await self._around.store.log.entries_at(session_id, [1])
-        if first is None or first.json != draft.json:
+        if first is None or not _is_creation_of(first.json, given):
             raise AlreadyExists(
                 f"session {session_id!r} exists already, with other content",
                 hint="load it, or choose another id",
             )
         return first.position
 
-    async def _conversation_at(self, session_id: str, snapshot: Snapshot) -> list[bytes] | None:
-        """Return the messages at a snapshot's position; None when the log is another by now."""
+    async def _conversation_at(
+        self, session_id: str, snapshot: Snapshot
+    ) -> tuple[list[tuple[int, bytes]], Counted | None] | None:
+        """Return the messages at a snapshot's position; None when the log is another by now.
+
+        Each comes with the offset of its last change; beside them what was counted of them, if the
+        log still has the place where that was.
+        """
         conversation = Conversation()
         end = Position("", 0)
-        bodies: list[bytes] = []
+        appended: list[tuple[int, bytes]] = []
+        counted = self._usage.counted(session_id)
+        is_same_history = False
         async for page in self._around.store.log.pages(session_id, until=snapshot.position.offset):
             if page.reset:
                 return None
             end = page.position
+            is_same_history = is_same_history or bool(counted and page.has(counted.position))
             if snapshot.amendments:
                 for entry in page.entries:
                     conversation.apply(entry.op, entry.id, entry.offset, entry.json)
             else:
-                bodies += [body for _, body in page.appended()]
+                appended += page.appended()
         if end != snapshot.position:
             return None
-        return conversation.messages() if snapshot.amendments else bodies
+        messages = conversation.messages_with_offsets() if snapshot.amendments else appended
+        return messages, counted if is_same_history else None
+
+
+def _is_creation_of(body: bytes, given: NewSession) -> bool:
+    """Tell whether a session was created as given; the user's preferences came on top of that."""
+    if not given.user_id:
+        return body == json.encode(given)
+    try:
+        created = _NEW_SESSION.decode(body)
+    except msgspec.MsgspecError:
+        return False
+    merged = {**created.preferences, **given.preferences}
+    expected = msgspec.structs.replace(given, preferences=merged)
+    return json.encode(created) == json.encode(expected)
 
 
 def _summary(snapshot: Snapshot) -> SessionSummary | None:

@@ -98,9 +98,16 @@ def encode_change(
     """Return the fields to write, and the log's account of them: `{"set": …, "unset": […]}`."""
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
     fields, unset = changed_fields(old, new)
+    return encode_fields(name, fields, unset), {"set": fields, "unset": unset}
+
+
+def encode_fields(
+    name: DocumentName, fields: dict[str, Any], unset: list[str]
+) -> tuple[FieldChange, ...]:
+    """Return the fields of a document to write and to remove."""
     writes = [FieldChange(name, field, _stored(name, value)) for field, value in fields.items()]
     removals = [FieldChange(name, field, None) for field in unset]
-    return (*writes, *removals), {"set": fields, "unset": unset}
+    return (*writes, *removals)
 
 
 def check_preferences(preferences: dict[str, Any]) -> None:

@@ -78,11 +78,72 @@ class ReplicaStatus(Struct, kw_only=True):
     behind: int
 
 
+class CleanupCounts(Struct, kw_only=True):
+    """What a clean-up did: how many sessions were archived, deleted, and left over the limits."""
+
+    archived: int = 0
+    deleted: int = 0
+    left: int = 0
+
+
+class CleanupStatus(Struct, kw_only=True):
+    """When sessions were cleaned up last, and when that is due again; by whichever daemon.
+
+    `running`: the daemon that does it now; `finished_at` and `last`: None before the first time;
+    `next_at`: None for soon. Times are those of Redis.
+    """
+
+    running: str
+    finished_at: str | None
+    next_at: str | None
+    last: CleanupCounts | None
+
+
+class CleanedSession(Struct, kw_only=True):
+    """What is to become, or became, of a session over the limits, and why.
+
+    `outcome`: planned (a dry run), archived, deleted, spared (by a rule), left (somebody was
+    faster, or archiving is not possible here) or failed; `detail` says more of the last two.
+    """
+
+    session_id: str
+    action: Literal["archive", "delete", "none"]
+    reason: str
+    outcome: Literal["planned", "archived", "deleted", "spared", "left", "failed"]
+    detail: str = ""
+
+
+class CleanupReport(Struct, kw_only=True):
+    """A clean-up, or what one would do: of all `sessions` in Redis, those over the limits.
+
+    `damaged`: sessions that cannot be judged, and stay.
+    """
+
+    dry_run: bool
+    sessions: int
+    found: list[CleanedSession]
+    damaged: list[str]
+    seconds: float
+
+
+class CacheUse(Struct, kw_only=True):
+    """What became of lookups in the caches of sessions at this daemon, since it started.
+
+    `near`: hits that were in the daemon's memory; `unknown`: nothing could be told of the files.
+    """
+
+    hits: int
+    near: int
+    misses: int
+    stale: int
+    unknown: int
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
     `lag`: announcements heard but not yet handed on to subscribers; `replica`: None where no copies
-    are kept; `sessions`: how many Redis has, None while it is away.
+    are kept; `sessions`: how many Redis has, None while it is away; `cleanup` too.
     """
 
     version: str
@@ -100,6 +161,8 @@ class Status(Struct, kw_only=True):
     bus_connected: bool
     outbox: OutboxStatus
     replica: ReplicaStatus | None
+    cleanup: CleanupStatus | None
+    cache: CacheUse
     instances: list[InstanceStatus]
 
 

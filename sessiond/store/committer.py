@@ -47,6 +47,7 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _WAITING_BYTES = 64 * 1024 * 1024
 _SESSIONS_REMEMBERED = 10_000
 _OUT_OF_ORDER = "OUTOFORDER"
+_ARCHIVED = "ARCHIVED"
 _AHEAD_OPERATIONS = 16  # fewer are not worth the fixed cost of a call of their own
 
 
@@ -122,6 +123,8 @@ class Committer:
         self._lanes: dict[str, _Lane] = {}
         self._waiting_bytes = 0
         self._applied: dict[str, int] = {}
+        self.bring_back: Callable[[str], Awaitable[bool]] = _not_archived
+        """Brings an archived session back; tells whether there was one."""
         self.is_guarded = False
         """Whether a session that Redis does not have as it was is written to only after `forgive`:
         for those who can write again what was lost."""
@@ -270,6 +273,8 @@ class Committer:
             except RedisError as error:
                 if _OUT_OF_ORDER in str(error):
                     raise _went_back(call.session_id) from error
+                if _ARCHIVED in str(error) and await self.bring_back(call.session_id):
+                    continue
                 if not may_pass(error) or self._now() + pause > deadline:
                     raise translate(error) from error
             await self._sleep(pause)
@@ -288,6 +293,8 @@ class Committer:
         """Send a call once; it has no effect where `after` is not there."""
         operations = frozenset(draft.op for waiting in call.batch for draft in waiting.group)
         script, keys = commit_script(operations), self._keys.log(call.session_id)
+        if "session.delete" in operations:
+            keys += self._keys.use(call.session_id)
         arguments = self._encode(call, after)
         if self._replicas is None:
             answer = await script.run(self._execute, keys, arguments)
@@ -318,6 +325,10 @@ class Committer:
                 arguments += options
                 sequence += 1
         return arguments
+
+
+async def _not_archived(_session_id: str) -> bool:
+    return False
 
 
 def _went_back(session_id: str) -> StoreWentBack:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+from binascii import crc32
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import (
     AuthenticationError,
     NoPermissionError,
@@ -50,6 +52,8 @@ Answer = TypeVar("Answer")
 _TOLD = ("server", "memory", "replication")
 """The sections of INFO that `Admit` gets, asked for one by one: so servers before 7 answer, too."""
 _PIPELINE_ERROR = " of pipeline caused error: "
+_DRIVER = DriverInfo()
+"""Found out once: it takes the client longer than all else of a new connection."""
 _RAW_REPLIES = ("XRANGE", "XREVRANGE")
 
 _PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
@@ -92,6 +96,7 @@ def connect(
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
+        driver_info=_DRIVER,
         redis_connect_func=_admitted(admit) if admit else None,
     )
     client = LimitedRedis(limit_seconds=timeout_seconds, connection_pool=pool)
@@ -122,6 +127,7 @@ def connect_subscriber(url: str, *, timeout_seconds: float) -> Redis:
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
+        driver_info=_DRIVER,
     )
 
 
@@ -355,7 +361,7 @@ class OrderedConnections:
 
     def of(self, key: str) -> OrderedConnection:
         """Return the connection of the calls with this first key."""
-        return self._connections[hash(key) % len(self._connections)]
+        return self._connections[crc32(key.encode()) % len(self._connections)]
 
     async def close(self) -> None:
         """Close the connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from sessiond.errors import NotFound
+from sessiond.archive.record import FORM as ARCHIVE_FORM
+from sessiond.errors import NotFound, StoreDamaged
+from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
 
@@ -57,6 +60,11 @@ async def read_key(redis: Redis, keys: Keys, key: str, limit: int) -> tuple[str,
 
 
 def _entry(stream_id: bytes, flat: list[bytes]) -> dict[str, Any]:
+    if b"codec" in flat[::2]:
+        with contextlib.suppress(StoreDamaged):  # then it is shown as it lies there
+            block = parse_block([stream_id, flat])
+            entries = [_entry(*entry) for entry in unpack(block)]
+            return {"entry": _text(stream_id), "codec": block.codec, "entries": entries}
     fields = zip(flat[::2], flat[1::2], strict=False)
     return {"entry": _text(stream_id)} | {
         _text(name): _decoded(value) if name == b"json" else _text(value) for name, value in fields
@@ -66,8 +74,12 @@ def _entry(stream_id: bytes, flat: list[bytes]) -> dict[str, Any]:
 def _decoded(value: bytes) -> Any:
     """Return JSON objects, lists and texts decoded; everything else as the text it is.
 
+    Of an archive only its form and size are shown: `sessiond restore` unpacks it.
+
     Of numbers with an object behind them, such as an entry of presence, a list is made.
     """
+    if value.startswith(ARCHIVE_FORM):
+        return f"{_text(ARCHIVE_FORM.strip())}, {len(value)} bytes"
     numbers = _NUMBERS_BEFORE_OBJECT.match(value)
     if numbers:
         return [*map(int, numbers[0].split()), _decoded(value[numbers.end() :])]

@@ -6,11 +6,13 @@ all, in a Redis Cluster too. `TABLE` is what `sessiond redis keys` prints and th
 
 from __future__ import annotations
 
+import re
+
 from msgspec import Struct
 
 
 class KeyKind(Struct, frozen=True):
-    """One family of keys. `pattern` holds `<id>` or `<workspace>` where the name goes."""
+    """One family of keys. `pattern` holds `<id>`, `<workspace>` or `<user>` where the name goes."""
 
     pattern: str
     type: str
@@ -56,6 +58,13 @@ TABLE: dict[str, KeyKind] = {
         "the session's",
         "the log: <offset>-0 → op, at, origin, id, epoch, json",
     ),
+    "blocks": KeyKind(
+        _session("blocks"),
+        "stream",
+        "the session's",
+        "the log's beginning, compressed: <offset of the last entry>-0 → epochs (7 bytes for each "
+        "entry), codec (zstd-1), data, checksum; `sessiond redis cat` shows the entries",
+    ),
     "applied": KeyKind(
         _session("applied"),
         "hash",
@@ -100,6 +109,31 @@ TABLE: dict[str, KeyKind] = {
         "any",
         "10 minutes",
         "scratch: what a repair is about to put in place",
+    ),
+    "archive": KeyKind(
+        _session("archive"),
+        "hash",
+        "until the session is loaded",
+        "packed → an archived session, all of it, compressed: where no folder has it",
+    ),
+    "reads": KeyKind(
+        _session("reads"),
+        "hash",
+        "400 days after the last reading",
+        "read_ms: when somebody read the session last, to five minutes",
+    ),
+    "cache": KeyKind(
+        _session("cache"),
+        "hash",
+        "performance.cache_ttl_seconds after the last answer was cached",
+        "key of a call → expires_ms, stored_ms, digest, json or zstd, and what the tool answered; "
+        "_counts → bytes, uses, hits, misses, stale, evicted",
+    ),
+    "cache_uses": KeyKind(
+        _session("cache_uses"),
+        "zset",
+        "the cache's",
+        "key of a call → number of its last use: what was not used the longest is evicted first",
     ),
     "events": KeyKind(
         _session("events"),
@@ -153,6 +187,18 @@ TABLE: dict[str, KeyKind] = {
         "rebuildable",
         "attached opencode → JSON: machine, version, project, sessions, lag, seen_ms",
     ),
+    "janitor": KeyKind(
+        "sessiond:janitor",
+        "hash",
+        "kept",
+        "who cleans up: instance, until_ms, token grows; finished_ms and report of the last time",
+    ),
+    "user_preferences": KeyKind(
+        "sessiond:user:<user>:preferences",
+        "hash",
+        "kept",
+        "field → JSON: what new sessions of a user begin with",
+    ),
     "probe": KeyKind(
         "sessiond:probe",
         "stream",
@@ -183,9 +229,18 @@ _LOG_KINDS = (
     "context",
     "preferences",
     "conflicts",
+    "blocks",
 )
 
+PASSING_KINDS = ("lease", "presence", "trace", "reads", "cache", "cache_uses")
+"""Keys of a session that Redis drops by itself: an archive does not hold them."""
+
+ARCHIVED_KINDS = tuple(kind for kind in SESSION_KINDS if kind not in (*PASSING_KINDS, "archive"))
+"""What an archive holds: all keys of a session, also those that are yet to come."""
+
 _REMEMBERED = 4096
+
+_PLACE = re.compile("<(id|workspace|user)>")
 
 
 class Keys:
@@ -199,6 +254,7 @@ class Keys:
         self.instances = self._name("instances")
         self.opencodes = self._name("opencodes")
         self.writers = self._name("writers")
+        self.janitor = self._name("janitor")
         self.probe = self._name("probe")
         self.replication = self._name("replication")
         self._logs: dict[str, tuple[str, ...]] = {}
@@ -206,7 +262,7 @@ class Keys:
 
     def _name(self, kind: str, value: str = "") -> str:
         rest = TABLE[kind].pattern.removeprefix("sessiond")
-        return self.namespace + rest.replace("<id>", value).replace("<workspace>", value)
+        return self.namespace + _PLACE.sub(lambda _: value, rest)
 
     def of_session(self, kind: str, session_id: str) -> str:
         """Key of a kind in SESSION_KINDS."""
@@ -250,6 +306,10 @@ class Keys:
         """Stream: the session's log."""
         return self._name("conversation", session_id)
 
+    def blocks(self, session_id: str) -> str:
+        """Stream: the log's beginning, compressed."""
+        return self._name("blocks", session_id)
+
     def messages(self, session_id: str) -> str:
         """Hash: index of the message records."""
         return self._name("messages", session_id)
@@ -292,6 +352,27 @@ class Keys:
         """Stream: what became of the session's operations."""
         return self._name("trace", session_id)
 
+    def archiving(self, session_id: str) -> list[str]:
+        """Return the keys that the scripts of archiving declare, in their order."""
+        kinds = ("metadata", "lease", "presence", "archive", *ARCHIVED_KINDS)
+        return [self._name(kind, session_id) for kind in kinds]
+
+    def archive(self, session_id: str) -> str:
+        """Hash: the archive of the session, where no folder has it."""
+        return self._name("archive", session_id)
+
+    def reads(self, session_id: str) -> str:
+        """Hash: when the session was read last."""
+        return self._name("reads", session_id)
+
+    def use(self, session_id: str) -> tuple[str, str, str]:
+        """Return the keys that tell who uses a session: lease, presence, reads."""
+        return self.lease(session_id), self.presence(session_id), self.reads(session_id)
+
+    def cache(self, session_id: str) -> tuple[str, str]:
+        """Hash and sorted set: what tools answered, and when that was last used."""
+        return self._name("cache", session_id), self._name("cache_uses", session_id)
+
     def events(self, session_id: str) -> str:
         """Channel of one session."""
         return self._name("events", session_id)
@@ -299,6 +380,10 @@ class Keys:
     def workspace(self, workspace: str) -> str:
         """Sorted set: the sessions of one workspace."""
         return self._name("workspace", workspace)
+
+    def user_preferences(self, user_id: str) -> str:
+        """Hash: the preferences of a user."""
+        return self._name("user_preferences", user_id)
 
     def workspace_events(self, workspace: str) -> str:
         """Channel of all sessions of one workspace."""

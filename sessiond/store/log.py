@@ -1,4 +1,8 @@
-"""Reading a session's log: pages after a position, with the position proven first."""
+"""Reading a session's log: pages after a position, with the position proven first.
+
+The beginning of a log may be compressed in blocks. This is the one place that puts both together:
+who reads does not notice.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,21 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from sessiond.errors import StoreDamaged
+from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
+from sessiond.store.entries import checked, checked_behind, offset_of, parse_entry
 from sessiond.store.keys import Keys
-from sessiond.sync.chain import broken_link, has_shape
+from sessiond.store.recall import Recall
+from sessiond.store.scripts import LOG_PAGE
 from sessiond.sync.entry import Entry
 from sessiond.sync.paging import PAGE_BYTES, fitting
 from sessiond.sync.position import START, Position
 
 Reset = Literal["history-changed", "trimmed", "missing"]
 """Why a position is not part of the log: Redis has another history there, the log's beginning was
-archived, or the log ends before it (it was rolled back, or flushed)."""
+lost, or the log ends before it (it was rolled back, or flushed)."""
 
-_OP, _JSON = 1, 11
+_OP, _EPOCH, _JSON = 1, 9, 11
 _FIRST_PAGE = 4
 _PAGE_BYTES = 4 * 1024 * 1024
 PAGE = 500
@@ -59,6 +66,14 @@ class LogPage:
         """How many bytes of JSON the page holds."""
         return sum(map(_size, self.raw))
 
+    def has(self, position: Position) -> bool:
+        """Tell whether the entry of a position is on this page."""
+        if not self.raw:
+            return False
+        place = position.offset - int(self.raw[0][0][:-2])
+        is_here = 0 <= place < len(self.raw)
+        return is_here and bool(self.raw[place][1][_EPOCH] == position.epoch.encode())
+
     def appended(self) -> list[tuple[int, bytes]]:
         """Return offset and JSON of the messages that these entries append."""
         return [
@@ -66,56 +81,6 @@ class LogPage:
             for stream_id, fields in self.raw
             if fields[_OP] == b"message.append"
         ]
-
-
-def parse_entry(raw: Any) -> Entry:
-    """Read one stream entry that was checked.
-
-    Raises:
-        StoreDamaged: it holds bytes that are no text.
-    """
-    stream_id, fields = raw
-    _, op, _, at, _, origin, _, record_id, _, epoch, _, json = fields
-    try:
-        return Entry(
-            int(stream_id[:-2]),
-            op.decode(),
-            at.decode(),
-            origin.decode(),
-            record_id.decode(),
-            epoch.decode(),
-            json,
-        )
-    except UnicodeDecodeError as error:
-        raise _foreign(stream_id) from error
-
-
-def _checked(raw: list[Any]) -> list[Any]:
-    """Return stream entries as Redis sent them, each `[id, [name, value, …]]`.
-
-    Raises:
-        StoreDamaged: an entry is not one that the commit script writes, entries are missing, or
-            one does not follow from those before it.
-    """
-    for item in raw:
-        if not has_shape(item):
-            raise _foreign(item[0])
-    if raw and int(raw[-1][0][:-2]) - int(raw[0][0][:-2]) != len(raw) - 1:
-        raise StoreDamaged(
-            f"entries are missing from the log between {raw[0][0]!r} and {raw[-1][0]!r}",
-        )
-    broken = broken_link(raw)
-    if broken:
-        raise StoreDamaged(
-            f"log entry {broken!r}, or the one before it, is not what was written there",
-        )
-    return raw
-
-
-def _foreign(stream_id: bytes) -> StoreDamaged:
-    return StoreDamaged(
-        f"log entry {stream_id!r} is not one of sessiond's",
-    )
 
 
 def log_is_damaged(session_id: str, end: Position) -> StoreDamaged:
@@ -130,9 +95,10 @@ def log_is_damaged(session_id: str, end: Position) -> StoreDamaged:
 class LogReader:
     """Reads logs by offset. Never waits: what wakes a reader is the bus."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, recall: Recall) -> None:
         self._redis = redis
         self._keys = keys
+        self._recall = recall
 
     async def page(self, session_id: str, after: Position, limit: int = PAGE) -> LogPage:
         """Return up to `limit` entries after a position, if the log still contains it.
@@ -143,7 +109,7 @@ class LogReader:
         Raises:
             StoreUnavailable, StoreDamaged: Redis does not answer, or has something foreign.
         """
-        return _page(after, await self._fetch(session_id, after, limit))
+        return await self._read(session_id, after, limit, oldest=False)
 
     async def stretch(self, session_id: str, after: Position, limit: int = PAGE) -> LogPage:
         """Return up to `limit` entries after a position, fewer where they are long.
@@ -185,48 +151,105 @@ class LogReader:
         limit = _limit(_FIRST_PAGE, after, until)
         if not limit:
             return
-        fetching = asyncio.ensure_future(self._fetch(session_id, after, limit))
+        fetching = asyncio.ensure_future(self._read(session_id, after, limit, oldest=oldest))
         try:
             while limit:
-                page = _page(after, await fetching, oldest=oldest)
+                page = await fetching
                 ended = bool(page.reset) or len(page.raw) < limit
                 after = page.position
                 limit = 0 if ended else _limit(_next_count(page), after, until)
                 if limit:
-                    fetching = asyncio.ensure_future(self._fetch(session_id, after, limit))
+                    fetching = asyncio.ensure_future(
+                        self._read(session_id, after, limit, oldest=oldest)
+                    )
                     await asyncio.sleep(0)  # so that it is under way
                 if page.raw or page.reset:
                     yield page
         finally:
             fetching.cancel()
 
+    async def _read(self, session_id: str, after: Position, limit: int, *, oldest: bool) -> LogPage:
+        """Return a page; where nothing is there, an archived session comes back first."""
+        raw = await self._fetch(session_id, after, limit)
+        while not raw and (archived := await self._recall.position(session_id)):
+            if after == archived:  # who has all of it does not need it
+                return LogPage([], after)
+            await self._recall(session_id)
+            raw = await self._fetch(session_id, after, limit)
+        return _page(after, raw, oldest=oldest)
+
     async def _fetch(self, session_id: str, after: Position, limit: int) -> list[Any]:
         known = 1 if after.offset else 0
         first = f"{after.offset}-0" if known else "-"
         key = self._keys.conversation(session_id)
-        return _checked(
-            await answered(
-                self._redis.execute_command("XRANGE", key, first, "+", "COUNT", limit + known)
-            )
+        raw = await answered(
+            self._redis.execute_command("XRANGE", key, first, "+", "COUNT", limit + known)
         )
+        wanted = after.offset or 1
+        if raw and offset_of(raw[0]) > wanted:
+            return await self._stitched(session_id, wanted, limit + known)
+        return checked(raw)
+
+    async def _stitched(self, session_id: str, offset: int, count: int) -> list[Any]:
+        """Return entries from an offset on, out of blocks and then out of the stream.
+
+        What a block holds is proven by its checksum; that it follows the one before, by the chain.
+        """
+        keys = [self._keys.conversation(session_id), self._keys.blocks(session_id)]
+        blocks, live = await answered(
+            LOG_PAGE.run(self._redis.execute_command, keys, [offset, count])
+        )
+        compressed: list[Any] = []
+        for raw in blocks:
+            first, *others = unpack(parse_block(raw))
+            compressed += [*checked_behind(compressed, [first]), *others]
+        wanted = [entry for entry in compressed if offset_of(entry) >= offset]
+        return [*wanted[:count], *checked_behind(compressed, live)]
+
+    async def _block_of(self, session_id: str, offset: int) -> list[Any]:
+        """Return the entries of the block that an offset lies in; none where there is no such."""
+        key = self._keys.blocks(session_id)
+        found = await answered(
+            self._redis.execute_command("XRANGE", key, f"{offset}-0", "+", "COUNT", 1)
+        )
+        entries = unpack(parse_block(found[0])) if found else []
+        return entries if entries and offset_of(entries[0]) <= offset else []
 
     async def back_from(self, session_id: str, offset: int) -> AsyncIterator[list[Entry]]:
         """Yield entries from an offset backwards, the newest first, page after page."""
-        key = self._keys.conversation(session_id)
         count = _FIRST_PAGE
         while offset > 0:
-            raw = await answered(
-                self._redis.execute_command("XREVRANGE", key, f"{offset}-0", "-", "COUNT", count)
-            )
-            if not raw:
+            raw = await self._back(session_id, offset, count)
+            entries = [parse_entry(item) for item in raw if offset_of(item) <= offset]
+            if not entries and await self._recall(session_id):
+                continue
+            if not entries:
                 return
-            entries = [parse_entry(item) for item in _checked(raw[::-1])]
             yield entries[::-1]
             offset = entries[0].offset - 1
             count = min(PAGE, 4 * count)
 
+    async def _back(self, session_id: str, offset: int, count: int) -> list[Any]:
+        """Return entries up to an offset, each proven by the one before it, where there is one."""
+        key = self._keys.conversation(session_id)
+        newest_first = await answered(
+            self._redis.execute_command("XREVRANGE", key, f"{offset}-0", "-", "COUNT", count + 1)
+        )
+        raw = checked(newest_first[::-1])
+        if len(raw) > 1:
+            return raw if offset_of(raw[0]) == 1 else raw[1:]
+        block = await self._block_of(session_id, offset_of(raw[0]) - 1 if raw else offset)
+        return [*block, *checked_behind(block, raw)]
+
     async def entries_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
         """Return the entries at these offsets; None where the log has none."""
+        found = await self.present_at(session_id, offsets)
+        if None in found and await self._recall(session_id):
+            found = await self.present_at(session_id, offsets)
+        return found
+
+    async def present_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
+        """Return the entries at these offsets that Redis has now: none of an archived session."""
         if not offsets:
             return []
         key = self._keys.conversation(session_id)
@@ -234,14 +257,27 @@ class LogReader:
             for offset in offsets:
                 pipeline.execute_command("XRANGE", key, f"{max(offset - 1, 0)}-0", f"{offset}-0")
             replies = await answered(pipeline.execute())
-        return [_entry_at(offset, reply) for offset, reply in zip(offsets, replies, strict=True)]
+        found: dict[int, Entry] = {}
+        for offset, reply in zip(offsets, replies, strict=True):
+            if not reply or offset_of(reply[-1]) != offset:
+                continue
+            is_first = len(reply) == 1 and offset > 1  # of the stream: the one before is compressed
+            before = await self._block_of(session_id, offset - 1) if is_first else []
+            found[offset] = parse_entry(checked_behind(before, reply)[-1])
+        found |= await self._compressed_at(session_id, set(offsets) - found.keys())
+        return [found.get(offset) for offset in offsets]
 
-
-def _entry_at(offset: int, raw: list[Any]) -> Entry | None:
-    """Return the entry at an offset, proven by the one before it, where that is there."""
-    if not raw or raw[-1][0] != b"%d-0" % offset:
-        return None
-    return parse_entry(_checked(raw)[-1])
+    async def _compressed_at(self, session_id: str, offsets: set[int]) -> dict[int, Entry]:
+        """Return those of these entries that lie in blocks, by offset; a block is read once."""
+        found: dict[int, Entry] = {}
+        for offset in sorted(offsets):
+            if offset in found or offset < 1:
+                continue
+            block = await self._block_of(session_id, offset)
+            if not block:  # nor has any other the later ones
+                break
+            found |= {at: parse_entry(item) for item in block if (at := offset_of(item)) in offsets}
+        return found
 
 
 def _size(item: Any) -> int:

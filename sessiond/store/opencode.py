@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
+from sessiond.store.recall import Recall
 
 _OUTBOX = "outbox:"
 
@@ -24,25 +25,35 @@ class OpencodeStore:
     Args:
         redis: client for commands.
         keys: names of the keys.
+        recall: brings archived sessions back.
     """
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, recall: Recall) -> None:
         self._redis = redis
         self._keys = keys
+        self._recall = recall
 
     async def written_up_to(self, session_id: str, replica: str) -> int | None:
         """Return the sequence in opencode's log up to which a replica's events are written."""
         key = self._keys.applied(session_id)
         value = await answered(self._redis.hget(key, outbox_mark(replica)))
+        if value is None and await self._recall(session_id):
+            value = await answered(self._redis.hget(key, outbox_mark(replica)))
         return int(value) if value is not None and value.isdigit() else None
 
     async def message_ids(self, session_id: str) -> set[str]:
         """Return the ids of all messages a session ever had."""
-        ids = await answered(self._redis.hkeys(self._keys.messages(session_id)))
+        key = self._keys.messages(session_id)
+        ids = await answered(self._redis.hkeys(key))
+        if not ids and await self._recall(session_id):
+            ids = await answered(self._redis.hkeys(key))
         return {message_id.decode() for message_id in ids}
 
     async def context_fields(self, session_ids: list[str], field: str) -> dict[str, bytes]:
-        """Return one field of the sessions' contexts, undecoded, where there is one."""
+        """Return one field of the sessions' contexts, undecoded, where there is one.
+
+        Archived sessions have none, and stay archived.
+        """
         async with self._redis.pipeline(transaction=False) as pipeline:
             for session_id in session_ids:
                 pipeline.hget(self._keys.document(session_id, "context"), field)

@@ -32,6 +32,18 @@ class MarkMoved(SessiondError):
     temporary = True
 
 
+class InUse(SessiondError):
+    """Somebody uses the session that was to be deleted as idle."""
+
+
+class OfOpencode(SessiondError):
+    """An opencode has the session that was to be deleted as idle."""
+
+
+class JanitorLate(SessiondError):
+    """The time is over in which this process was the janitor."""
+
+
 class Committed(Struct, frozen=True):
     """Where a group went.
 
@@ -81,6 +93,11 @@ _REFUSALS: dict[str, Callable[[str], SessiondError]] = {
         f"the current version is {detail}",
         hint="read it again, apply the change to what you find, and send the new version",
     ),
+    "in-use": lambda detail: InUse(f"somebody uses session {detail!r}"),
+    "of-opencode": lambda detail: OfOpencode(
+        f"an opencode has session {detail!r}, and would lose it too"
+    ),
+    "janitor-late": lambda detail: JanitorLate(f"too late to clean up session {detail!r}"),
     "already-exists": AlreadyExists,
     "key-used": KeyUsed,
     "mark-moved": MarkMoved,

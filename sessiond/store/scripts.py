@@ -19,7 +19,7 @@ _FILES = {
     "part.put": ("records", "put_part"),
     "part.remove": ("records", "remove_part"),
     "document.change": ("documents", "change"),
-    "session.delete": ("delete",),
+    "session.delete": ("use", "delete"),
     "conflict.record": ("conflicts", "record_conflict"),
     "conflict.resolve": ("conflicts", "resolve_conflict"),
 }
@@ -58,6 +58,9 @@ _SOURCES = {
     for name in dict.fromkeys(
         (
             *("log", "commit", "snapshot", "lease", "presence", "keep_refused", "drop_conflicts"),
+            *("compress", "log_page", "archiving", "capture", "archive", "restore"),
+            *("facts", "note_read", "janitor"),
+            "cache",
             "swap",
             *(name for names in _FILES.values() for name in names),
         )
@@ -69,6 +72,15 @@ LEASE = Script(_SOURCES["lease"])
 KEEP_REFUSED = Script(_SOURCES["keep_refused"])
 DROP_CONFLICTS = Script(_SOURCES["drop_conflicts"])
 PRESENCE = Script(_SOURCES["presence"])
+COMPRESS = Script(_SOURCES["compress"])
+LOG_PAGE = Script(_SOURCES["log_page"])
+CAPTURE = Script(_SOURCES["archiving"], _SOURCES["capture"])
+ARCHIVE = Script(_SOURCES["archiving"], _SOURCES["archive"])
+RESTORE = Script(_SOURCES["archiving"], _SOURCES["restore"])
+FACTS = Script(_SOURCES["use"], _SOURCES["facts"])
+NOTE_READ = Script(_SOURCES["note_read"])
+JANITOR = Script(_SOURCES["janitor"])
+CACHE = Script(_SOURCES["cache"])
 SWAP = Script(_SOURCES["swap"])
 
 

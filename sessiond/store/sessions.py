@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted, SessiondError, StoreDamaged
+from sessiond.model import DOCUMENTS
 from sessiond.store.committer import Committer
 from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
 from sessiond.store.log import LogReader
 from sessiond.store.outcome import Committed
+from sessiond.store.recall import Recall
 from sessiond.store.scripts import SNAPSHOT
 from sessiond.sync.position import Position
 
@@ -98,7 +100,8 @@ class SessionStore:
         self._committer = committer
         self._touched: dict[str, tuple[str, int]] = {}
         self._indexer: asyncio.Task[None] | None = None
-        self.log = LogReader(redis, keys)
+        self.recall = committer.bring_back = Recall(redis, keys)
+        self.log = LogReader(redis, keys, self.recall)
         self.on_send: list[OnSend] = []
         self.on_commit: list[OnCommit] = []
 
@@ -133,12 +136,12 @@ class SessionStore:
         await self._index({session_id: (workspace, now_ms)})
 
     async def withdraw(self, session_id: str, workspace: str) -> None:
-        """Take a session out of the indexes, and everybody out of it."""
+        """Take a session out of the indexes, and everybody out of it; drop what it cached."""
         keys = self._keys
         async with self._redis.pipeline(transaction=False) as pipeline:
             for index in (keys.sessions, keys.workspace(workspace), keys.present):
                 pipeline.zrem(index, session_id)
-            pipeline.delete(keys.presence(session_id))
+            pipeline.delete(keys.presence(session_id), *keys.cache(session_id))
             await answered(pipeline.execute())
 
     async def withdraw_from_others(self, session_id: str, announced: str) -> None:
@@ -147,24 +150,18 @@ class SessionStore:
             await answered(self._redis.zrem(self._keys.workspace(announced), session_id))
 
     async def snapshot(self, session_id: str) -> Snapshot:
-        """Return the documents and the position, all of one moment.
+        """Return the documents and the position, all of one moment; first bring it back if needed.
 
         Raises:
             NotFound, SessionDeleted: there is none, or no more.
         """
-        keys = self._keys
-        reply = await answered(
-            SNAPSHOT.run(
-                self._redis.execute_command,
-                [
-                    keys.metadata(session_id),
-                    keys.document(session_id, "context"),
-                    keys.document(session_id, "preferences"),
-                ],
-            )
-        )
-        metadata, context, preferences = (_pairs(fields) for fields in reply)
-        return _snapshot(session_id, metadata, context, preferences)
+        keys = [self._keys.document(session_id, name) for name in DOCUMENTS]
+        while True:
+            reply = await answered(SNAPSHOT.run(self._redis.execute_command, keys))
+            metadata, context, preferences = (_pairs(fields) for fields in reply)
+            if b"archive" not in metadata:
+                return _snapshot(session_id, metadata, context, preferences)
+            await self.recall(session_id)
 
     async def end(self, session_id: str) -> End:
         """Return where the log ends.
@@ -175,7 +172,7 @@ class SessionStore:
         fields = ["status", "epoch", "version", "amendments"]
         key = self._keys.metadata(session_id)
         status, epoch, version, amendments = await answered(self._redis.hmget(key, fields))
-        _check_alive(session_id, status)
+        check_alive(session_id, status)
         with _damage(session_id):
             return End(Position(epoch.decode(), int(version)), int(amendments))
 
@@ -183,19 +180,21 @@ class SessionStore:
         """Tell which of these positions a session's log has.
 
         A session that was deleted has all: nothing of it is missed. So has one that is damaged:
-        it is to be repaired, not written to.
+        it is to be repaired, not written to. One that is archived has all up to its end.
         """
         there: list[bool] = []
         try:
             for start in range(0, len(positions), _LOOKED_FOR_AT_ONCE):
                 some = positions[start : start + _LOOKED_FOR_AT_ONCE]
-                entries = await self.log.entries_at(session_id, [at.offset for at in some])
+                entries = await self.log.present_at(session_id, [at.offset for at in some])
                 there += [
                     entry is not None and at.epoch in ("", entry.epoch)
                     for at, entry in zip(some, entries, strict=True)
                 ]
             if not all(there):
                 await self.end(session_id)
+                if archived := await self.recall.position(session_id):
+                    there = [_is_within(at, archived) for at in positions]
         except NotFound:
             return [False] * len(positions)
         except (SessionDeleted, StoreDamaged):
@@ -208,12 +207,17 @@ class SessionStore:
         """Return where messages were written; None for one that never was."""
         key = self._keys.messages(session_id)
         values = await answered(self._redis.hmget(key, message_ids))
+        if None in values and await self.recall(session_id):
+            values = await answered(self._redis.hmget(key, message_ids))
         with _damage(session_id):
             return [None if value is None else _record_version(value) for value in values]
 
     async def part_version(self, session_id: str, name: str) -> RecordVersion | None:
         """Return where a part (`<message>/<part>`) was written on its own; None if it never was."""
-        value = await answered(self._redis.hget(self._keys.parts(session_id), name))
+        key = self._keys.parts(session_id)
+        value = await answered(self._redis.hget(key, name))
+        if value is None and await self.recall(session_id):
+            value = await answered(self._redis.hget(key, name))
         with _damage(session_id):
             return None if value is None else _record_version(value)
 
@@ -271,7 +275,7 @@ class SessionStore:
         """
         key = self._keys.metadata(session_id)
         status, workspace = await answered(self._redis.hmget(key, ["status", "workspace"]))
-        _check_alive(session_id, status)
+        check_alive(session_id, status)
         with _damage(session_id):
             return str(workspace.decode())
 
@@ -296,6 +300,15 @@ class SessionStore:
                 with contextlib.suppress(StoreDamaged), _damage(session_id):  # not the others'
                     found[session_id] = Position(epoch.decode(), int(version))
         return found
+
+    async def archived(self, session_ids: Iterable[str]) -> set[str]:
+        """Return those of these sessions that are archived."""
+        names = list(session_ids)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session_id in names:
+                pipeline.hexists(self._keys.metadata(session_id), "archive")
+            found = await answered(pipeline.execute(raise_on_error=False))
+        return {name for name, there in zip(names, found, strict=True) if there is True}
 
     async def publish(self, session_id: str, workspace: str, message: bytes) -> None:
         """Announce something that is not stored to whoever listens now."""
@@ -399,6 +412,13 @@ def parse_cursor(cursor: str | None) -> tuple[str, str | None]:
     return score, session_id
 
 
+def _is_within(position: Position, end: Position) -> bool:
+    """Tell whether a log that ends here has a position, as far as its end tells."""
+    if position.offset == end.offset:
+        return position.epoch in ("", end.epoch)
+    return position.offset < end.offset
+
+
 @contextlib.contextmanager
 def _damage(session_id: str) -> Iterator[None]:
     """Turn what reading foreign or missing values raises into StoreDamaged."""
@@ -414,7 +434,12 @@ def _pairs(flat: Any) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _check_alive(session_id: str, status: bytes | None) -> None:
+def check_alive(session_id: str, status: bytes | None) -> None:
+    """Refuse a session that its metadata's status tells not to be there, or no more.
+
+    Raises:
+        NotFound, SessionDeleted.
+    """
     if status is None:
         raise NotFound(f"there is no session {session_id!r}", hint="`sessiond sessions` lists them")
     if status == b"deleted":
@@ -429,7 +454,7 @@ def _snapshot(
     context: dict[bytes, bytes],
     preferences: dict[bytes, bytes],
 ) -> Snapshot:
-    _check_alive(session_id, metadata.get(b"status"))
+    check_alive(session_id, metadata.get(b"status"))
     versions = {
         name: fields.pop(b"_version", b"").decode("ascii", "replace")
         for name, fields in (

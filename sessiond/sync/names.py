@@ -15,6 +15,10 @@ _RECORD = (
     re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
     f"up to 128 letters, digits, '-', '_' or '.'{_FIRST}",
 )
+_USER = (
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}"),
+    f"up to 128 letters, digits, '-', '_', '.', '@' or '+'{_FIRST}",
+)
 _CLIENT = (
     re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     f"up to 64 letters, digits, '-', '_' or '.'{_FIRST}",
@@ -28,6 +32,7 @@ _KINDS = {
     "message_id": _RECORD,
     "part_id": _RECORD,
     "workspace": _RECORD,
+    "user_id": _USER,
     "client": _CLIENT,
     "conflict": _CONFLICT,
     "instance": _CLIENT,
@@ -45,6 +50,11 @@ def checked(kind: str, value: str) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise InvalidInput(f"{kind} is {str(value)[:80]!r}, expected {expected}")
     return value
+
+
+def is_name(kind: str, value: str) -> bool:
+    """Tell whether this is a name of a kind."""
+    return _KINDS[kind][0].fullmatch(value) is not None
 
 
 def checked_version(value: str) -> str:

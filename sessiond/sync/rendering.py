@@ -17,15 +17,17 @@ def session_json(
     messages: list[bytes],
     position: Position,
     versions: Mapping[Any, str],
+    context_window_used: int,
 ) -> bytes:
     """Return a `model.Session`; the messages, often megabytes, are copied only twice."""
     encoded = {name: json.encode(documents[name]) for name in DOCUMENTS}
     head = b'{"metadata":%b,"conversation":{"messages":[' % encoded["metadata"]
     tail = (
-        b'],"total_messages":%d,"context_window_used":0},'
+        b'],"total_messages":%d,"context_window_used":%d},'
         b'"context":%b,"preferences":%b,"position":%b,"versions":%b}'
     ) % (
         len(messages),
+        context_window_used,
         encoded["context"],
         encoded["preferences"],
         json.encode(str(position)),

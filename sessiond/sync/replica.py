@@ -19,6 +19,7 @@ class Conversation:
     def __init__(self) -> None:
         self._bodies: dict[str, bytes] = {}
         self._first: dict[str, int] = {}
+        self._last: dict[str, int] = {}
         self._changed_parts: dict[str, dict[str, bytes | None]] = {}
 
     def __len__(self) -> int:
@@ -33,10 +34,11 @@ class Conversation:
         match op:
             case "message.append":
                 self._bodies[record_id] = body
-                self._first[record_id] = offset
+                self._first[record_id] = self._last[record_id] = offset
             case "message.edit":
                 self._check_known(record_id, offset)
                 self._bodies[record_id] = body
+                self._last[record_id] = offset
             case "message.remove":
                 self._check_known(record_id, offset)
                 del self._bodies[record_id]
@@ -46,10 +48,15 @@ class Conversation:
                 self._check_known(message_id, offset)
                 parts = self._changed_parts.setdefault(message_id, {})
                 parts[part_id] = body if op == "part.put" else None
+                self._last[message_id] = offset
 
     def messages(self) -> list[bytes]:
         """Return the JSON of all messages."""
         return [self.message(name) for name in self._bodies]
+
+    def messages_with_offsets(self) -> list[tuple[int, bytes]]:
+        """Return the JSON of all messages, each with the offset of its last change."""
+        return [(self._last[name], self.message(name)) for name in self._bodies]
 
     def messages_after(self, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to `limit` messages first written after an offset, each with that offset."""

@@ -170,6 +170,11 @@ class Fuzzer:
                 {"active_files": ["a.py", text]},
                 {},
             ],
+            "/cache/lookup": [
+                {"root": "/usr", "calls": [{"tool": text, "path": text, "arguments": odd}]},
+                {"root": text, "calls": [{"tool": "t", "path": ".", "scope": "tree"}]},
+            ],
+            "/cache/invalidate": [{"paths": [text]}, {"paths": ["a", odd]}],
             "/config": [{"debug.log_level": "info"}, {text: odd}],
         }
         found = [bodies[end] for end in bodies if route.path.endswith(end)]

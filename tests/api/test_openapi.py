@@ -6,6 +6,7 @@ That every answer of the other tests is documented is checked where they get it:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.api.schemas import KEYWORDS, TYPES, assert_conforms
 from tests.api.wire import PROBLEM, Answer, assert_problem
 from tests.opencode.tables import add_session, make_database
 
+PYTHON = Path(os.__file__).parent
 METHODS = {"get", "put", "post", "delete", "patch"}
 
 
@@ -162,6 +164,15 @@ def conflict(client: Client, session: str) -> str:
     return answer.header("sessiond-conflicts")
 
 
+def cached(client: Client, session: str, call: dict[str, Any]) -> str:
+    """Cache an answer about a file that nobody changes, and return its key."""
+    lookup = {"root": str(PYTHON), "calls": [call]}
+    (missed,) = client.call("POST", f"{session}/cache/lookup", lookup).json["answers"]
+    body = {"root": str(PYTHON), "call": call, "stamp": missed["stamp"], "value": "text"}
+    assert client.call("PUT", f"{session}/cache/{missed['key']}", body).json["stored"]
+    return str(missed["key"])
+
+
 def example(client: Client, session: str, route: Route, database: Path) -> Answer:
     """Return a real answer of a route."""
     name = session.rpartition("/")[2]
@@ -177,6 +188,7 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
     if "/opencode" in route.path:
         add_session(make_database(database), name, f"project-{name}", 1_800_000_000_000)
         client.call("PUT", "/v1/opencode/instances/oc-1", attachment)
+    call = {"tool": "cat", "path": "os.py"}
     bodies = {
         "/v1/sessions": {"title": "example"},
         "/messages": {"role": "user"},
@@ -185,6 +197,7 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/{message_id}": {"content": "edited"},
         "/{part_id}": {"type": "text"},
         "/{document}": {},
+        "/{user_id}/preferences": {"theme": "dark"},
         "/v1/config": {},
         "/presence/{instance}": {"active_files": ["README.md"]},
         "/{instance}": attachment,
@@ -194,14 +207,22 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/sharing": {"shared": False},
         "/v1/scan": {"session_ids": [name]},
         "/repair": {"apply": True},
+        "/cache/lookup": {"root": str(PYTHON), "calls": [call]},
+        "/cache/invalidate": {"paths": ["os.py"]},
+        "/cache/{key}": {"root": str(PYTHON), "call": call, "stamp": "", "value": "text"},
     }
     body = next((bodies[end] for end in bodies if route.path.endswith(end)), None)
     if route.method == "DELETE" and route.path.endswith("{part_id}"):
         client.call("PUT", f"{session}/messages/first/parts/p", {"type": "text"})
     number = conflict(client, session) if "{number}" in route.path else ""
-    path = filled(route, session_id=name, message_id="first", part_id="p", number=number)
+    key = cached(client, session, call) if "{key}" in route.path else ""
+    path = filled(route, session_id=name, message_id="first", part_id="p", number=number, key=key)
+    if route.method == "GET" and route.path.endswith("{key}"):
+        path += f"?root={PYTHON}"
     if route.path == "/v1/redis":
         path += "?key=sessiond:sessions"
+    if route.path.endswith("/archive"):
+        path += "?idle_seconds=0"
     return client.call(route.method, path, body if route.body else None)
 
 

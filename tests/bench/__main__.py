@@ -7,6 +7,8 @@ import platform
 import sys
 
 from tests.bench import (
+    archive,
+    caching,
     daemons,
     documents,
     durability,
@@ -30,6 +32,8 @@ _GROUPS = {
     "journal": journal.figures,
     "outbox": outbox.figures,
     "replica": replica.figures,
+    "archive": archive.figures,
+    "cache": caching.figures,
     "recovery": recovery.figures,
 }
 

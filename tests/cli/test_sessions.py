@@ -127,3 +127,18 @@ def test_tail_shows_what_happens_from_now_on_until_ctrl_c(daemon: RunningDaemon)
 def test_tail_after_no_position_is_refused(daemon: RunningDaemon) -> None:
     done = called(daemon, "tail", SHOWN, "--after", "yesterday", code=3)
     assert "'yesterday' is not a position" in done.stderr
+
+
+def test_show_tells_what_fits_a_window_and_what_does_not(daemon: RunningDaemon) -> None:
+    name = ask(daemon, lambda client: client.create(NewSession())).metadata.session_id
+    for number in range(6):
+        append(daemon, name, f"number {number} " + "word " * 30)
+    shown = sessiond(daemon, "show", name, "--window", "--tokens", "100").stdout
+    assert re.search(r"^window +\d of 6 messages, strategy recent$", shown, re.MULTILINE)
+    assert re.search(r"^tokens +about \d+ of 100$", shown, re.MULTILINE)
+    assert re.search(r"^left out +\d messages .*: older than what fits$", shown, re.MULTILINE)
+    assert "number 5" in shown
+    assert "number 0" not in shown
+    told = json.loads(called(daemon, "show", name, "--strategy", "tools", "--json").stdout)
+    assert (told["strategy"], len(told["messages"]), told["left_out"]) == ("tools", 6, [])
+    assert "from 64 to" in called(daemon, "show", name, "--tokens", "1", code=3).stderr

@@ -24,15 +24,24 @@ SPECIFICATION: dict[str, Any] = {
         "directory": "./.opencode/sessions",
         "format": "json",
     },
-    "retention": {"max_sessions": 50, "max_age_days": 30, "cleanup_interval_hours": 24},
+    "retention": {
+        "max_sessions": 50,
+        "max_age_days": 30,
+        "cleanup_interval_hours": 24,
+        "archive": "",  # ours
+        "delete_archived_days": 0,
+    },
     "performance": {
         "context_window_size": 10000,
         "compression_enabled": True,
         "cache_ttl_seconds": 3600,
+        "cache_mib": 16,
     },
     "security": {"encrypt_sessions": False, "access_control": True, "audit_logging": True},
 }
 OURS: dict[str, Any] = {
+    "performance": SPECIFICATION["performance"]
+    | {"context_window_strategy": "recent", "context_window_summary": ""},
     "redis": {
         "url": "",
         "namespace": "sessiond",
@@ -61,6 +70,7 @@ OURS: dict[str, Any] = {
         "limit_mib": 256,
         "kept_mib": 64,
         "kept_hours": 24.0,
+        "revive_seconds": 60.0,
     },
     "replica": {"limit_mib": 256},
     "api": {

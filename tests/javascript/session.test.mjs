@@ -59,6 +59,22 @@ describe("the specification's snippets", () => {
   });
 });
 
+describe("archives", () => {
+  test("a session leaves Redis and comes back when it is loaded", async (context) => {
+    const manager = connect(context);
+    const session = await manager.create({ title: "old" });
+    await session.addMessage({ role: "user", content: "hello" });
+    await assert.rejects(manager.archive(session.id), problem("session-in-use", 409));
+    const archived = await manager.archive(session.id, { idleSeconds: 0 });
+    assert.deepEqual([archived.archived, archived.position], [true, session.position]);
+    const again = await manager.load(session.id);
+    assert.deepEqual(again.messages, session.messages);
+    await manager.archive(session.id, { idleSeconds: 0 });
+    assert.equal((await manager.restore(session.id)).archived, false);
+    await assert.rejects(manager.restore("never-was"), problem("not-found", 404));
+  });
+});
+
 describe("messages", () => {
   test("an added message is returned as it is stored", async (context) => {
     const manager = connect(context);
@@ -436,4 +452,36 @@ describe("connections", () => {
       assert.deepEqual(await once(child, "exit"), [0, null], errors);
     });
   }
+});
+
+test("a window shows what fits, and tells what is left out", async () => {
+  const session = await SessionManager.create({});
+  for (let number = 0; number < 6; number++) {
+    await session.addMessage({ role: "user", content: "word ".repeat(30) });
+  }
+  const window = await session.window({ tokens: 100, strategy: "recent" });
+  assert.ok(window.tokens <= 100);
+  assert.deepEqual(window.messages, session.messages.slice(-window.messages.length));
+  assert.equal(window.left_out[0].messages + window.messages.length, 6);
+  assert.deepEqual((await session.window()).messages, session.messages);
+  await assert.rejects(session.window({ tokens: 1 }), problem("invalid-input", 400));
+});
+
+test("sessions of a user begin with the user's preferences", async () => {
+  const user = `ann-${randomUUID()}`;
+  await SessionManager.changeUserPreferences(user, { theme: "dark", language: "de" });
+  const session = await SessionManager.create({ user_id: user, preferences: { language: "en" } });
+  assert.deepEqual(session.preferences, { theme: "dark", language: "en" });
+  const left = await SessionManager.changeUserPreferences(user, { theme: null });
+  assert.deepEqual(left, { language: "de" });
+  assert.deepEqual(await SessionManager.userPreferences(user), left);
+});
+
+test("a session says where and by what it was created", async () => {
+  const { context, metadata } = await SessionManager.create();
+  assert.equal(context.working_directory, process.cwd());
+  assert.equal(metadata.user_agent, "sessiond-javascript");
+  const given = await SessionManager.create({ user_agent: "editor/1", context: {} });
+  assert.equal(given.metadata.user_agent, "editor/1");
+  assert.equal(given.context.working_directory, "");
 });

@@ -5,16 +5,53 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from sessiond import Session, SessionManager
-from sessiond.errors import AlreadyExists, NotFound, SessionDeleted, VersionMismatch
+from sessiond import Session, SessionManager, __version__
+from sessiond.errors import (
+    AlreadyExists,
+    NotFound,
+    SessionDeleted,
+    SessionInUse,
+    VersionMismatch,
+)
 from sessiond.model import Context
+from sessiond.store.keys import Keys
 from tests.daemons import RunningDaemon
 from tests.manager.programs import Connect, log_of, text_part
+from tests.store.support import until_awaited
+
+
+async def test_a_session_that_is_loaded_or_followed_counts_as_read(
+    manager: SessionManager, daemon: RunningDaemon
+) -> None:
+    """Else a clean-up would take it for one that nobody needs."""
+
+    async def load(session: Session) -> None:
+        await manager.load(session.id)
+
+    async def follow(session: Session) -> None:
+        async with asyncio.timeout(10):
+            async for _ in session.subscribe(after="0"):
+                break
+
+    async def is_noted(redis: Redis, session: Session) -> bool:
+        return bool(await redis.exists(Keys().reads(session.id)))
+
+    async with Redis(unix_socket_path=str(daemon.redis_socket)) as redis:
+        for use in (load, follow):
+            session = await manager.create()
+            await session.add_message(role="user", content="x")
+            await use(session)
+            await until_awaited(partial(is_noted, redis, session))
+
+
+FOLDER = str(Path.cwd())
 
 
 async def test_a_session_lives_as_the_specification_says(manager: SessionManager) -> None:
@@ -35,9 +72,29 @@ async def test_a_session_lives_as_the_specification_says(manager: SessionManager
     again = await manager.load(session.id)
     assert again.messages == [asked, answer] == session.messages
     assert again.messages[1].tool_calls == ["grep", "read"]
-    assert again.context == Context(active_files=["README.md"], state={"phase": "exploration"})
+    assert again.context == Context(
+        working_directory=FOLDER,
+        active_files=["README.md"],
+        state={"phase": "exploration"},
+    )
     assert again.preferences == {"theme": "light", "language": "en"}
     assert again.metadata.status == "active"
+
+
+async def test_an_archived_session_comes_back_when_it_is_loaded(
+    manager: SessionManager, session: Session
+) -> None:
+    with pytest.raises(SessionInUse):
+        await manager.archive(session.id)
+    archived = await manager.archive(session.id, idle_seconds=0)
+    assert (archived.archived, archived.position) == (True, session.position)
+    again = await manager.load(session.id)
+    assert again.messages == session.messages
+    await manager.archive(session.id, idle_seconds=0)
+    assert not (await manager.restore(session.id)).archived
+    await session.add_message(role="user", content="and on")
+    with pytest.raises(NotFound):
+        await manager.archive("ses_never_was")
 
 
 async def test_what_is_saved_again_unchanged_writes_nothing(session: Session) -> None:
@@ -202,3 +259,19 @@ async def test_the_origin_of_a_write_names_the_program(connect: Connect, way: st
     unnamed = await connect().create()
     (created,) = await log_of(unnamed)
     assert "@" not in created.origin
+
+
+async def test_a_session_says_where_and_by_what_it_was_created(
+    manager: SessionManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = await manager.create()
+    assert session.context.working_directory == str(tmp_path)
+    assert session.metadata.user_agent == f"sessiond-python/{__version__}"
+    given = await manager.create(
+        context=Context(active_files=["a"]), user_agent="editor/1", environment="production"
+    )
+    assert given.context == Context(active_files=["a"])
+    assert (given.metadata.user_agent, given.metadata.environment) == ("editor/1", "production")
+    tmp_path.rmdir()  # noqa: ASYNC240 - nobody waits
+    assert (await manager.create()).context.working_directory == ""

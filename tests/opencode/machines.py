@@ -147,9 +147,9 @@ class Team:
         self.machines.append(machine)
         return machine
 
-    async def start(self, *names: str) -> list[Machine]:
+    async def start(self, *names: str, **options: Any) -> list[Machine]:
         """Add machines and start them."""
-        added = [self.add(name) for name in names]
+        added = [self.add(name, **options) for name in names]
         for machine in added:
             await machine.start_sidecar()
         await asyncio.gather(*(machine.opencode.start() for machine in added))

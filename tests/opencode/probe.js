@@ -29,4 +29,14 @@ export const Probe = async () => ({
     if (orders.refuse) throw new Error(orders.refuse)
     output.message.time.created = orders.created
   },
+  // tries whatever might be an answer in place of the tool's
+  "tool.execute.before": async (input, given) => {
+    note({ hook: "before", call: input.callID, session: input.sessionID, args: given.args })
+    const answer = { title: "answered", output: "answered", metadata: {} }
+    Object.assign(given, answer, { result: answer })
+    return answer
+  },
+  "tool.execute.after": async (input, answered) => {
+    note({ hook: "after", call: input.callID, session: input.sessionID, output: answered.output })
+  },
 })

@@ -439,3 +439,22 @@ async def _info(opencode: Opencode, session: str) -> dict[str, Any]:
 
 def _title(data: dict[str, Any]) -> str:
     return str(data.get("info", {}).get("title", ""))
+
+
+async def test_a_tool_s_hooks_see_call_and_answer_and_cannot_answer_it(
+    opencode: Opencode, probe: Probe
+) -> None:
+    """So what is cached of a tool saves opencode nothing: see `ToolCache` in the plugin."""
+    session = await opencode.create_session("tool hooks")
+    await opencode.prompt(session, "TOOL:echo ran | tee ran.txt")
+    parts = [part for message in await opencode.messages(session) for part in message["parts"]]
+    (tool,) = (part for part in parts if part["type"] == "tool")
+    assert (opencode.project / "ran.txt").read_text() == "ran\n"
+    assert tool["state"]["output"].strip() == "ran"
+    (before,), (after,) = (
+        [note for note in probe.notes(hook) if note["session"] == session]
+        for hook in ("before", "after")
+    )
+    assert before["call"] == after["call"] == tool["callID"]
+    assert before["args"] == tool["state"]["input"]
+    assert after["output"] == tool["state"]["output"]

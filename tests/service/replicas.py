@@ -19,8 +19,9 @@ from sessiond.service.shapes import encode_creation
 from sessiond.service.writing import Request, Surroundings
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore
+from sessiond.store.entries import parse_entry
 from sessiond.store.keys import Keys
-from sessiond.store.log import LogReader, parse_entry
+from sessiond.store.log import LogReader
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.documents import CHANGEABLE_METADATA, fields_written
 from sessiond.sync.entry import Entry
@@ -228,7 +229,7 @@ class Replica:
         )
         store = SessionStore(redis, keys, self._committer)
         store._touch = lambda *_: None  # type: ignore[method-assign]  # indexes are of no interest
-        self.log = LogReader(redis, keys)
+        self.log = LogReader(redis, keys, store.recall)
         around = Surroundings(
             store,
             ConflictStore(redis, keys),

@@ -140,7 +140,13 @@ class Machine:
         self.connections: list[FailingConnection] = []
         self._ids = itertools.count(1)
 
-    async def start(self, *, wait_seconds: float = 0.05, limit_bytes: int = 2**20) -> None:
+    async def start(
+        self,
+        *,
+        wait_seconds: float = 0.05,
+        limit_bytes: int = 2**20,
+        revive_seconds: float = 60.0,
+    ) -> None:
         def connect(path: Path) -> FailingConnection:
             self.connections.append(FailingConnection(path))
             return self.connections[-1]
@@ -158,7 +164,7 @@ class Machine:
             entropy=lambda count: next(self._ids).to_bytes(count, "big"),
             sleep=lambda _: asyncio.sleep(0.001),
         )
-        self.outbox = Outbox(around, wait_seconds=wait_seconds)
+        self.outbox = Outbox(around, wait_seconds=wait_seconds, revive_seconds=revive_seconds)
         await self.outbox.start()
         self.outbox.confirmed.begin_look()
         self.outbox.confirmed.end_look()
@@ -414,6 +420,34 @@ async def test_a_full_redis_is_not_away_keeps_nobody_waiting_and_is_tried_until_
     assert isinstance(await machine.outbox.submit(append("d")), Performed)
 
 
+async def test_a_session_that_stays_missing_is_revived_and_then_written_to(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    revived = list[str]()
+
+    async def revive(session_id: str) -> bool:
+        if not revived:
+            revived.append(session_id)
+            raise StoreFull("not now")
+        revived.append(session_id)
+        redis.refusals.clear()
+        return True
+
+    await machine.stop()
+    await machine.start(revive_seconds=0.05)
+    machine.outbox.revive = revive
+    redis.refusals |= dict.fromkeys("ab", NotFound("there is no session 's'"))
+    redis.is_missing = redis.is_away = True
+    for name in "ab":
+        await machine.outbox.submit(append(name))
+    redis.is_away = False
+    await held_by(machine.outbox)
+    assert revived == [], "another machine may have it"
+    await machine.settled()
+    assert revived == ["s", "s"]
+    assert redis.log == ["a", "b"]
+
+
 async def test_losing_races_is_tried_again(machine: Machine, redis: PlayedRedis) -> None:
     redis.refusals["{'state': {'n': 1}}"] = Contended("others were faster")
     assert isinstance(await machine.outbox.submit(change(1)), Journaled)
@@ -472,6 +506,60 @@ async def test_what_redis_lost_is_done_again_in_order_before_what_came_since(
     await machine.settled()
     assert redis.log == ["a", "b", "c", "d", "e"]
     assert await look(machine) == 0
+
+
+async def test_after_a_loss_redis_is_known_to_have_what_is_left_and_no_more(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Should it go back again while what was lost is written, that must be noticed."""
+    for name in "abcd":
+        await machine.outbox.submit(append(name))
+    redis.gate.clear()
+    redis.roll_back_to(2)
+    assert await look(machine) == 2
+    assert machine.outbox.confirmed.known("s") == Position(EPOCH, 2)
+    redis.roll_back_to(0)
+    assert await look(machine) == 2  # beside those that wait already
+    assert machine.outbox.confirmed.known("s") is None
+
+
+async def test_a_retry_of_what_redis_has_just_lost_is_no_refusal(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Its session is missing since a moment ago, and nobody looked yet."""
+    write = append("a", key="k")
+    await machine.outbox.submit(write)
+    redis.roll_back_to(0)
+    redis.refusals["a"] = NotFound("there is no such session")
+    assert isinstance(await machine.outbox.submit(write), Journaled)
+    redis.refusals.clear()
+    await look(machine)
+    await machine.settled()
+    assert redis.log == ["a"]
+
+
+async def test_a_retry_that_is_refused_takes_nothing_back_of_what_was_acknowledged(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """Redis lost what it had; another machine has yet to create the session once more."""
+    write = append("a", key="k")
+    await machine.outbox.submit(write)
+    redis.roll_back_to(0)
+    machine.outbox.confirmed.doubt("s")
+    retry = asyncio.create_task(machine.outbox.submit(write, wait_seconds=5))
+    await until(lambda: machine.outbox.waiting("s"))
+    redis.refusals["a"] = NotFound("there is no such session")
+    redis.is_missing = True
+    async with asyncio.timeout(5):
+        while not (await machine.outbox.status()).held:
+            await look(machine)
+            await asyncio.sleep(0.001)
+    redis.is_missing = False
+    redis.refusals.clear()
+    await look(machine)
+    await retry
+    assert redis.log == ["a"]
+    assert [entry.session_id for entry in await entries_of(machine.journal)] == ["s"]
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -12,6 +12,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
+from sessiond.service.archiving import Archiving
 from sessiond.service.conflicts import Conflicts
 from sessiond.service.documents import Documents
 from sessiond.service.feeds import Feeds
@@ -61,6 +62,7 @@ class Services:
     conflicts: Conflicts
     documents: Documents
     feeds: Feeds
+    archiving: Archiving
     clock: TurnedClock
     close: Callable[[], Awaitable[None]]
 

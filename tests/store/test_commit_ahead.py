@@ -34,7 +34,7 @@ from tests.store.support import (
     until,
 )
 
-AFTER = 2 + 1 + 8 + 5
+AFTER = 2 + 1 + 9 + 5
 """Where a call names what must come before it: EVALSHA, digest, number of keys, keys, ARGV 6."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sessiond.errors import NotFound
+from sessiond.model import NewSession
+from sessiond.store.blocks import BlockStore, pack
 from sessiond.store.inspection import read_key
 from sessiond.store.presence import About, PresenceStore
 from tests.store.support import AT, Services, appending, creating
@@ -31,6 +33,31 @@ async def test_of_a_stream_the_newest_entries_are_shown_in_their_order(core: Ser
         ("6-0", "m4", {"n": [4]}),
     ]
     assert content[0]["at"] == AT
+
+
+async def test_what_is_compressed_is_shown_as_the_entries_that_it_is(core: Services) -> None:
+    await core.commit("ses_1", creating("ses_1"))
+    for number in range(3):
+        await core.commit("ses_1", appending(f"m{number}", b'{"n":[%d]}' % number))
+    log = await read_key(core.redis, core.keys, core.keys.conversation("ses_1"), 10)
+    blocks = BlockStore(core.redis, core.keys)
+    assert await blocks.put("ses_1", pack(await blocks.oldest("ses_1", 3)))
+    shown = await read_key(core.redis, core.keys, core.keys.blocks("ses_1"), 10)
+    assert shown == ("stream", 1, [{"entry": "3-0", "codec": "zstd-1", "entries": log[2][:3]}])
+
+
+async def test_a_damaged_block_is_shown_as_it_lies_there(core: Services) -> None:
+    name = core.keys.blocks("ses_1")
+    await core.redis.xadd(name, {"codec": "zstd-1", "data": b"\xff"}, id="3-0")
+    shown = await read_key(core.redis, core.keys, name, 10)
+    assert shown == ("stream", 1, [{"entry": "3-0", "codec": "zstd-1", "data": "\\xff"}])
+
+
+async def test_of_an_archive_its_form_and_size_are_shown(core: Services) -> None:
+    await core.sessions.create(NewSession(session_id="ses_1"))
+    archived = await core.archiving.archive("ses_1", idle_seconds=0)
+    shown = await read_key(core.redis, core.keys, core.keys.archive("ses_1"), 10)
+    assert shown == ("hash", 1, {"packed": f"sessiond-archive-1, {archived.bytes} bytes"})
 
 
 async def test_of_an_index_the_most_recent_are_shown(core: Services) -> None:

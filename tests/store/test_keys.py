@@ -7,12 +7,18 @@ import re
 import pytest
 from redis.crc import key_slot
 
-from sessiond.model import NewMessage, NewSession
+from sessiond.model import CacheCall, NewMessage, NewSession
+from sessiond.policy.caching import key_of
 from sessiond.service.writing import Request
+from sessiond.store.blocks import BlockStore, pack
+from sessiond.store.cache import Answer, CacheStore
+from sessiond.store.janitor import JanitorStore
 from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
+from sessiond.store.preferences import PreferenceStore
 from sessiond.store.presence import About, PresenceStore
+from sessiond.store.use import UseStore
 from tests.store.support import Services, until
 
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
@@ -30,6 +36,7 @@ CHANNELS = [
 def fits(row: KeyKind, namespace: str, name: str) -> bool:
     pattern = re.escape(row.pattern.replace("sessiond", namespace, 1))
     pattern = pattern.replace("<id>", "[A-Za-z0-9_-]+").replace("<workspace>", "[A-Za-z0-9_.-]+")
+    pattern = pattern.replace("<user>", "[A-Za-z0-9_.@+-]+")
     pattern = pattern.replace("<time>", "[0-9]+").replace("<kind>", "[a-z]+")
     return re.fullmatch(pattern, name) is not None
 
@@ -50,8 +57,9 @@ def test_every_key_of_a_session_carries_its_hash_tag() -> None:
 
 def test_all_keys_of_a_session_and_its_channel_live_in_one_cluster_slot() -> None:
     keys = Keys()
-    names = [*keys.log("ses_1"), keys.events("ses_1"), keys.lease("ses_1")]
-    names.append(keys.presence("ses_1"))
+    names = [*keys.log("ses_1"), keys.events("ses_1"), *keys.archiving("ses_1")]
+    names += keys.use("ses_1")
+    names += keys.cache("ses_1")
     assert len({key_slot(name.encode()) for name in names}) == 1
     assert key_slot(keys.metadata("ses_2").encode()) != key_slot(keys.metadata("ses_1").encode())
 
@@ -60,6 +68,7 @@ def test_names_are_those_of_the_table() -> None:
     keys = Keys()
     assert keys.metadata("a") == "sessiond:{a}:metadata"
     assert keys.conversation("a") == "sessiond:{a}:conversation"
+    assert keys.blocks("a") == "sessiond:{a}:blocks"
     assert keys.messages("a") == "sessiond:{a}:messages"
     assert keys.parts("a") == "sessiond:{a}:parts"
     assert keys.applied("a") == "sessiond:{a}:applied"
@@ -70,6 +79,8 @@ def test_names_are_those_of_the_table() -> None:
     assert keys.workspace("w") == "sessiond:workspace:w"
     assert keys.workspace_events("w") == "sessiond:workspace:w:events"
     assert keys.workspace_events_pattern % "w" == keys.workspace_events("w")
+    assert keys.archive("a") == "sessiond:{a}:archive"
+    assert keys.user_preferences("u@w") == "sessiond:user:u@w:preferences"
     assert keys.presence("a") == "sessiond:{a}:presence"
     assert keys.sessions == "sessiond:sessions"
     assert keys.present == "sessiond:present"
@@ -99,6 +110,7 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
         "context",
         "preferences",
         "conflicts",
+        "blocks",
     ]
 
 
@@ -106,15 +118,18 @@ def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -
 def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
     names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances, keys.contested]
-    names += [keys.lease("a"), keys.opencodes, keys.presence("a"), keys.present]
+    names += [*keys.archiving("a"), keys.opencodes, keys.present, *keys.cache("a")]
     names += [keys.trace("a")]
     names += [keys.quarantine("a", "1768300200000", "parts"), keys.repair("a", "parts")]
     names += [
         keys.writers,
+        keys.reads("a"),
+        keys.janitor,
         keys.probe,
         keys.replication,
         keys.workspace("w"),
         keys.workspace_events("w"),
+        keys.user_preferences("u"),
     ]
     assert all(name.startswith(f"{namespace}:") for name in names)
     matching = {kind for kind, row in TABLE.items() for name in names if fits(row, namespace, name)}
@@ -151,7 +166,8 @@ async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_d
 
 
 async def _everything(core: Services) -> None:
-    for name in ("ses_1", "ses_2"):
+    await PreferenceStore(core.redis, core.keys).write("ann", {"theme": "dark"}, ())
+    for name in ("ses_1", "ses_2", "ses_3"):
         await core.sessions.create(
             NewSession(session_id=name, workspace="w.1", preferences={"theme": "dark"})
         )
@@ -163,11 +179,21 @@ async def _everything(core: Services) -> None:
     await core.documents.change("ses_1", "context", {"working_directory": "/v"})
     late = Request(base=base)
     await core.documents.change("ses_1", "context", {"working_directory": "/u"}, late)
+    blocks = BlockStore(core.redis, core.keys)
+    assert await blocks.put("ses_1", pack(await blocks.oldest("ses_1", 2)))
     await core.sessions.send_live("ses_1", {"typing": True})
     await core.sessions.delete("ses_2")
+    await core.archiving.archive("ses_3", idle_seconds=0)
     await core.store.beat("here", 1_000, 500)
     await LeaseStore(core.redis, core.keys, 1_000).ask("acquire", "ses_1", "oc-1", "here")
     await PresenceStore(core.redis, core.keys, 1_000).announce("ses_1", "oc-1", About("here", ""))
+    answer = Answer(CacheCall(tool="read", path="a.py"), "here", "text")
+    caches = CacheStore(core.redis, core.keys, life_ms=60_000, limit_bytes=10_000)
+    await caches.put("ses_1", key_of(answer.call), "d1", answer)
     await core.redis.hset(core.keys.writers, "journal", "i 1")  # see store.watermarks
-    await OpencodeStore(core.redis, core.keys).beat({"oc-1": b"{}"})
+    await OpencodeStore(core.redis, core.keys, core.store.recall).beat({"oc-1": b"{}"})
+    use = UseStore(core.redis, core.keys)
+    use.note_read("ses_1", 1_000)
+    await use.settle()
+    await JanitorStore(core.redis, core.keys, 1_000).begin("here")
     await until(lambda: not core.store._committer._lanes)

@@ -6,7 +6,14 @@ from itertools import combinations
 
 import pytest
 
-from sessiond.store.scripts import OPERATIONS, SNAPSHOT, commit_script
+from sessiond.store.scripts import (
+    FACTS,
+    JANITOR,
+    NOTE_READ,
+    OPERATIONS,
+    SNAPSHOT,
+    commit_script,
+)
 from tests.store.support import Services
 
 PAIRS = [frozenset(pair) for pair in combinations(sorted(OPERATIONS), 2)]
@@ -34,6 +41,12 @@ def test_different_operations_give_different_scripts() -> None:
 
 
 async def test_servers_compile_the_scripts_and_know_them_by_our_digest(core: Services) -> None:
-    for script in (SNAPSHOT, *(commit_script(frozenset({op})) for op in OPERATIONS)):
+    for script in (
+        SNAPSHOT,
+        FACTS,
+        NOTE_READ,
+        JANITOR,
+        *(commit_script(frozenset({op})) for op in OPERATIONS),
+    ):
         loaded = await core.redis.execute_command("SCRIPT", "LOAD", script.text)
         assert loaded in (script.digest, script.digest.encode())

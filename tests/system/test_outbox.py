@@ -11,6 +11,7 @@ from redis import Redis
 from sessiond.client import DaemonClient
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import JOURNALED, Context, NewMessage, NewSession, Written
+from sessiond.service.status import Status
 from tests.api.servers import DurableServer
 from tests.daemons import RunningDaemon, running_daemon, wait_for
 from tests.system.observing import settled, until
@@ -209,3 +210,40 @@ async def test_a_change_may_be_based_on_one_that_only_is_journaled(
     await client.change_document("s", "context", {"state": {"count": 4}}, base=known.version)
     assert (await client.load("s")).context.state == {"count": 4}
     assert await client.conflicts("s") == []
+
+
+async def test_a_session_that_no_journal_can_create_again_comes_back_from_a_copy(
+    server: DurableServer,
+) -> None:
+    """Its creator is gone for good, and Redis went back behind the creation."""
+    server.copy("before")
+    with running_daemon("--redis-url", server.url) as gone:
+        creator = DaemonClient(socket=str(gone.socket))
+        await creator.create(NewSession(session_id="s", title="kept"))
+        await creator.append("s", [message("from the creator", "m1")])
+        await creator.close()
+    with running_daemon("--redis-url", server.url, start=False) as daemon:
+        daemon.environ["SESSIOND_JOURNAL_REVIVE_SECONDS"] = "2"
+        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
+        daemon.start()
+        client = DaemonClient(socket=str(daemon.socket))
+        await client.append("s", [message("from here", "m2")])
+
+        async def is_copied() -> bool:
+            status: Status
+            status, _ = await client.call("GET", "/v1/status", Status)
+            copies = status.replica
+            return copies is not None and (copies.sessions, copies.behind) == (1, 0)
+
+        await until(is_copied)
+        server.kill()
+        server.restore("before")
+        server.start()
+        written = await client.append("s", [message("after the loss", "m3")])
+        assert written.durability == JOURNALED
+        await settled(client)
+        session = await client.load("s")
+        assert session.metadata.title == "kept"
+        found = [each.content for each in session.conversation.messages]
+        assert found == ["from the creator", "from here", "after the loss"]
+        await client.close()

@@ -7,6 +7,7 @@
  *
  *     event hook ──────────▶ Outbound ─── POST events ──▶ ┌─────────┐
  *     chat.message hook ───▶ Turns ────── POST turns ───▶ │ sidecar │ ⇄ Redis ⇄ other instances
+ *     tool.execute hooks ──▶ ToolCache ── PUT cache ────▶ │         │
  *     opencode's log ◀─── History ◀─┐                     │         │
  *     opencode's views ◀─ Views ◀───┴─ Inbound ◀──────────│ GET commands (a stream)
  *                                         └─ POST applied ▶ └─────────┘
@@ -29,7 +30,7 @@ import { randomBytes } from "node:crypto";
 import { EventEmitter } from "node:events";
 import { appendFileSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { isAbsolute, join, relative, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /**
@@ -72,6 +73,13 @@ const SENT_CHARACTERS = 1_000_000;
 const WAITING_EVENTS = 2_000;
 const WAITING_CHARACTERS = 8_000_000;
 const SEEN_EVENTS = 5_000;
+const LOOKUP_MS = 250; // a tool waits at most this long for its cache
+const RUNNING_CALLS = 256;
+/** Tools whose answers depend on names and contents of files alone: of which, and where that stands. */
+const CACHED_TOOLS = new Map([
+  ["read", { name: "filePath", scope: "file" }],
+  ["grep", { name: "path", scope: "tree" }],
+]);
 
 /** Return the settings: the environment's, else those of `sessiond.json` beside this file. */
 function settingsFrom(environ = process.env, folder = import.meta.dir) {
@@ -87,6 +95,7 @@ function settingsFrom(environ = process.env, folder = import.meta.dir) {
     shareKey: environ.SESSIOND_SHARE_KEY ?? file.share_key ?? "",
     turnMs: 1000 * Number(environ.SESSIOND_TURN_SECONDS ?? file.turn_seconds ?? 600),
     live: environ.SESSIOND_PLUGIN_LIVE !== "off",
+    cache: environ.SESSIOND_OPENCODE_CACHE === "on",
   };
 }
 
@@ -159,7 +168,8 @@ class Sidecar {
         this.#attaching = attaching.catch(() => {}); // told of below
         await attaching;
         onAttached();
-        const { body } = await this.#fetch("GET", "/commands", undefined, attachment.signal);
+        const path = `${this.#path}/commands`;
+        const { body } = await this.#fetch("GET", path, undefined, attachment.signal);
         failures = 0;
         for await (const command of eventsOf(/** @type {any} */ (body), attachment)) {
           onCommand(command, attachment.signal);
@@ -180,12 +190,22 @@ class Sidecar {
     const attachment = this.#attachment;
     try {
       const signal = AbortSignal.any([attachment.signal, AbortSignal.timeout(limitMs)]);
-      const answer = await (await this.#fetch(method, path, json, signal)).text();
-      return answer && JSON.parse(answer);
+      const answer = await this.#fetch(method, this.#path + path, json, signal);
+      const text = await answer.text();
+      return text && JSON.parse(text);
     } catch (error) {
       if (!(error instanceof Refusal) || error.status === 404) attachment.abort(error);
       throw error;
     }
+  }
+
+  /**
+   * Ask the daemon for something that is not about this instance, and need not be.
+   * @param {string} method @param {string} path @param {string} json @param {number} limitMs
+   */
+  async ask(method, path, json, limitMs) {
+    const signal = AbortSignal.any([this.#attachment.signal, AbortSignal.timeout(limitMs)]);
+    return (await this.#fetch(method, path, json, signal)).json();
   }
 
   close() {
@@ -212,7 +232,7 @@ class Sidecar {
     };
     const place = url ? {} : { unix: socket };
     const options = { ...place, method, headers, body, signal, timeout: false }; // Bun's own limit
-    const address = (url || "http://localhost").replace(/\/$/, "") + this.#path + path;
+    const address = (url || "http://localhost").replace(/\/$/, "") + path;
     const response = await fetch(address, /** @type {any} */ (options));
     if (!response.ok) throw new Refusal(response.status, await response.text());
     return response;
@@ -759,6 +779,74 @@ class Inbound {
   }
 }
 
+/**
+ * Caches what opencode's tools answer in the session, for programs that ask for it there.
+ *
+ * opencode runs its tools all the same: its hooks see a call before it runs and its answer after it,
+ * and cannot answer it themselves.
+ */
+class ToolCache {
+  version = "";
+  #sidecar;
+  #directory;
+  #root;
+  /** Lookups of calls that run now, by call. @type {Map<string, { call: object, answer: any }>} */
+  #running = new Map();
+
+  /** @param {Sidecar} sidecar @param {Input} input */
+  constructor(sidecar, { directory, worktree }) {
+    this.#sidecar = sidecar;
+    this.#directory = directory;
+    this.#root = worktree === "/" ? directory : worktree; // "/": outside git
+  }
+
+  /**
+   * See what state the files are in before a tool runs.
+   * @param {{ tool: string, sessionID: string, callID: string }} of @param {Record<string, any>} given
+   */
+  async before({ tool, sessionID, callID }, given) {
+    const call = this.#callOf(tool, given);
+    if (!call || !this.#sidecar.attached?.workspace) return;
+    const json = JSON.stringify({ root: this.#root, calls: [call] }, wellFormed);
+    const path = `/v1/sessions/${sessionID}/cache/lookup`;
+    const { answers } = await this.#sidecar.ask("POST", path, json, LOOKUP_MS);
+    const [answer] = answers;
+    log("cache.looked", { tool, outcome: answer.outcome, reason: answer.reason });
+    if (answer.outcome === "hit" || !answer.stamp) return;
+    this.#running.set(callID, { call, answer });
+    const [oldest] = this.#running.keys();
+    if (this.#running.size > RUNNING_CALLS) this.#running.delete(oldest); // it failed: no `after`
+  }
+
+  /**
+   * Cache what it answered, unless that has more in it than what it found in the files.
+   * @param {{ sessionID: string, callID: string }} of
+   * @param {{ title: string, output: string, metadata: any, attachments?: any[] }} answered
+   */
+  async after({ sessionID, callID }, { title, output, metadata, attachments }) {
+    const running = this.#running.get(callID);
+    this.#running.delete(callID);
+    const hasMore = metadata?.loaded?.length || metadata?.outputPath || attachments?.length;
+    if (!running || hasMore) return;
+    const { call, answer } = running;
+    const value = { title, output, metadata };
+    const json = JSON.stringify({ root: this.#root, call, stamp: answer.stamp, value }, wellFormed);
+    const path = `/v1/sessions/${sessionID}/cache/${answer.key}`;
+    const { stored, reason } = await this.#sidecar.ask("PUT", path, json, ANSWER_MS);
+    log("cache.put", { tool: call.tool, stored, reason });
+  }
+
+  /** @param {string} tool @param {Record<string, any>} given */
+  #callOf(tool, given) {
+    const known = CACHED_TOOLS.get(tool);
+    if (!known || (known.scope === "file" && !given[known.name])) return undefined;
+    const place = relative(this.#root, resolve(this.#directory, given[known.name] ?? ""));
+    if (place === ".." || place.startsWith("../") || isAbsolute(place)) return undefined;
+    const name = `opencode ${this.version} ${tool}`;
+    return { tool: name, arguments: { ...given }, path: place || ".", scope: known.scope };
+  }
+}
+
 /** Everything that shares the sessions of one project directory. */
 class Sharing {
   users = 0; // a terminal's opencode calls the plugin twice for its directory
@@ -773,10 +861,13 @@ class Sharing {
   #views;
   #turns;
   #inbound;
+  /** What tools answer is cached, if that is wanted. @type {ToolCache | undefined} */
+  tools;
 
   /** @param {Input} input */
   constructor(input) {
     this.#input = input;
+    if (this.#settings.cache) this.tools = new ToolCache(this.#sidecar, input);
     const opencode = (this.#opencode = new Opencode(input));
     this.#history = new History(opencode, input.directory);
     this.#views = new Views(input, opencode, this.#settings.live);
@@ -836,6 +927,7 @@ class Sharing {
 
   async #attachment() {
     const { data: health } = await this.#opencode.call("GET", "/global/health", undefined, 1_000);
+    if (this.tools) this.tools.version = health.version;
     const { project, directory, worktree } = this.#input;
     const { mode, share, shareKey: share_key } = this.#settings;
     return {
@@ -873,6 +965,12 @@ export const Sessiond = async (input) => {
           failed(error);
           if (error instanceof Cancelled) throw error; // so that opencode does not send it after all
         });
+      },
+      "tool.execute.before": async (/** @type {any} */ of, /** @type {any} */ { args }) => {
+        await sharing.tools?.before(of, args).catch(failed);
+      },
+      "tool.execute.after": async (/** @type {any} */ of, /** @type {any} */ answered) => {
+        sharing.tools?.after(of, answered).catch(failed); // nobody waits for it
       },
       dispose: async () => {
         sharing.users -= 1;

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from sessiond.errors import SessionDeleted, SessiondError
+from sessiond.opencode.activity import LONGEST_NAME, NEUTRAL_WORKTREE, written_files
 from sessiond.opencode.mapping import REPLAYED
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.service.opencode.instance import Instance
@@ -28,12 +28,8 @@ ATTENTION_SECONDS = 300.0
 
 _GOODBYE_SECONDS = 2.0
 _MOST_FILES = 20
-_LONGEST_NAME = 1024
 _RENEWALS_PER_LIFE = 3
 _PROGRAM = "opencode"
-_NEUTRAL_WORKTREE = "${WORKTREE}/"
-_WRITING = ("edit", "multiedit", "write", "patch", "apply_patch")
-_PATCHED = re.compile(r"^\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+)$", re.MULTILINE)
 
 
 class _Visit(Struct):
@@ -147,8 +143,8 @@ class Attendance:
                 self._visits.pop((instance.name, session_id), None)
 
     def _work_on(self, visit: _Visit | None, path: str) -> None:
-        name = self._neutral(posixpath.normpath(path)).removeprefix(_NEUTRAL_WORKTREE)
-        if visit is None or not 0 < len(name) <= _LONGEST_NAME:
+        name = self._neutral(posixpath.normpath(path)).removeprefix(NEUTRAL_WORKTREE)
+        if visit is None or not 0 < len(name) <= LONGEST_NAME:
             return
         if name not in visit.files:
             self._news.set()
@@ -176,16 +172,6 @@ class Attendance:
             visit.told = None
         else:
             visit.told, visit.told_at = files, now
-
-
-def written_files(part: dict[str, Any]) -> list[str]:
-    """Return the paths that a tool call writes, as it names them; none for any other part."""
-    if part.get("type") != "tool" or part.get("tool") not in _WRITING:
-        return []
-    given = _of(_of(part, "state"), "input")
-    path, patch = given.get("filePath"), given.get("patchText")
-    named = [path] if isinstance(path, str) and path else []
-    return named + (_PATCHED.findall(patch) if isinstance(patch, str) else [])
 
 
 def _of(record: dict[str, Any], name: str) -> dict[str, Any]:

@@ -375,15 +375,17 @@ class Inbound:
     async def _begin(self, positions: dict[str, Position]) -> None:
         """Bring in the workspace's sessions: first that they exist, then what is in them.
 
-        Ids of opencode's sessions descend with time: sorted, the newest comes first.
+        Ids of opencode's sessions descend with time: sorted, the newest comes first. Archived ones
+        that are not here stay where they are, until somebody goes on with them.
         """
         catalogue = self._catalogue
         await self._look()
         for session_id in filter(catalogue.is_deleted, positions):
             self._delete_absent(session_id)
+        archived = await self._target.store.archived(positions.keys() - catalogue.rows.keys())
         wanted = sorted(
             name
-            for name in positions
+            for name in positions.keys() - archived
             if not (catalogue.is_private(name) or catalogue.is_deleted(name))
         )
         await self._list([name for name in wanted if name not in catalogue.rows])

@@ -19,6 +19,7 @@ from msgspec import Struct, field, structs
 
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted, TooLarge
 from sessiond.model import Context, NewSession
+from sessiond.opencode.activity import context_after, ended_uses
 from sessiond.opencode.database import STRETCH, Database
 from sessiond.opencode.mapping import (
     Change,
@@ -33,10 +34,12 @@ from sessiond.opencode.records import SessionState, StoredEvent
 from sessiond.opencode.reverts import outlives_revert
 from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
+from sessiond.service.documents import Documents
 from sessiond.service.opencode.late import late_records
 from sessiond.service.opencode.others import Others
 from sessiond.service.opencode.reading import Read
 from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
+from sessiond.service.opencode.working import WorkingContext
 from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
 from sessiond.store.opencode import OpencodeStore
@@ -75,6 +78,7 @@ class Target(Struct, frozen=True):
     sessions: Sessions
     store: SessionStore
     opencode: OpencodeStore
+    documents: Documents
     clock: Clock
     on_applied: list[OnApplied] = field(default_factory=list)
 
@@ -120,6 +124,7 @@ class Outbox:
         self._written: dict[str, int] = {}
         self._recorders: dict[str, Recorder] = {}
         self._expected: dict[tuple[str, bytes], None] = {}
+        self._context = WorkingContext(target.store, target.documents, replica.name)
         self._others = Others(read, target.sessions, replica.name)
 
     def forget(self, session_id: str) -> None:
@@ -140,6 +145,8 @@ class Outbox:
         """
         for session_id, progress in list(self._progress.items()):
             async with self._locks[session_id]:
+                if await self._target.store.recall.position(session_id):
+                    continue  # archived, with all that was written
                 replica = self._replica.name
                 marked = await self._target.opencode.written_up_to(session_id, replica)
                 recorder = self._recorders.get(session_id)
@@ -302,7 +309,7 @@ class Outbox:
             title=str(info.get("title", ""))[:TITLE],
             workspace=self._replica.workspace,
             user_agent=f"opencode {info.get('version', '')}".strip(),
-            context=Context(working_directory=str(info.get("directory", "")), opencode=info),
+            context=self._first_context(info, state),
         )
         try:
             await self._target.sessions.create(new, Request(client=self._replica.name))
@@ -310,6 +317,18 @@ class Outbox:
             return await self._complete(session_id)
         await self._put_records(session_id, state.messages, state.parts, state.seq)
         return state.seq
+
+    def _first_context(self, info: dict[str, Any], state: SessionState) -> Context:
+        """Return the context of a session that is brought in as it stands."""
+        machine, now = self._machine(), self._target.clock()
+        uses = ended_uses(_part_changes(state.parts, machine, now)).values()
+        noted = context_after({}, uses)
+        return Context(
+            working_directory=str(info.get("directory", "")),
+            active_files=noted["active_files"],
+            recent_commands=noted["recent_commands"],
+            opencode=info,
+        )
 
     async def _complete(self, session_id: str) -> int:
         """Write what opencode's log does not tell of a session, and return from where it does.
@@ -351,12 +370,7 @@ class Outbox:
             Change(kind="message.put", id=name, body=neutral_message(info, machine), at_ms=now)
             for name, info in messages.items()
         ]
-        changes += [
-            Change(
-                kind="part.put", id=name, body=neutral_part(_named(name, part), machine), at_ms=now
-            )
-            for name, part in parts.items()
-        ]
+        changes += _part_changes(parts, machine, now)
         sourced = [SourcedChange(change, None) for change in changes[:-1]]
         sourced += [SourcedChange(change, seq) for change in changes[-1:]]
         await (await self._recorder(session_id)).write(sourced)
@@ -364,7 +378,10 @@ class Outbox:
     async def _write_events(self, session_id: str, events: list[StoredEvent]) -> None:
         changes = await self._meant(session_id, await self._changes(events))
         await self._others.keep(session_id, changes, self._machine())
+        meant = [sourced.change for sourced in changes]
+        uses = await self._context.new_uses(session_id, meant)
         await (await self._recorder(session_id)).write(changes)
+        await self._context.note(session_id, uses)
 
     async def _changes(self, events: list[StoredEvent]) -> list[SourcedChange]:
         """Return what events change, without those that came from elsewhere or are unknown."""
@@ -443,6 +460,15 @@ class Outbox:
             self._progress.pop(session_id, None)  # gone here, too: nothing of it comes too late
             self._progressed()
             self.forget(session_id)
+
+
+def _part_changes(parts: dict[str, dict[str, Any]], machine: Machine, at_ms: int) -> list[Change]:
+    return [
+        Change(
+            kind="part.put", id=name, body=neutral_part(_named(name, part), machine), at_ms=at_ms
+        )
+        for name, part in parts.items()
+    ]
 
 
 def _named(name: str, part: dict[str, Any]) -> dict[str, Any]:

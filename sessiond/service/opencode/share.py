@@ -203,6 +203,9 @@ class Share:
 
     async def turn(self, instance: Instance, session_id: str, wait_seconds: float) -> Turn:
         """Let a process run a turn, after all that was said before is there."""
+        if session_id not in self.catalogue.rows:  # it came a moment ago
+            with contextlib.suppress(SessiondError):  # the tail looks again
+                await self._look()
         self._inbound.opened(session_id)
         self._processes.prefer(instance)
         self.attendance.prompted(instance, session_id)

@@ -2,7 +2,7 @@
 -- at all. The only script that writes sessions; it runs after log.lua and the files of the verbs
 -- that the call needs.
 --
--- KEYS     see log.lua
+-- KEYS     see log.lua; with a session.delete three more, see there
 -- ARGV     1 session id
 --          2 channel of its events
 --          3 pattern of the workspace's channel, with %s for the workspace
@@ -23,13 +23,15 @@
 --              "-document", field, ""      a field of a document to unset
 --              "conflict", field, value    a field of a conflict's entry
 --              "kept", "document id", json what goes unseen with the session: see session.delete
+--              "idle", until_ms, used_ms   only while nobody uses the session: see session.delete
 -- returns  one flat list: workspace, then for each group one of
 --            "ok", offset of its first operation, epoch of each operation
 --            "duplicate", the same: it was applied before
 --            "error", code, detail
 -- errors   see the verbs; for all: not-found, session-deleted, superseded, sequence-reused, key-used,
 --          mark-moved
---          as error reply: OUTOFORDER when what ARGV 6 names is not there
+--          as error reply: ARCHIVED when only the stub of the session is there,
+--          OUTOFORDER when what ARGV 6 names is not
 --
 -- Lua never rolls back: a group is checked wholly before its first write.
 
@@ -50,15 +52,17 @@ local function may_stand(group, place)
     or op == 'document.change' and first == op
 end
 
-redis.call('XLEN', CONVERSATION)  -- fails before anything is written where that is no stream
+if session.archive then return redis.error_reply('ARCHIVED the session is to be brought back first') end
+redis.call('XLEN', CONVERSATION)  -- fails before anything is written where these are no streams
+redis.call('XLEN', BLOCKS)
 local known_writer = redis.call('HGET', APPLIED, WRITER)
 local applied_sequence, applied_offset = string.match(known_writer or '0 0', '^(%d+) (%d+)$')
 applied_sequence, applied_offset = tonumber(applied_sequence), tonumber(applied_offset)
 local function is_there(before)
   local known_epoch, offset = string.match(before, '^(%x*):(%d+)$')
   if not offset then return tonumber(before) <= applied_sequence end
-  local entry = entry_at(tonumber(offset))
-  return entry and (known_epoch == '' or known_epoch == entry.epoch)
+  local found = epoch_at(tonumber(offset))
+  return found and (known_epoch == '' or known_epoch == found)
 end
 
 if session.status ~= 'deleted' and not is_there(ARGV[6]) then

@@ -8,9 +8,10 @@
 --       6 context       hash    field -> JSON; _version
 --       7 preferences   hash    field -> JSON; _version
 --       8 conflicts     stream  <number>-0 -> what document id path strategy outcome at json
+--       9 blocks        stream  <last offset>-0 -> epochs codec data checksum: what is compressed
 
 local METADATA, CONVERSATION, MESSAGES, PARTS, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local CONFLICTS = KEYS[8]
+local CONFLICTS, BLOCKS = KEYS[8], KEYS[9]
 local DOCUMENTS = { metadata = KEYS[1], context = KEYS[6], preferences = KEYS[7] }
 
 -- An operation is known by the place of its first argument: ARGV[operation + ID] is its id.
@@ -27,7 +28,8 @@ local verbs = {}
 -- The session as it stands while this script runs. The epoch (sync/position.py) is kept as its
 -- two numbers.
 local head = redis.call('HMGET', METADATA,
-  'status', 'epoch', 'version', 'workspace', 'total_messages', 'amendments', 'last_activity')
+  'status', 'epoch', 'version', 'workspace', 'total_messages', 'amendments', 'last_activity',
+  'archive')
 local session = {
   status = head[1],
   lane_one = tonumber(string.sub(head[2] or '0', 1, 7), 16),
@@ -37,6 +39,7 @@ local session = {
   total_messages = tonumber(head[5] or 0),
   amendments = tonumber(head[6] or 0),
   last_activity = head[7] or '',
+  archive = head[8],
 }
 
 if session.status and not (session.lane_one and session.lane_two and session.version
@@ -69,6 +72,20 @@ local function entry_at(offset)
   local fields = {}
   for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
   return fields
+end
+
+-- The epoch of the entry at an offset, also of one that was compressed; nil where there is none.
+local EPOCH_BYTES = 7
+
+local function epoch_at(offset)
+  local entry = entry_at(offset)
+  if entry then return entry.epoch end
+  local block = redis.call('XRANGE', BLOCKS, string.format('%d-0', offset), '+', 'COUNT', 1)[1]
+  if not block or block[2][1] ~= 'epochs' then return nil end
+  local last, epochs = tonumber(string.match(block[1], '^%d+')), block[2][2]
+  local first = #epochs - EPOCH_BYTES * (last - offset + 1) + 1
+  if first < 1 then return nil end
+  return string.format('%02x%02x%02x%02x%02x%02x%02x', string.byte(epochs, first, first + 6))
 end
 
 -- The value (and second value) of one option of an operation; nil without it.

@@ -21,8 +21,8 @@ end
 local function check_expected(operation, record)
   local expected = option(operation, 'expected')
   if not expected or expected == record.last then return nil end
-  local entry = entry_at(tonumber(record.last))
-  local current = (entry and entry.epoch .. ':' or '') .. record.last
+  local known_epoch = epoch_at(tonumber(record.last))
+  local current = (known_epoch and known_epoch .. ':' or '') .. record.last
   if expected ~= current then return 'version-mismatch', current end
 end
 

@@ -65,9 +65,14 @@ class Sharer:
 
     def start(self, *, attached: bool = True) -> None:
         """Start the share anew, from what it remembers."""
-        core, store = self._core, OpencodeStore(self._core.redis, self._core.keys)
+        core, store = (
+            self._core,
+            OpencodeStore(self._core.redis, self._core.keys, self._core.store.recall),
+        )
         services = ShareServices(
-            Target(core.sessions, core.store, store, core.clock, [self._note_applied]),
+            Target(
+                core.sessions, core.store, store, core.documents, core.clock, [self._note_applied]
+            ),
             core.feeds,
             Leases(LeaseStore(core.redis, core.keys, _LEASE_MS), self._name),
             Presences(
@@ -124,7 +129,7 @@ class Sharer:
         """Tell whether everything that opencode logged is in Redis."""
         await self.looked()
         await self.share.outbox.flush(session_id)
-        store = OpencodeStore(self._core.redis, self._core.keys)
+        store = OpencodeStore(self._core.redis, self._core.keys, self._core.store.recall)
         written = await store.written_up_to(session_id, self.saved.replica)
         return written == self.opencode.database.seq(session_id)
 

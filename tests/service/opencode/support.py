@@ -56,11 +56,11 @@ class Site:
 
     def new_outbox(self, read: Callable[..., Any] | None = None) -> Outbox:
         core = self.core
-        store = OpencodeStore(core.redis, core.keys)
+        store = OpencodeStore(core.redis, core.keys, core.store.recall)
         return Outbox(
             Replica(self.replica, "default", PROJECT),
             read or self.read,
-            Target(core.sessions, core.store, store, core.clock),
+            Target(core.sessions, core.store, store, core.documents, core.clock),
             self.machine,
             lambda session_id: session_id not in self.private,
             unlike=self.doubt,
@@ -133,7 +133,7 @@ class Site:
         return self.opencode.database.info(session_id) or {"id": session_id}
 
     async def session_record(self, session_id: str) -> dict[str, Any] | None:
-        store = OpencodeStore(self.core.redis, self.core.keys)
+        store = OpencodeStore(self.core.redis, self.core.keys, self.core.store.recall)
         found = await store.context_fields([session_id], FIELD)
         return msgspec.json.decode(found[session_id], type=dict[str, Any]) if found else None
 

@@ -9,9 +9,10 @@ import pytest
 
 from sessiond.errors import StoreUnavailable
 from sessiond.model import Presence
+from sessiond.opencode.activity import written_files
 from sessiond.opencode.mapping import Machine
 from sessiond.opencode.protocol import Attachment, OpencodeEvent
-from sessiond.service.opencode.attendance import ATTENTION_SECONDS, Attendance, written_files
+from sessiond.service.opencode.attendance import ATTENTION_SECONDS, Attendance
 from sessiond.service.opencode.instance import Instance
 from sessiond.service.presence import Presences
 from sessiond.store.leases import LeaseStore

@@ -32,7 +32,7 @@ def say(opencode: SimulatedOpencode, message: str) -> None:
 
 
 async def written(core: Services, here: Sharer) -> int | None:
-    store = OpencodeStore(core.redis, core.keys)
+    store = OpencodeStore(core.redis, core.keys, core.store.recall)
     return await store.written_up_to(SESSION, here.saved.replica)
 
 

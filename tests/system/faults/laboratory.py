@@ -70,7 +70,13 @@ class Laboratory:
             still wait.
         """
         writers = [
-            Writer(f"w{number}", self._socket(number), sessions, history, schedule.seed)
+            Writer(
+                name := f"w{number}",
+                DaemonClient(socket=self._socket(number), name=name),
+                sessions,
+                history,
+                seed=schedule.seed,
+            )
             for number in range(WRITERS)
         ]
         clients = [asyncio.create_task(writer.run()) for writer in writers]

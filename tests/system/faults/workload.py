@@ -6,18 +6,29 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from sessiond.client import DaemonClient
 from sessiond.errors import NotFound, SessionDeleted, SessiondError
-from sessiond.model import Context, NewMessage, NewSession, Operation, Reset
+from sessiond.model import (
+    Context,
+    Document,
+    DocumentName,
+    NewMessage,
+    NewSession,
+    Operation,
+    Part,
+    Reset,
+    Session,
+    Written,
+    WrittenRecord,
+)
 from tests.system.faults.history import History, Seen, Told
 
 _PATIENCE_SECONDS = 20.0
-_SIZES = {10: 97.0, 200_000: 2.0, 900_000: 0.9, 15_000_000: 0.02}
-"""Bytes of a message, and of how many in a hundred."""
 _IMPATIENT = 0.05
 """So often a client asks once more before it has its answer."""
 _SOON_SECONDS = 0.003
@@ -33,22 +44,68 @@ _ACTIONS = {
 }
 
 
+class Habits(Struct, frozen=True):
+    """How clients write.
+
+    Attributes:
+        sizes: bytes of a message → of how many in a hundred.
+        pause_seconds: the longest time between two writes.
+    """
+
+    sizes: dict[int, float]
+    pause_seconds: float
+
+
+USUAL = Habits({10: 97.0, 200_000: 2.0, 900_000: 0.9, 15_000_000: 0.02}, 0.01)
+
+
+class Client(Protocol):
+    """What a writer needs of a daemon's client; see DaemonClient."""
+
+    async def create(self, new: NewSession, *, key: str = "") -> Session: ...
+    async def delete(self, session_id: str, *, key: str = "") -> str: ...
+    async def append(
+        self, session_id: str, messages: list[NewMessage], *, key: str = ""
+    ) -> Written: ...
+    async def edit(
+        self, session_id: str, message_id: str, patch: Any, *, base: str = "", key: str = ""
+    ) -> WrittenRecord: ...
+    async def remove(self, session_id: str, message_id: str, *, key: str = "") -> WrittenRecord: ...
+    async def put_part(
+        self, session_id: str, message_id: str, part_id: str, part: Part, *, key: str = ""
+    ) -> WrittenRecord: ...
+    async def document(self, session_id: str, name: DocumentName) -> Document: ...
+    async def change_document(
+        self, session_id: str, name: DocumentName, patch: Any, *, base: str = "", key: str = ""
+    ) -> Document: ...
+    async def close(self) -> None: ...
+
+
 class Writer:
     """One client at one daemon: one write after the other, each repeated until it is answered.
 
     Args:
         name: its own; what it writes carries it.
-        socket: of the daemon.
+        client: leads to the daemon; closed at the end.
         sessions: where it writes.
         history: where it notes what it was told.
         seed: what it does.
+        habits: how it does it.
     """
 
     def __init__(
-        self, name: str, socket: str, sessions: list[str], history: History, seed: int
+        self,
+        name: str,
+        client: Client,
+        sessions: list[str],
+        history: History,
+        *,
+        seed: int,
+        habits: Habits = USUAL,
     ) -> None:
         self.name = name
-        self._client = DaemonClient(socket=socket, name=name)
+        self._client = client
+        self._habits = habits
         self._sessions = list(sessions)
         self._own_sessions: list[str] = []
         self._history = history
@@ -67,7 +124,7 @@ class Writer:
                 session_id = self._random.choice(self._sessions)
                 with suppress(NotFound, SessionDeleted):  # somebody removed it: this was told so
                     await getattr(self, f"_{action}")(session_id)
-                await asyncio.sleep(self._random.uniform(0, 0.01))
+                await asyncio.sleep(self._random.uniform(0, self._habits.pause_seconds))
         finally:
             await self._client.close()
 
@@ -77,7 +134,8 @@ class Writer:
 
     async def _append(self, session_id: str) -> None:
         name = f"{self.name}-{self._number}"
-        (size,) = self._random.choices(list(_SIZES), list(_SIZES.values()))
+        sizes = self._habits.sizes
+        (size,) = self._random.choices(list(sizes), list(sizes.values()))
         message = NewMessage(role="user", content=f"{name} " + "x" * size, id=name)
         self._history.attempted.add((session_id, name))
         written = await self._surely(

@@ -1,0 +1,1 @@
+"""Archived sessions outside of Redis: the form of an archive, and a folder of them."""

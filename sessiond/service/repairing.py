@@ -1,8 +1,9 @@
 """Repairing a damaged session: first a plan, then, if somebody says so, all of it at once.
 
 The log is mended from what is left of it and from this machine's copy; all else is made anew from
-the log. Nothing is deleted: what is replaced is moved to a quarantine key. A repair is refused
-where the session was written since it was planned, so that it never stands above a newer write.
+the log. A mended log is a stream again, whatever of it was in blocks. Nothing is deleted: what is
+replaced is moved to a quarantine key. A repair is refused where the session was written since it
+was planned, so that it never stands above a newer write.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 from msgspec import Struct, field
 
 from sessiond.codec import json
-from sessiond.errors import Contended, NotFound
+from sessiond.errors import Contended, NotFound, StoreDamaged
 from sessiond.model import DOCUMENTS
 from sessiond.service.clock import Clock, milliseconds
-from sessiond.service.scanning import Looked, Scanner
-from sessiond.store.keys import SESSION_KINDS, TABLE
+from sessiond.service.looking import Looked
+from sessiond.service.scanning import Scanner
+from sessiond.store.blocks import NewerBlock
+from sessiond.store.keys import PASSING_KINDS, SESSION_KINDS, TABLE
 from sessiond.store.keyspace import Hash, Keyspace
 from sessiond.store.repairs import RepairStore, Replacement, Standing, stream_of
 from sessiond.store.sessions import SessionStore
@@ -28,8 +31,6 @@ from sessiond.sync.mending import Mended, Remains, mend
 from sessiond.sync.position import Position
 
 _TRIES = 4
-_PASSING = ("lease", "presence", "trace")
-"""Kinds of keys that nothing follows from."""
 
 Copies = Callable[[str], Awaitable[list[Entry]]]
 
@@ -72,6 +73,13 @@ class _Draft(Struct):
     mended: Mended | None = None
 
 
+class _Held(Struct):
+    """What Redis has of a log. `is_broken`: some of its blocks cannot be read."""
+
+    entries: list[Any] = field(default_factory=list)
+    is_broken: bool = False
+
+
 class Repairer:
     """Repairs sessions.
 
@@ -110,6 +118,7 @@ class Repairer:
 
         Raises:
             NotFound: Redis has nothing of the session.
+            StoreDamaged: it is archived, or a newer sessiond wrote some of it: this one leaves it.
         """
         return self._told(session_id, await self._draft(session_id), str(self._clock()))
 
@@ -117,7 +126,7 @@ class Repairer:
         """Repair a session, and return what was done.
 
         Raises:
-            NotFound: Redis has nothing of the session.
+            NotFound, StoreDamaged: see `plan`.
             Contended: it was written each time before the repair came to its end.
         """
         for tries in range(_TRIES):
@@ -163,6 +172,8 @@ class Repairer:
         draft = _Draft(await self._repairs.standing(session_id, types))
         if types:
             looked = await self._scanner.look(session_id)
+            if looked.faults and looked.is_archived:
+                raise _archived(session_id, looked)
             if looked.faults:
                 await self._plan_session(session_id, draft, looked)
         for number, key in enumerate(foreign):
@@ -174,19 +185,25 @@ class Repairer:
         wrong = [
             kind for kind in SESSION_KINDS if types.get(kind, TABLE[kind].type) != TABLE[kind].type
         ]
-        for kind in _PASSING:
+        for kind in (*PASSING_KINDS, "archive"):
             if kind in wrong:
                 self._move(draft, keys.of_session(kind, session_id), kind, "move aside")
         if await self._is_deleted(session_id, types):
             for fault in looked.faults:
+                if fault.kind in wrong and fault.kind in (*PASSING_KINDS, "archive"):
+                    continue
                 if fault.severity == "warning" or fault.kind in wrong:
                     key = keys.of_session(fault.kind, session_id)
                     self._move(draft, key, fault.kind, "move aside: the session is deleted")
                 else:
                     draft.lost.append(f"{fault.kind}: {fault.finding}")
             return
+        if "archive" not in wrong and any(fault.kind == "archive" for fault in looked.faults):
+            action = "move aside: the session is not archived"
+            self._move(draft, keys.archive(session_id), "archive", action)
         await self._drop_lines(session_id, draft, "presence")
-        draft.mended = mended = await self._mended(session_id, types)
+        held = await self._held(session_id, types)
+        draft.mended = mended = await self._mended(session_id, types, held.entries)
         if mended is None:
             draft.lost.append(
                 "the beginning of its log is neither in Redis nor among this machine's copies: "
@@ -197,16 +214,19 @@ class Repairer:
         draft.lost += (
             f"operation {at} is not proven: what was before it is lost" for at in mended.unproven
         )
-        await self._plan_log(session_id, draft, mended)
+        self._plan_log(session_id, draft, mended, held)
         await self._plan_rest(session_id, draft, mended.derived)
         if any(fault.kind == "sessions" for fault in looked.faults):
             draft.steps.append(RepairStep(key=keys.sessions, action="list the session again"))
 
-    async def _plan_log(self, session_id: str, draft: _Draft, mended: Mended) -> None:
-        held = await self._entries(session_id, draft.standing.types)
-        wanted = stream_of(mended.entries)
-        if _plain(held) == _plain(wanted):
+    def _plan_log(self, session_id: str, draft: _Draft, mended: Mended, held: _Held) -> None:
+        types, wanted = draft.standing.types, stream_of(mended.entries)
+        are_blocks = types.get("blocks", "stream") == "stream"
+        if are_blocks and not held.is_broken and _plain(held.entries) == _plain(wanted):
             return
+        if "blocks" in types:
+            key = self._keyspace.keys.blocks(session_id)
+            self._move(draft, key, "blocks", "move aside: the log is a stream again")
         sources = [f"{place} from {source}" for place, source in mended.restored.items()]
         parts = [
             f"restored: {', '.join(sources)}" if sources else "",
@@ -231,7 +251,7 @@ class Repairer:
 
     async def _plan_conflicts(self, session_id: str, draft: _Draft, derived: Derived) -> None:
         types = draft.standing.types
-        raw = await self._entries(session_id, types, "conflicts")
+        raw = await self._conflicts(session_id, types)
         kept = [each for each in raw if not [*conflict_faults([each], derived, derived.offset)]]
         if len(kept) == len(raw) and types.get("conflicts", "stream") == "stream":
             return
@@ -247,8 +267,19 @@ class Repairer:
         if kept != held:
             self._put(session_id, draft, kind, kept, "keep its lines that are whole")
 
-    async def _mended(self, session_id: str, types: Any) -> Mended | None:
-        raw = await self._entries(session_id, types)
+    async def _held(self, session_id: str, types: Any) -> _Held:
+        held = _Held()
+
+        def note(error: StoreDamaged) -> None:
+            if isinstance(error, NewerBlock):
+                raise error
+            held.is_broken = True
+
+        async for page in self._keyspace.log(session_id, types, note):
+            held.entries += page
+        return held
+
+    async def _mended(self, session_id: str, types: Any, raw: list[Any]) -> Mended | None:
         held = {entry.offset: entry for entry in map(entry_of, raw) if entry}
         copy = {entry.offset: entry for entry in await self._copies(session_id)}
         known = None
@@ -266,10 +297,11 @@ class Repairer:
     async def _hash(self, session_id: str, kind: str, types: Any) -> Hash:
         return await self._keyspace.hash(session_id, kind) if types.get(kind) == "hash" else {}
 
-    async def _entries(self, session_id: str, types: Any, kind: str = "conversation") -> list[Any]:
-        if types.get(kind) != "stream":
+    async def _conflicts(self, session_id: str, types: Any) -> list[Any]:
+        if types.get("conflicts") != "stream":
             return []
-        return [raw async for page in self._keyspace.entries(session_id, kind) for raw in page]
+        pages = self._keyspace.entries(session_id, "conflicts")
+        return [raw async for page in pages for raw in page]
 
     def _put(self, session_id: str, draft: _Draft, kind: str, content: Any, action: str) -> None:
         key = self._keyspace.keys.of_session(kind, session_id)
@@ -279,6 +311,15 @@ class Repairer:
     def _move(self, draft: _Draft, key: str, kind: str, action: str) -> None:
         draft.steps.append(RepairStep(key=key, action=action))
         draft.replacements.append(Replacement(key, kind, None))
+
+
+def _archived(session_id: str, looked: Looked) -> StoreDamaged:
+    findings = "; ".join(f"{fault.kind}: {fault.finding}" for fault in looked.faults)
+    return StoreDamaged(
+        f"session {session_id!r} is archived, and a repair does not read archives ({findings})",
+        hint=f"`sessiond restore {session_id}` brings it back; repair it then, or restore its "
+        "archive from a backup",
+    )
 
 
 def _applied(held: Hash, derived: Derived, lost: set[int]) -> Hash:

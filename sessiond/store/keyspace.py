@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.errors import StoreDamaged
+from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
+from sessiond.store.entries import offset_of
 from sessiond.store.keys import SESSION_KINDS, TABLE, Keys
 from sessiond.store.scripts import SNAPSHOT
 
@@ -117,6 +119,62 @@ class Keyspace:
             after = f"({page[-1][0].decode()}"
             size = sum(len(value) for _, fields in page for value in fields or ())
             count = max(1, min(_PAGE, 4 * count, _PAGE_BYTES * count // max(size, 1)))
+
+    async def log(
+        self,
+        session_id: str,
+        types: Mapping[str, str],
+        note: Callable[[StoreDamaged], None],
+        after: int = 0,
+    ) -> AsyncIterator[list[Any]]:
+        """Yield the entries of a log, page after page: those in blocks first.
+
+        What becomes a block meanwhile is read there.
+
+        Args:
+            session_id: whose log it is.
+            types: of the session's keys; what is no stream is not read.
+            note: is told of each damaged block; its entries are left out.
+            after: the offset behind which to begin.
+        """
+        has_blocks, last = types.get("blocks") == "stream", after
+        if has_blocks:
+            async for page in self._compressed(session_id, after, note):
+                yield page
+                last = offset_of(page[-1])
+        if types.get("conversation") != "stream":
+            return
+        start = f"({after}-0" if after else "-"
+        async for page in self.entries(session_id, after=start):
+            if has_blocks and offset_of(page[0]) > last + 1:
+                async for made in self._compressed(session_id, last, note):
+                    yield made
+            yield page
+            last = offset_of(page[-1])
+
+    async def _compressed(
+        self, session_id: str, after: int, note: Callable[[StoreDamaged], None]
+    ) -> AsyncIterator[list[Any]]:
+        """Yield the entries of each block that are behind an offset."""
+        key, place = self.keys.blocks(session_id), f"{after + 1}-0"
+        while raw := await answered(
+            self._redis.execute_command("XRANGE", key, place, "+", "COUNT", 1)
+        ):
+            place = f"({raw[0][0].decode()}"
+            try:
+                entries = [
+                    entry for entry in unpack(parse_block(raw[0])) if offset_of(entry) > after
+                ]
+            except StoreDamaged as error:
+                note(error)
+                continue
+            if entries:
+                yield entries
+
+    async def has_field(self, session_id: str, kind: str, name: str) -> bool:
+        """Tell whether a session's hash has a field."""
+        key = self.keys.of_session(kind, session_id)
+        return bool(await answered(self._redis.hexists(key, name)))
 
     async def position(self, session_id: str) -> tuple[bytes | None, ...]:
         """Return status, epoch and version of a session; None for what is not there."""

@@ -30,6 +30,9 @@ _KEY = re.compile(rb"\S{0,64} (\d{1,15})")
 _MARK = re.compile(rb"\d{1,15}")
 _INDEX_LINE = re.compile(rb"\d{1,15}(?: \d{1,15}(?: removed)?)?")
 _PRESENCE_LINE = re.compile(rb"\d{1,15} \d{1,15} \d{1,15} (\{.*\})", re.DOTALL)
+_EPOCH = re.compile(rb"[0-9a-f]{14}")
+_ARCHIVED = re.compile(rb"archived")
+_REQUIRED = (b"status", b"epoch", b"version", b"workspace", b"session_id", b"created_at")
 _CONFLICT_FIELDS = ("document", "id", "strategy", "outcome")
 
 
@@ -220,6 +223,22 @@ def form_faults(kind: str, held: Mapping[bytes, bytes]) -> Iterator[Fault]:
 def _is_presence(value: bytes) -> bool:
     match = _PRESENCE_LINE.fullmatch(value)
     return match is not None and isinstance(_decoded(match[1]), dict)
+
+
+def metadata_faults(held: Mapping[bytes, bytes]) -> Iterator[Fault]:
+    """Yield which fields the metadata of a session lack."""
+    missing = [name.decode() for name in _REQUIRED if not held.get(name)]
+    if missing:
+        yield Fault("metadata", f"lacks {', '.join(missing)}")
+
+
+def stub_faults(held: Mapping[bytes, bytes]) -> Iterator[Fault]:
+    """Yield what is wrong with what is left of an archived session: its log is elsewhere."""
+    forms = ((b"status", _ARCHIVED), (b"epoch", _EPOCH), (b"version", _MARK))
+    for name, form in forms:
+        if not form.fullmatch(held.get(name, b"")):
+            shown = _shown(held.get(name, b""))
+            yield Fault("metadata", f"{name.decode()} is {shown}; the session is archived")
 
 
 def tombstone_faults(held: Mapping[bytes, bytes], audit: LogAudit) -> Iterator[Fault]:

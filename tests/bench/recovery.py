@@ -51,7 +51,7 @@ async def _reading(url: str) -> list[Figure]:
     checked, unchecked = [], []
     for _ in range(_LOADS):  # in turns, so that a busy moment hits both
         checked.append(await _load(core))
-        with patch("sessiond.store.log.broken_link", lambda _: None):
+        with patch("sessiond.store.entries.broken_link", lambda _: None):
             unchecked.append(await _load(core))
     began = time.perf_counter()
     page = await core.scanner.sessions(["ses_long"])

@@ -18,6 +18,8 @@ from tests.service.support import load, said
 from tests.service.test_scanning import (
     HASHES,
     PLANTED,
+    STUBS,
+    compress,
     flipped,
     furnished,
     raw_entries,
@@ -264,3 +266,81 @@ async def test_a_key_of_others_in_a_session_that_is_none_is_moved_aside(
 async def test_a_session_that_is_not_there_cannot_be_repaired(machine: Machine) -> None:
     with pytest.raises(NotFound):
         await machine.repairer.plan("ses_none")
+
+
+@pytest.mark.parametrize("damage", ["gone", "a bit changed", "of another type"])
+@pytest.mark.parametrize("with_copy", [True, False])
+async def test_a_damaged_block_is_replaced_by_the_log_as_a_stream(
+    core: Services, machine: Machine, damage: str, *, with_copy: bool
+) -> None:
+    before, whole = await load(core), await raw_entries(core)
+    machine.copy = await core.entries("ses_1") if with_copy else []
+    await compress(core, 2, 3)
+    blocks = await raw_entries(core, "blocks")
+    match damage:
+        case "gone":
+            await write_stream(core, blocks[:1], "blocks")
+        case "a bit changed":
+            blocks[1][1][5] = flipped(blocks[1][1][5], 9)
+            await write_stream(core, blocks, "blocks")
+        case _:
+            await core.redis.delete(core.keys.blocks("ses_1"))
+            await core.redis.set(core.keys.blocks("ses_1"), "not ours")
+    if damage == "of another type" and not with_copy:
+        assert "beginning" in (await machine.repairer.apply("ses_1")).lost[0]
+        return
+    lost = await repaired(core, machine)
+    assert not await core.redis.exists(core.keys.blocks("ses_1"))
+    if with_copy:
+        assert lost == []
+        assert await raw_entries(core) == whole
+        assert await load(core) == before
+    else:
+        assert any("operation 3" in each for each in lost)
+        assert (await load(core)).position.endswith(f":{len(whole)}")
+
+
+async def test_what_follows_from_a_compressed_log_is_made_anew(
+    core: Services, machine: Machine
+) -> None:
+    before = await load(core)
+    await compress(core, 2, 3)
+    await core.redis.delete(core.keys.parts("ses_1"))
+    assert await repaired(core, machine) == []
+    assert await load(core) == before
+    assert len(await raw_entries(core, "blocks")) == 2, "the log was whole"
+
+
+async def test_a_block_of_a_newer_sessiond_is_not_touched(core: Services, machine: Machine) -> None:
+    await compress(core, 2)
+    ((stream_id, fields),) = await raw_entries(core, "blocks")
+    fields[3] = b"zstd-2"
+    await write_stream(core, [[stream_id, fields]], "blocks")
+    before = await contents(core)
+    with pytest.raises(StoreDamaged, match="zstd-2") as told:
+        await machine.repairer.apply("ses_1")
+    assert "newer" in told.value.hint
+    assert await contents(core) == before
+
+
+@pytest.mark.parametrize("stub", STUBS)
+async def test_an_archived_session_is_not_repaired_and_the_error_says_so(
+    core: Services, machine: Machine, stub: str
+) -> None:
+    await core.archiving.archive("ses_1", idle_seconds=0)
+    assert (await machine.repairer.apply("ses_1")).steps == [], "it is healthy"
+    await STUBS[stub](core)
+    before = await contents(core)
+    with pytest.raises(StoreDamaged, match="is archived, and a repair does not read") as told:
+        await machine.repairer.apply("ses_1")
+    assert "sessiond restore ses_1" in told.value.hint
+    assert await contents(core) == before
+
+
+async def test_an_archive_of_a_session_that_is_not_archived_is_moved_aside(
+    core: Services, machine: Machine
+) -> None:
+    before = await load(core)
+    await core.redis.hset(core.keys.archive("ses_1"), "packed", "x")
+    assert await repaired(core, machine) == []
+    assert await load(core) == before

@@ -12,11 +12,12 @@ import pytest
 from sessiond.errors import NotFound, SessiondError, StoreDamaged
 from sessiond.service.scanning import Damage, Scanner
 from sessiond.service.writing import Request
+from sessiond.store.blocks import BlockStore, pack
 from sessiond.store.keys import SESSION_KINDS, TABLE
 from sessiond.store.keyspace import Keyspace
 from tests.service.support import create, said, text
 from tests.service.test_agreement import act, course
-from tests.store.support import Services, keys_of, until_awaited
+from tests.store.support import Services, contents, keys_of, until_awaited
 
 FIELDS = ["op", "at", "origin", "id", "epoch", "json"]
 HASHES = ["metadata", "context", "preferences", "messages", "parts", "applied"]
@@ -59,6 +60,13 @@ async def write_stream(core: Services, entries: list[Any], kind: str = "conversa
     await core.redis.delete(name)
     for stream_id, fields in entries:
         await core.redis.execute_command("XADD", name, stream_id, *fields)
+
+
+async def compress(core: Services, *lengths: int) -> None:
+    """Put the beginning of the log of ses_1 into blocks of these lengths."""
+    blocks = BlockStore(core.redis, core.keys)
+    for length in lengths:
+        assert await blocks.put("ses_1", pack(await blocks.oldest("ses_1", length)))
 
 
 def flipped(value: bytes, place: int, bit: int = 0) -> bytes:
@@ -314,3 +322,88 @@ async def test_another_session_works_while_one_is_damaged(core: Services, scanne
 
 async def _is_clean(scanner: Scanner, session_id: str) -> bool:
     return await found(scanner, session_id) == []
+
+
+async def test_a_compressed_session_scans_clean(core: Services, scanner: Scanner) -> None:
+    await furnished(core)
+    await compress(core, 2, 3)
+    assert await found(scanner) == []
+
+
+async def test_a_session_that_is_compressed_meanwhile_scans_clean(
+    core: Services, scanner: Scanner
+) -> None:
+    await furnished(core)
+    await core.messages.append("ses_1", [said("long", f"n{number}") for number in range(60)])
+    compressing = asyncio.create_task(compress(core, *[1] * 60))
+    scans = 0
+    while not compressing.done():
+        assert await found(scanner) == []
+        scans += 1
+    await compressing
+    assert scans > 1
+
+
+async def test_every_bit_of_a_block_is_proven(core: Services, scanner: Scanner) -> None:
+    await furnished(core)
+    await compress(core, 2, 3)
+    blocks = await raw_entries(core, "blocks")
+    for number, (stream_id, fields) in enumerate(blocks):
+        for where in range(1, len(fields), 2):
+            damaged = list(fields)
+            damaged[where] = flipped(fields[where], len(fields[where]) // 2)
+            entries = [*blocks[:number], [stream_id, damaged], *blocks[number + 1 :]]
+            await write_stream(core, entries, "blocks")
+            assert "blocks" in {each.key.rpartition(":")[2] for each in await found(scanner)}
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+async def test_a_block_that_is_gone_is_noticed(core: Services, scanner: Scanner, gone: int) -> None:
+    await furnished(core)
+    await compress(core, 2, 3)
+    blocks = await raw_entries(core, "blocks")
+    await core.redis.xdel(core.keys.blocks("ses_1"), blocks[gone][0])
+    assert any("are missing" in damage.finding for damage in await found(scanner))
+
+
+async def test_an_archived_session_scans_clean_and_stays_archived(
+    core: Services, scanner: Scanner
+) -> None:
+    await furnished(core)
+    await core.archiving.archive("ses_1", idle_seconds=0)
+    before = await contents(core)
+    assert await found(scanner) == []
+    page = await scanner.page("", 10)
+    assert (page.sessions, page.damage) == (1, [])
+    assert await contents(core) == before
+
+
+STUBS: dict[str, Plant] = {
+    "the archive is gone": lambda core: core.redis.delete(core.keys.archive("ses_1")),
+    "the archive is of another type": lambda core: core.redis.set(core.keys.archive("ses_1"), "x"),
+    "a position that is none": lambda core: core.redis.hset(
+        core.keys.metadata("ses_1"), "epoch", "x"
+    ),
+    "another status": lambda core: core.redis.hset(core.keys.metadata("ses_1"), "status", "active"),
+    "a key that an archived session has not": lambda core: core.redis.hset(
+        core.keys.messages("ses_1"), "m1", "1"
+    ),
+}
+
+
+@pytest.mark.parametrize("stub", STUBS)
+async def test_damage_of_what_is_left_of_an_archived_session_is_noticed(
+    core: Services, scanner: Scanner, stub: str
+) -> None:
+    await furnished(core)
+    await core.archiving.archive("ses_1", idle_seconds=0)
+    await STUBS[stub](core)
+    assert await found(scanner)
+
+
+async def test_an_archive_of_a_session_that_is_not_archived_is_noticed(
+    core: Services, scanner: Scanner
+) -> None:
+    await furnished(core)
+    await core.redis.hset(core.keys.archive("ses_1"), "packed", "x")
+    assert [each.severity for each in await found(scanner)] == ["warning"]

@@ -146,30 +146,37 @@ class Keyspace:
             return
         start = f"({after}-0" if after else "-"
         async for page in self.entries(session_id, after=start):
-            if has_blocks and offset_of(page[0]) > last + 1:
-                async for made in self._compressed(session_id, last, note):
+            first = offset_of(page[0])
+            if has_blocks and first > last + 1:
+                async for made in self._compressed(session_id, last, note, first - 1):
                     yield made
             yield page
             last = offset_of(page[-1])
 
     async def _compressed(
-        self, session_id: str, after: int, note: Callable[[StoreDamaged], None]
+        self,
+        session_id: str,
+        after: int,
+        note: Callable[[StoreDamaged], None],
+        until: int | None = None,
     ) -> AsyncIterator[list[Any]]:
-        """Yield the entries of each block that are behind an offset."""
+        """Yield the entries of each block that are behind one offset, and up to another."""
         key, place = self.keys.blocks(session_id), f"{after + 1}-0"
         while raw := await answered(
             self._redis.execute_command("XRANGE", key, place, "+", "COUNT", 1)
         ):
             place = f"({raw[0][0].decode()}"
             try:
-                entries = [
-                    entry for entry in unpack(parse_block(raw[0])) if offset_of(entry) > after
-                ]
+                entries = unpack(parse_block(raw[0]))
             except StoreDamaged as error:
                 note(error)
                 continue
-            if entries:
-                yield entries
+            behind = (each for each in entries if offset_of(each) > after)
+            wanted = [each for each in behind if until is None or offset_of(each) <= until]
+            if wanted:
+                yield wanted
+            elif until is not None:
+                return
 
     async def has_field(self, session_id: str, kind: str, name: str) -> bool:
         """Tell whether a session's hash has a field."""

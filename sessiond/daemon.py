@@ -35,8 +35,10 @@ from sessiond.durable import DurableWrites
 from sessiond.errors import ConfigurationError, SessiondError, StoreUnavailable
 from sessiond.logs import Logs
 from sessiond.memory import give_large_blocks_back
+from sessiond.mirrored import MirroredFiles
 from sessiond.offline import OfflineReading
-from sessiond.paths import api_socket, data_folder, host_name, runtime_folder
+from sessiond.paths import api_socket, data_folder, host_name
+from sessiond.places import begin_memory, embedded_options, end_memory, places
 from sessiond.reporting import Place, Reporter
 from sessiond.retention import open_cleanup
 from sessiond.service.checks import check_server
@@ -56,12 +58,7 @@ from sessiond.service.tracing import Hooks, Tracer
 from sessiond.store.blocks import BlockStore
 from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
-from sessiond.store.embedded.server import (
-    EmbeddedServer,
-    ServerOptions,
-    find_binary,
-    last_used_binary,
-)
+from sessiond.store.embedded.server import EmbeddedServer
 from sessiond.store.inspection import read_key
 from sessiond.store.outcome import Committed
 from sessiond.store.probe import ServerFacts
@@ -86,6 +83,7 @@ class Daemon:
         self.socket_path = api_socket(configuration.api.socket, environ)
         self.address: str | None = None
         self._environ = environ
+        self._places = places(configuration, environ)
         self._logs = Logs(configuration.debug)
         self._log = self._logs.logger
         self._instance = configuration.sync.instance or host_name()
@@ -94,6 +92,7 @@ class Daemon:
         self._core: Core | None = None
         self._durable: DurableWrites | None = None
         self._offline: OfflineReading | None = None
+        self._files: MirroredFiles | None = None
         self._opencodes: Opencodes | None = None
         self._examiner: Examiner | None = None
         self._cleanup: Cleanup | None = None
@@ -148,10 +147,11 @@ class Daemon:
         self._bound = True
         self._opencodes = self._open_opencodes(self._core)
         self._durable = durable = await self._open_durable(self._core)
-        self._examiner = self._open_examiner(self._core, durable)
         self._offline = offline = await self._open_offline(self._core, durable)
+        self._files = files = await self._open_files(self._core, durable)
+        self._examiner = self._open_examiner(self._core, durable, files)
         self._cleanup = cleanup = self._open_cleanup(self._core, durable)
-        self._reporter = self._open_reporter(self._core, durable, offline)
+        self._reporter = self._open_reporter(self._core, durable, offline, files)
         self._tracer = tracer = self._open_tracer(self._core, durable, self._opencodes)
         self._trace_sessions()
         if facts is None:
@@ -160,6 +160,7 @@ class Daemon:
         durable.watch.call_in_doubt(self._opencodes.recheck)
         await durable.start()
         offline.start()
+        files.start()
         await self._server.start(listening)
         self._opencodes.start()
         if facts:
@@ -187,12 +188,9 @@ class Daemon:
         if self._server:
             self._streams.close()
             await self._server.stop(_GRACE_SECONDS)
-        if self._opencodes:
-            await self._opencodes.close()
-        if self._offline:
-            await self._offline.close()
-        if self._durable:
-            await self._durable.close()
+        for part in (self._opencodes, self._files, self._offline, self._durable):
+            if part:
+                await part.close()
         if self._core:
             with contextlib.suppress(SessiondError):
                 await self._core.store.leave(self._instance)
@@ -200,6 +198,8 @@ class Daemon:
                 await self._core.close()
         if self._embedded:
             await self._embedded.stop()
+            if self._places.memory:
+                end_memory(self._places.memory)
         if self._bound:
             self.socket_path.unlink(missing_ok=True)
         if self._serving:
@@ -348,7 +348,7 @@ class Daemon:
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))
 
     async def _open_durable(self, core: Core) -> DurableWrites:
-        folder = journal_folder(self.configuration, self._environ)
+        folder = self._places.journal
         durable = await DurableWrites.open(core, folder, self.configuration.journal)
         for recovery in durable.journal.recoveries:
             self._log.error(
@@ -359,28 +359,40 @@ class Daemon:
             )
         return durable
 
-    def _open_examiner(self, core: Core, durable: DurableWrites) -> Examiner:
+    def _open_examiner(self, core: Core, durable: DurableWrites, files: MirroredFiles) -> Examiner:
         folders = {
             "data folder": data_folder(self._environ),
-            "journal folder": journal_folder(self.configuration, self._environ),
+            "journal folder": self._places.journal,
         }
         if self._embedded:
-            folders["redis folder"] = self._embedded.options.directory
+            folders["redis folder"] = self._places.redis
+        return Examiner(
+            core,
+            durable.journal,
+            files,
+            owned=self._embedded is not None,
+            in_memory=self._places.memory is not None,
+            folders=folders,
+            troubles=Troubleshooter(core, self._places.journal, self._lag),
+        )
+
+    async def _open_files(self, core: Core, durable: DurableWrites) -> MirroredFiles:
         owned = self._embedded is not None
-        troubles = Troubleshooter(core, folders["journal folder"], self._lag)
-        return Examiner(core, durable.journal, owned=owned, folders=folders, troubles=troubles)
+        return await MirroredFiles.open(core, durable, self._places.files, owned=owned)
 
     def _open_cleanup(self, core: Core, durable: DurableWrites) -> Cleanup:
         options = self.configuration.retention
         return open_cleanup(core, durable, options, instance=self._instance)
 
     async def _open_offline(self, core: Core, durable: DurableWrites) -> OfflineReading:
-        folder = data_folder(self._environ) / "replica"
         limit_mib = self.configuration.replica.limit_mib
+        folder = self._places.replica
         return await OfflineReading.open(core, durable, folder, limit_mib=limit_mib)
 
     async def _start_embedded(self) -> str:
-        options = embedded_options(self.configuration, self._environ)
+        if self._places.memory:
+            begin_memory(self._places.memory)
+        options = embedded_options(self.configuration, self._environ, self._places)
         self._embedded = EmbeddedServer(options, self._log)
         await self._embedded.start()
         return self._embedded.url
@@ -410,7 +422,11 @@ class Daemon:
             return facts
 
     def _open_reporter(
-        self, core: Core, durable: DurableWrites, offline: OfflineReading
+        self,
+        core: Core,
+        durable: DurableWrites,
+        offline: OfflineReading,
+        files: MirroredFiles,
     ) -> Reporter:
         embedded = self._embedded
         url = config.shown_address(embedded.url if embedded else self.configuration.redis.url)
@@ -422,8 +438,11 @@ class Daemon:
             url=url,
             owned=embedded is not None,
             redis_cli=embedded.cli_command if embedded else f"redis-cli -u {url}",
+            in_memory=self._places.memory is not None,
         )
-        return Reporter(core, durable, offline, self._cleaning, place, began=self._began)
+        return Reporter(
+            core, durable, offline, self._cleaning, place, files=files, began=self._began
+        )
 
     def _open_tracer(self, core: Core, durable: DurableWrites, opencodes: Opencodes) -> Tracer:
         store = core.store
@@ -480,33 +499,6 @@ class Daemon:
             await self._opencodes.beat()
         with contextlib.suppress(SessiondError):  # a damaged index must not keep from starting
             await self._running.presences.sweep()
-
-
-def embedded_options(configuration: Configuration, environ: Mapping[str, str]) -> ServerOptions:
-    """Return where and how the embedded server is to run.
-
-    Raises:
-        EmbeddedServerFailed: no usable server program was found.
-    """
-    embedded = configuration.redis.embedded
-    if embedded.directory:
-        folder = Path(embedded.directory).expanduser()
-    else:
-        folder = data_folder(environ) / "redis"
-    last_used = last_used_binary(folder)
-    return ServerOptions(
-        directory=folder,
-        socket=runtime_folder(environ) / "redis.sock",
-        port=embedded.port,
-        appendfsync=embedded.appendfsync,
-        binary=find_binary(embedded.binary, environ, last_used=last_used),
-    )
-
-
-def journal_folder(configuration: Configuration, environ: Mapping[str, str]) -> Path:
-    """Return where the journal lies."""
-    named = configuration.journal.directory
-    return Path(named).expanduser() if named else data_folder(environ) / "journal"
 
 
 def _notify(state: str) -> None:

@@ -13,6 +13,7 @@ from sessiond.core import Core
 from sessiond.errors import ConfigurationError, SessiondError
 from sessiond.folders import own_fault
 from sessiond.journal import Journal
+from sessiond.mirrored import MirroredFiles
 from sessiond.service.checks import (
     FolderFacts,
     check_server,
@@ -39,6 +40,8 @@ class Examiner:
         core: the services on the Redis in question.
         journal: the daemon's.
         owned: whether the daemon started that Redis.
+        in_memory: whether all that the daemon keeps goes with it.
+        files: its JSON files.
         folders: the daemon's folders by name; what is not there is left out.
         troubles: looks at the sessions, and at what slows them down.
     """
@@ -47,14 +50,18 @@ class Examiner:
         self,
         core: Core,
         journal: Journal,
+        files: MirroredFiles,
         *,
         owned: bool,
+        in_memory: bool,
         folders: dict[str, Path],
         troubles: Troubleshooter,
     ) -> None:
         self._core = core
         self._journal = journal
+        self._files = files
         self._owned = owned
+        self._in_memory = in_memory
         self._folders = folders
         self._troubles = troubles
         self._run_id = self._fault = ""
@@ -104,8 +111,9 @@ class Examiner:
         except SessiondError as error:
             found = [failed("redis", error.detail, error.hint, code=error.code)]
             found += [journal_finding(waiting), *map(folder_finding, folders)]
-            return Diagnosis(findings=found, promises=promises_without_redis())
-        found = [*findings(here, folders), *troubles]
+            said = promises_without_redis(in_memory=self._in_memory)
+            return Diagnosis(findings=[*found, *self._files.findings()], promises=said)
+        found = [*findings(here, folders), *self._files.findings(), *troubles]
         return Diagnosis(findings=found, promises=promises(here))
 
     async def _installation(self, waiting: int) -> Installation:
@@ -121,6 +129,7 @@ class Examiner:
             wanted_replicas=durability.replicas,
             degraded_since=durability.degraded_since or "",
             clock_ahead_ms=skew.ahead_ms(),
+            in_memory=self._in_memory,
         )
 
 

@@ -13,6 +13,7 @@ async with SessionManager.connect() as manager:
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import os
 import secrets
@@ -25,7 +26,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET
 
-from sessiond import __version__, model
+from sessiond import __version__, exchange, model
 from sessiond.attendance import Attendance
 from sessiond.backend import Backend, RawEvent
 from sessiond.client import DaemonClient
@@ -33,6 +34,7 @@ from sessiond.config import Configuration, RedisOptions, RetentionOptions, SyncO
 from sessiond.core import Core
 from sessiond.direct import DirectBackend
 from sessiond.errors import InvalidInput
+from sessiond.exchange import ImportReport
 from sessiond.model import (
     ArchivedSession,
     Choice,
@@ -239,6 +241,28 @@ class SessionManager:
     ) -> builtins.list[ConflictRecord]:
         """Return the conflicts of all sessions: `open`, `settled` or `resolved` ones, or all."""
         return await retried(lambda: self._backend.conflicts(state=state))
+
+    async def export(self, session_id: str, folder: Path) -> Path:
+        """Write a session's JSON files into a folder of its own below `folder`; return that.
+
+        Raises:
+            NotFound, SessionDeleted: there is no such session, or no more.
+            InvalidInput: there is something by its name in the folder, or it cannot be written.
+        """
+        loaded = await retried(lambda: self._backend.load(session_id))
+        return await asyncio.to_thread(exchange.write_folder, loaded, folder)
+
+    async def import_from(self, path: Path) -> builtins.list[ImportReport]:
+        """Take in the sessions at a path: JSON files of `export`, or of `opencode export`.
+
+        What is there already is merged with by the rules of the daemon.
+
+        Raises:
+            InvalidInput: something there is no session.
+            SessionDeleted: a session was deleted; nothing of it, or after it, was written.
+        """
+        found = await asyncio.to_thread(lambda: list(exchange.read_sessions(path)))
+        return [await exchange.import_session(self._backend, each) for each in found]
 
     async def delete(self, session_id: str, *, expected: str = "", base: str = "") -> None:
         """Delete a session; its id is never used again.

@@ -263,9 +263,10 @@ class SessionPage(Struct, kw_only=True):
 
 
 class NewSession(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a creator may say about a session."""
+    """What a creator may say about a session. `created_at`: of one that began elsewhere."""
 
     session_id: SessionId | UnsetType = UNSET
+    created_at: Timestamp | UnsetType = UNSET
     user_id: ShortText | UnsetType = UNSET
     title: ShortText | UnsetType = UNSET
     workspace: WorkspaceKey | UnsetType = UNSET

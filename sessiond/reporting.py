@@ -14,6 +14,7 @@ from sessiond.core import Core
 from sessiond.diagnosis import durability_of
 from sessiond.durable import DurableWrites
 from sessiond.errors import SessiondError, StoreDamaged, StoreUnavailable
+from sessiond.mirrored import MirroredFiles
 from sessiond.offline import OfflineReading
 from sessiond.service.checks import check_server
 from sessiond.service.cleanup import Cleanup
@@ -32,7 +33,8 @@ class Place(Struct, frozen=True):
     """Where a daemon is to be found, and where its Redis is.
 
     `token_file`: None where it has no `address`; `url`: without its password; `owned`: whether the
-    daemon started that server; `redis_cli`: how a person looks into it.
+    daemon started that server; `redis_cli`: how a person looks into it; `in_memory`: whether all
+    that it keeps goes with it.
     """
 
     instance: str
@@ -42,6 +44,7 @@ class Place(Struct, frozen=True):
     url: str
     owned: bool
     redis_cli: str
+    in_memory: bool
 
 
 class Reporter:
@@ -51,6 +54,7 @@ class Reporter:
         core: the services on its Redis.
         durable: its journal, and whether Redis answers.
         offline: its copies of sessions.
+        files: its JSON files.
         cleanup: knows when sessions were cleaned up.
         place: where it is.
         began: when it began to start (`time.monotonic`).
@@ -64,11 +68,13 @@ class Reporter:
         cleanup: Cleanup,
         place: Place,
         *,
+        files: MirroredFiles,
         began: float,
     ) -> None:
         self._core = core
         self._durable = durable
         self._offline = offline
+        self._files = files
         self._cleanup = cleanup
         self._place = place
         self._began = began
@@ -113,6 +119,8 @@ class Reporter:
             bus_connected=core.bus.connected and not self._durable.redis.is_away,
             outbox=await self._durable.outbox.status(),
             replica=self._offline.status(),
+            files=self._files.status(),
+            in_memory=place.in_memory,
             cleanup=cleanup,
             cache=core.caches.use(),
             instances=[

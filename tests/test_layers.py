@@ -28,25 +28,19 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "journal": ("journal", "folders", "sync", "codec", "model", "errors"),
     "replica": ("replica", "folders", "sync", "codec", "model", "errors"),
     "archive": ("archive", "errors"),
+    "files": ("files", "folders", "sync", "codec", "model", "errors"),
     "service": (
-        *("service", "store", "policy", "journal", "replica", "archive", "opencode", "sync"),
-        *("codec", "model", "errors"),
+        *("service", "store", "policy", "journal", "replica", "files", "archive", "opencode"),
+        *("sync", "codec", "model", "errors"),
     ),
     "api": (
         *("api", "service", "journal", "opencode.protocol", "policy", "sync", "codec", "model"),
         "errors",
     ),
     "cli": (
-        *("cli", "client", "backend", "config", "paths", "model", "errors"),
-        *(
-            "store.keys",
-            "service.status",
-            "service.finding",
-            "service.opencode.overview",
-            "service.scanning",
-            "service.repairing",
-            "service.tracing",
-        ),
+        *("cli", "client", "backend", "exchange", "config", "paths", "model", "errors"),
+        *("store.keys", "service.status", "service.finding", "service.opencode.overview"),
+        *("service.scanning", "service.repairing", "service.tracing"),
         *("journal.reports", "opencode", "daemon"),
     ),
 }
@@ -65,7 +59,9 @@ IMPURE = (
 PURE = (
     *("codec", "sync", "policy"),
     *("journal.record", "journal.carving", "archive.record"),
+    *("files.layout", "files.state"),
     *("opencode.mapping", "opencode.difference", "opencode.records", "opencode.protocol"),
+    "opencode.exported",
 )
 
 RESERVED: dict[str, tuple[str, ...]] = {

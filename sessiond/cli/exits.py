@@ -7,6 +7,7 @@ from sessiond import errors
 OK = 0
 FAILED = 1
 USAGE = 2
+CONFLICT = 9
 DAMAGED = 12
 INTERRUPTED = 130
 
@@ -20,8 +21,8 @@ _CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
     errors.DaemonUnreachable: (7, "no daemon answers"),
     errors.NotFound: (8, "not found, or deleted"),
     errors.SessionDeleted: (8, "not found, or deleted"),
-    errors.VersionMismatch: (9, "conflict: a version or an id is taken"),
-    errors.AlreadyExists: (9, "conflict: a version or an id is taken"),
+    errors.VersionMismatch: (CONFLICT, "conflict: a version or an id is taken"),
+    errors.AlreadyExists: (CONFLICT, "conflict: a version or an id is taken"),
     errors.SessionInUse: (13, "the session is in use"),
     errors.ArchiveUnavailable: (14, "the archive cannot be read or written"),
     errors.ArchiveDamaged: (12, "what was checked is damaged"),

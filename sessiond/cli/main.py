@@ -17,6 +17,7 @@ from sessiond.cli import (
     conflicts,
     demo,
     doctor,
+    exchange,
     inspect_redis,
     journal,
     opencode,
@@ -32,7 +33,7 @@ from sessiond.cli.terminal import paint
 from sessiond.errors import SessiondError
 
 _COMMANDS = (
-    *(run, status, doctor, sessions, conflicts, opencode),
+    *(run, status, doctor, sessions, conflicts, exchange, opencode),
     *(archive, cleanup, repair, trace, journal, caching),
     *(inspect_redis, configuration, preferences, demo),
 )

@@ -22,6 +22,8 @@ from sessiond.model import SessionPresence
 from sessiond.service.opencode.overview import OpencodeStatus
 from sessiond.service.status import DurabilityStatus, ServerStatus, Status
 
+_INCIDENTS = 5
+
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -73,6 +75,7 @@ def _status(options: argparse.Namespace) -> None:
         "copies": _copies(status),
         "clean-up": cleanup.summary_of(status.cleanup),
         "cache": _cache(status),
+        "files": _files(status),
         "subscribers": f"{status.subscribers}, {status.lag} announcements behind, bus {bus}",
         "others": ", ".join(others),
     }
@@ -121,6 +124,25 @@ def _cache(status: Status) -> str:
         return ""
     unknown = f", {use.unknown} not to be told" if use.unknown else ""
     return f"{use.hits} hits, {use.misses} misses, {use.stale} stale{unknown}"
+
+
+def _files(status: Status) -> str:
+    """Return what of the sessions is kept outside of Redis, if anything is kept at all."""
+    if status.in_memory:
+        return paint("none: all is in memory only, and lost when this daemon ends", "yellow")
+    files = status.files
+    if files is None:
+        return ""
+    behind = f", {files.behind} to be written" if files.behind else ""
+    text = f"{files.sessions} sessions in {files.directory}{behind}"
+    for problem in files.rejected:
+        told = one_line(f"{problem.kept}: {problem.reason}")
+        text += paint(f"\n{'':12} not taken: {told}", "red")
+    for problem in files.recent[-_INCIDENTS:]:
+        where = f"{problem.session_id}/{problem.file}".rstrip("/")
+        told = one_line(f"{where} {problem.what}: {problem.reason} {problem.kept}")
+        text += f"\n{'':12} {told}"
+    return text
 
 
 def _opencode(status: OpencodeStatus) -> str:

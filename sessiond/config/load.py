@@ -28,7 +28,7 @@ _PLUGIN_VARIABLES = frozenset(
     f"SESSIOND_{name}"
     for name in (
         *("URL", "SOCKET", "TOKEN", "SHARE", "SHARE_KEY", "TURN_SECONDS", "OPENCODE_MODE"),
-        *("PLUGIN_LIVE", "PLUGIN_LOG"),
+        *("OPENCODE_CACHE", "PLUGIN_LIVE", "PLUGIN_LOG"),
     )
 )
 """What the plugin in opencode reads (`opencode/plugin/sessiond.js`): people export it for both."""

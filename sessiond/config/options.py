@@ -28,18 +28,30 @@ class PersistenceOptions(Section, frozen=True):
     """Where sessions are kept."""
 
     enabled: Annotated[
-        bool, Meta(description="Keep sessions. Accepted; sessions are always kept in Redis.")
+        bool,
+        Meta(
+            description="Keep sessions. false: in memory only, lost when the daemon ends; "
+            "not with redis.url."
+        ),
     ] = True
     backend: Annotated[
         Literal["file", "redis"],
-        Meta(description="Preferred store. Accepted; sessions live in Redis whatever it says."),
+        Meta(
+            description="file: the embedded server, and a folder of JSON files; "
+            "redis, or any redis.url: no files, unless mirror is true."
+        ),
     ] = "file"
     directory: Annotated[
-        str, Meta(description="Folder of the JSON files. Accepted; no file is written there yet.")
+        str,
+        Meta(
+            min_length=1,
+            description="Folder of the JSON files. If relative, below $XDG_DATA_HOME/sessiond.",
+        ),
     ] = "./.opencode/sessions"
-    format: Annotated[
-        Literal["json"], Meta(description="Format of the session files. Accepted; not used yet.")
-    ] = "json"
+    format: Annotated[Literal["json"], Meta(description="Format of the session files.")] = "json"
+    mirror: Annotated[
+        bool, Meta(description="Keep the JSON files beside a Redis of redis.url, too.")
+    ] = False
 
 
 class RetentionOptions(Section, frozen=True):

@@ -98,6 +98,16 @@ def _server(here: Installation) -> Finding:
 
 
 def _persistence(here: Installation) -> Finding:
+    if here.in_memory:
+        return warning(
+            "persistence",
+            "in memory only: all sessions are lost when this daemon ends",
+            "set persistence.enabled to true to keep them",
+        )
+    return _durability(here)
+
+
+def _durability(here: Installation) -> Finding:
     check, facts, fsync = "persistence", here.server, here.settings.appendfsync
     if facts.aof and facts.aof_failing:
         return failed(

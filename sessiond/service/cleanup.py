@@ -65,7 +65,7 @@ class Stores(Struct, frozen=True):
         use: tells how sessions are used.
         janitor: who may clean up.
         has_waiting: whether writes to a session wait on this machine.
-        archiver: archives sessions; None where that is not possible: then they are only told of.
+        archiver: archives sessions.
     """
 
     around: Surroundings
@@ -73,7 +73,7 @@ class Stores(Struct, frozen=True):
     use: UseStore
     janitor: JanitorStore
     has_waiting: Callable[[str], bool]
-    archiver: Archiver | None
+    archiver: Archiver
 
 
 class _Survey(Struct, frozen=True):
@@ -259,7 +259,7 @@ class Cleanup:
         return done
 
     async def _attempt(self, term: Term, decision: Decision, seen: Use) -> CleanedSession:
-        session_id, archiver = decision.session_id, self._stores.archiver
+        session_id = decision.session_id
         is_as_seen = await self._stores.use.of(session_id) == seen
         until_ms = term.fence()
         if not is_as_seen or self._stores.has_waiting(session_id):
@@ -267,10 +267,8 @@ class Cleanup:
         if decision.action == "delete":
             await self._delete(session_id, seen, until_ms)
             return _cleaned(decision, "deleted")
-        if archiver is None:
-            return _cleaned(decision, "left", "this daemon cannot archive")
         request = Request(expected=str(seen.position), client=_CLIENT)
-        await archiver.archive(session_id, request)
+        await self._stores.archiver.archive(session_id, request)
         return _cleaned(decision, "archived")
 
     async def _delete(self, session_id: str, seen: Use, until_ms: int) -> None:

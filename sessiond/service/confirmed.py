@@ -57,6 +57,7 @@ class Confirmed:
         self._write_again = write_again
         self._known: dict[str, Position] = {}
         self._since: list[tuple[str, Position]] = []
+        self._last: dict[str, Position] = {}
         self._looked_at: list[tuple[str, Position]] = []
         self._doubted: set[str] = set()
         self._examined: set[str] = set()
@@ -86,6 +87,7 @@ class Confirmed:
     def note(self, session_id: str, position: Position) -> None:
         """Note what Redis confirmed."""
         self._since.append((session_id, position))
+        self._last[session_id] = position
 
     def doubt(self, session_id: str) -> None:
         """Note that Redis does not have a session as it was."""
@@ -94,8 +96,8 @@ class Confirmed:
         self._in_doubt()
 
     def known(self, session_id: str) -> Position | None:
-        """Return what Redis had of a session when it was last looked at, about a second ago."""
-        return self._known.get(session_id)
+        """Return what Redis confirmed last of a session, as far as it is not known to be lost."""
+        return self._last.get(session_id) or self._known.get(session_id)
 
     async def is_missing(self, session_id: str) -> bool:
         """Tell whether Redis does not have of a session what it had."""
@@ -119,6 +121,8 @@ class Confirmed:
             known = self._known.get(session_id)
             if known is None or position.offset > known.offset:
                 self._known[session_id] = position
+            if self._last.get(session_id) == position:
+                del self._last[session_id]
         self._looked_at = []
         self._doubted -= self._examined
         if self._doubted:  # it went back once more meanwhile
@@ -185,6 +189,7 @@ class Confirmed:
                 else:
                     lost.append(entry)
         self._known.pop(session_id, None)
+        self._last.pop(session_id, None)
         others = [each for each in self._looked_at if each[0] != session_id]
         self._looked_at = others + kept  # should Redis go back again meanwhile, that is missed
         self._examined.add(session_id)

@@ -24,6 +24,10 @@ FAILOVER = (
     "eventually consistent across a failover; acknowledged commits may be reordered and are "
     "restored from surviving journals."
 )
+MEMORY = (
+    "is in memory only (`persistence.enabled: false`): it is lost when this daemon ends, however "
+    "that happens; until then it has its place in the session's order."
+)
 DELIVERY = "effectively once while journal and dedupe window are kept"
 
 
@@ -39,6 +43,7 @@ class Installation(Struct, frozen=True, kw_only=True):
         wanted_replicas: that are to confirm a write; 0 with `redis.durability: local`.
         degraded_since: since when they do not, in words; empty while they do.
         clock_ahead_ms: how far the machine's clock is ahead of Redis's; 0 when about right.
+        in_memory: whether all that the daemon keeps goes with it.
     """
 
     server: ServerFacts
@@ -49,6 +54,7 @@ class Installation(Struct, frozen=True, kw_only=True):
     wanted_replicas: int = 0
     degraded_since: str = ""
     clock_ahead_ms: int = 0
+    in_memory: bool = False
 
     @property
     def can_fail_over(self) -> bool:
@@ -58,9 +64,10 @@ class Installation(Struct, frozen=True, kw_only=True):
 
 def promises(here: Installation) -> list[Promise]:
     """Return what may be said of `journaled`, `committed`, a failover and delivery."""
+    committed = MEMORY if here.in_memory else COMMITTED
     said = [
-        *promises_without_redis(),
-        Promise(of="committed", promise=COMMITTED),
+        *promises_without_redis(in_memory=here.in_memory),
+        Promise(of="committed", promise=committed),
         Promise(of="here", promise=_so(here)),
     ]
     if here.can_fail_over:
@@ -68,10 +75,10 @@ def promises(here: Installation) -> list[Promise]:
     return said
 
 
-def promises_without_redis() -> list[Promise]:
+def promises_without_redis(*, in_memory: bool = False) -> list[Promise]:
     """Return what may be said even while Redis is away."""
     return [
-        Promise(of="journaled", promise=JOURNALED),
+        Promise(of="journaled", promise=MEMORY if in_memory else JOURNALED),
         Promise(of="delivery", promise=DELIVERY),
     ]
 

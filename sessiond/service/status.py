@@ -103,7 +103,7 @@ class CleanedSession(Struct, kw_only=True):
     """What is to become, or became, of a session over the limits, and why.
 
     `outcome`: planned (a dry run), archived, deleted, spared (by a rule), left (somebody was
-    faster, or archiving is not possible here) or failed; `detail` says more of the last two.
+    faster) or failed; `detail` says more of the last two.
     """
 
     session_id: str
@@ -139,11 +139,50 @@ class CacheUse(Struct, kw_only=True):
     unknown: int
 
 
+class FileProblem(Struct, kw_only=True):
+    """What is wrong, or was, with a file of a session.
+
+    Attributes:
+        session_id: whose.
+        file: its name; empty for the whole folder.
+        what: `rejected` (an edit that cannot be taken; the file stays as it is), `quarantined`
+            (damaged; moved away and written again), `set_aside` (a rejected one, kept under another
+            name because the session went on), `restored` (Redis had lost the session), `unknown`
+            (Redis does not have the session, and it is not ours to make it again).
+        reason: why.
+        kept: where the file is now; empty where none was moved.
+        at: when; empty for what is so now.
+    """
+
+    session_id: str
+    file: str
+    what: str
+    reason: str
+    kept: str = ""
+    at: str = ""
+
+
+class FilesStatus(Struct, kw_only=True):
+    """The folder of JSON files (`persistence.directory`).
+
+    `behind`: how many of the `sessions` are to be written; `rejected`: edits that were not taken;
+    `recent`: what happened beside, since the daemon started, the newest 100.
+    """
+
+    directory: str
+    sessions: int
+    behind: int
+    rejected: list[FileProblem]
+    recent: list[FileProblem]
+
+
 class Status(Struct, kw_only=True):
     """A daemon, its server, and what passes through it.
 
     `lag`: announcements heard but not yet handed on to subscribers; `replica`: None where no copies
-    are kept; `sessions`: how many Redis has, None while it is away; `cleanup` too.
+    are kept; `files`: None where no JSON files are; `in_memory`: nothing is kept
+    (`persistence.enabled`); `sessions`: how many Redis has, None while it is away;
+    `cleanup` too.
     """
 
     version: str
@@ -163,6 +202,8 @@ class Status(Struct, kw_only=True):
     replica: ReplicaStatus | None
     cleanup: CleanupStatus | None
     cache: CacheUse
+    files: FilesStatus | None
+    in_memory: bool
     instances: list[InstanceStatus]
 
 

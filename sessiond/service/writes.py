@@ -161,8 +161,11 @@ def decode(data: bytes) -> Write:
 
 
 def completed(write: Write, now_ms: int, entropy: Entropy) -> Write:
-    """Return a write with its time, and with what makes it recognisable when it is repeated."""
-    request = structs.replace(write.request, at_ms=now_ms)
+    """Return a write with its time, and with what makes it recognisable when it is repeated.
+
+    One that has a time keeps it.
+    """
+    request = structs.replace(write.request, at_ms=write.request.at_ms or now_ms)
     match write:
         case Create():  # its id is its key
             return structs.replace(write, request=request)

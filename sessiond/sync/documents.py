@@ -26,6 +26,20 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
+def patch_between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON Merge Patch that makes one value of another; it cannot set anything to null."""
+    patch: dict[str, Any] = {name: None for name in before if name not in after}
+    for name, value in after.items():
+        if _same(before, name, value):
+            continue
+        old = before.get(name)
+        if isinstance(old, dict) and isinstance(value, dict):
+            patch[name] = patch_between(old, value)
+        else:
+            patch[name] = value
+    return patch
+
+
 def changed_fields(
     before: dict[str, Any], after: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:

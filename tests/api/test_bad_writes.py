@@ -152,7 +152,7 @@ NO_SESSION: list[Any] = [
     {"preferences": []},
     {"context": None},
     {"status": "archived"},
-    {"created_at": "2026-01-01T00:00:00Z"},
+    {"created_at": "yesterday"},
     {"unknown": 1},
 ]
 

@@ -12,6 +12,7 @@ from tests.bench import (
     daemons,
     documents,
     durability,
+    files,
     journal,
     merge,
     opencode,
@@ -35,6 +36,7 @@ _GROUPS = {
     "archive": archive.figures,
     "cache": caching.figures,
     "recovery": recovery.figures,
+    "files": files.figures,
 }
 
 

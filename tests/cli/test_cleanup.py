@@ -1,4 +1,4 @@
-"""`sessiond cleanup`, and what `status` says of it; with a daemon that cannot archive."""
+"""`sessiond cleanup`, and what `status` says of it."""
 
 from __future__ import annotations
 
@@ -59,14 +59,13 @@ def test_a_dry_run_shows_what_would_go_and_why_and_changes_nothing(daemon: Runni
 
 def test_it_is_done_now_and_status_tells_of_it(daemon: RunningDaemon) -> None:
     told = sessiond(daemon, "cleanup").stdout
-    assert told.splitlines()[-1] == "1 deleted, 1 left, of 3 sessions"
-    assert "this daemon cannot archive" in told
+    assert told.splitlines()[-1] == "1 archived, 1 deleted, of 3 sessions"
     assert sessiond(daemon, "show", "ses_archived", code=8).stdout == ""
-    assert "0 archived, 1 deleted, 1 left; next " in sessiond(daemon, "status").stdout
+    assert "1 archived, 1 deleted, 0 left; next " in sessiond(daemon, "status").stdout
     cleanup = status_of(daemon).cleanup
     assert cleanup is not None
     assert cleanup.last is not None
-    assert (cleanup.last.deleted, cleanup.last.left) == (1, 1)
+    assert (cleanup.last.archived, cleanup.last.deleted) == (1, 1)
     assert '"event": "retention.deleted"' in daemon.log
     assert '"session_id": "ses_archived"' in daemon.log
 

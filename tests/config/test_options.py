@@ -23,6 +23,7 @@ SPECIFICATION: dict[str, Any] = {
         "backend": "file",
         "directory": "./.opencode/sessions",
         "format": "json",
+        "mirror": False,  # ours
     },
     "retention": {
         "max_sessions": 50,

@@ -43,6 +43,6 @@ def cleanup_on(
         use=UseStore(core.redis, core.keys),
         janitor=JanitorStore(core.redis, core.keys, life_ms),
         has_waiting=has_waiting,
-        archiver=archiver,
+        archiver=archiver or core.archiving,
     )
     return Cleanup(stores, limits, interval_ms=24 * HOUR_MS, instance=instance)

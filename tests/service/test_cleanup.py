@@ -124,15 +124,6 @@ async def test_a_preview_says_what_would_be_and_changes_nothing(
     assert (await JanitorStore(core.redis, core.keys, 1).look()).finished_ms is None
 
 
-async def test_without_an_archiver_it_is_only_told_of(core: Services) -> None:
-    await create(core, "s")
-    core.clock.ms += 31 * DAY_MS
-    report = await cleanup_on(core, MONTH).run()
-    assert outcomes(report) == {"s": "left"}
-    assert report.found[0].detail == "this daemon cannot archive"
-    assert await status_of(core, "s") == "active"
-
-
 async def test_what_is_in_use_in_any_way_is_spared(
     core: Services, archiver: MarkingArchiver
 ) -> None:

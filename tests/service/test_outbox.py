@@ -523,6 +523,18 @@ async def test_after_a_loss_redis_is_known_to_have_what_is_left_and_no_more(
     assert machine.outbox.confirmed.known("s") is None
 
 
+async def test_what_was_confirmed_a_moment_ago_is_relied_on_before_anybody_looked(
+    machine: Machine,
+) -> None:
+    """It may be from an earlier life: then the committer remembers nothing of the session."""
+    await machine.outbox.submit(append("a"))
+    await look(machine, unchanged=True)
+    await machine.outbox.submit(append("b"))
+    assert machine.outbox.confirmed.known("s") == Position(EPOCH, 2)
+    await look(machine, unchanged=True)
+    assert machine.outbox.confirmed.known("s") == Position(EPOCH, 2)
+
+
 async def test_a_retry_of_what_redis_has_just_lost_is_no_refusal(
     machine: Machine, redis: PlayedRedis
 ) -> None:

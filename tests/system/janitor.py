@@ -28,7 +28,7 @@ def cleanup_of(core: Core, instance: str, life_ms: int) -> Cleanup:
         use=core.use,
         janitor=JanitorStore(core.redis, core.keys, life_ms),
         has_waiting=lambda _: False,
-        archiver=None,
+        archiver=core.archiving,
     )
     return Cleanup(stores, LIMITS, interval_ms=HOUR_MS, instance=instance)
 

@@ -57,6 +57,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     """A loopback port to listen on, protected by a password; 0 for none."""
     appendfsync: Literal["always", "everysec", "no"] = "everysec"
+    is_durable: bool = True
+    """Whether it keeps what it holds; else that is in memory only."""
     patience: Patience = Patience()
 
 
@@ -92,7 +94,7 @@ def configuration(options: ServerOptions, folder: Path, password: str | None) ->
         ("logfile", folder / LOG_FILE),
         ("databases", "1"),
         ("save", ""),
-        ("appendonly", "yes"),
+        ("appendonly", "yes" if options.is_durable else "no"),
         ("appendfsync", options.appendfsync),
         ("aof-use-rdb-preamble", "yes"),
         ("aof-load-truncated", "yes"),

@@ -88,7 +88,6 @@ def log_is_damaged(session_id: str, end: Position) -> StoreDamaged:
     return StoreDamaged(
         f"the log of session {session_id!r} does not hold the {end.offset} operations that its "
         f"metadata counts",
-        hint="something other than sessiond removed them; `sessiond doctor` looks at the server",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -35,6 +35,8 @@ from sessiond.service.preferences import UserPreferences
 from sessiond.service.presence import Presences
 from sessiond.service.records import Records
 from sessiond.service.refusals import Refusals
+from sessiond.service.repairing import Copies, Repairer
+from sessiond.service.scanning import Scanner
 from sessiond.service.sessions import Sessions
 from sessiond.service.windows import WindowDefaults, Windows
 from sessiond.service.writing import Surroundings
@@ -51,11 +53,13 @@ from sessiond.store.connection import (
     connect_subscriber,
 )
 from sessiond.store.keys import Keys
+from sessiond.store.keyspace import Keyspace
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.preferences import PreferenceStore
 from sessiond.store.presence import PresenceStore
 from sessiond.store.probe import ServerFacts, facts_of, read_facts
+from sessiond.store.repairs import RepairStore
 from sessiond.store.replicas import ReplicaAcks
 from sessiond.store.sessions import SessionStore
 from sessiond.store.use import UseStore
@@ -143,6 +147,8 @@ class Core:
         self.conflicts = Conflicts(around, kept_days=sync.conflict_days)
         self.documents = Documents(around)
         self.refusals = Refusals(around)
+        self.keyspace = Keyspace(self.redis, self.keys)
+        self.scanner = Scanner(self.keyspace, clock)
         self.caches = self._open_caches(configuration, instance)
         self._edits = EditWatch(self.caches)
         self.store.on_commit.append(self._edits.note_commit)
@@ -199,6 +205,18 @@ class Core:
             wanted=redis.replicas,
             wait_seconds=redis.replica_wait_seconds,
             clock=clock,
+        )
+
+    def repairer(self, copies: Copies, changed: Callable[[str], None]) -> Repairer:
+        """Return what repairs sessions; see Repairer."""
+        return Repairer(
+            self.scanner,
+            self.keyspace,
+            RepairStore(self.redis, self.keys),
+            self.store,
+            copies=copies,
+            changed=changed,
+            clock=self.around.clock,
         )
 
     @property

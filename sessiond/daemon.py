@@ -19,11 +19,13 @@ from sessiond.api.guard import Guard
 from sessiond.api.handlers import Handlers, Services
 from sessiond.api.journal import JournalHandlers, journal_routes
 from sessiond.api.opencode import OpencodeHandlers, opencode_routes
+from sessiond.api.repairing import RepairHandlers, repair_routes
 from sessiond.api.routes import routes
 from sessiond.api.schema import openapi
 from sessiond.api.server import ApiServer, application
 from sessiond.api.sse import EventStreams
 from sessiond.api.system import System
+from sessiond.api.tracing import TraceHandlers, trace_routes
 from sessiond.api.users import UserHandlers, user_routes
 from sessiond.api.writing import WriteHandlers
 from sessiond.config import Configuration
@@ -52,6 +54,7 @@ from sessiond.service.status import (
     KeyContent,
     Status,
 )
+from sessiond.service.tracing import Hooks, Tracer
 from sessiond.store.blocks import BlockStore
 from sessiond.store.connection import answered
 from sessiond.store.draft import Draft
@@ -59,6 +62,8 @@ from sessiond.store.embedded.server import EmbeddedServer
 from sessiond.store.inspection import read_key
 from sessiond.store.outcome import Committed
 from sessiond.store.probe import ServerFacts
+from sessiond.store.traces import TraceStore
+from sessiond.troubleshooting import LoopLag, Troubleshooter
 
 _BEAT_SECONDS = 5.0
 _LIFETIME_MS = 20_000
@@ -92,8 +97,10 @@ class Daemon:
         self._examiner: Examiner | None = None
         self._cleanup: Cleanup | None = None
         self._reporter: Reporter | None = None
+        self._tracer: Tracer | None = None
         self._server: ApiServer | None = None
         self._streams = EventStreams(configuration.sync.heartbeat_seconds)
+        self._lag = LoopLag()
         self._bound = self._serving = False
         self._tasks: list[asyncio.Task[None]] = []
         self._token_file = (
@@ -136,7 +143,6 @@ class Daemon:
         facts = await self._reach(self._core)
         if self._core.replicas and facts:
             await answered(self._core.replicas.check())
-        self._trace_sessions()
         listening = self._bind()
         self._bound = True
         self._opencodes = self._open_opencodes(self._core)
@@ -146,6 +152,8 @@ class Daemon:
         self._examiner = self._open_examiner(self._core, durable, files)
         self._cleanup = cleanup = self._open_cleanup(self._core, durable)
         self._reporter = self._open_reporter(self._core, durable, offline, files)
+        self._tracer = tracer = self._open_tracer(self._core, durable, self._opencodes)
+        self._trace_sessions()
         if facts is None:
             durable.redis.note_failure()
         self._server = self._api(self._core, durable, offline, self._opencodes, listening)
@@ -159,6 +167,7 @@ class Daemon:
             with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
                 await self._beat_once()
         jobs = [self._beat(), self._trim(), self._examiner.watch(), CleanupSchedule(cleanup).run()]
+        jobs += [self._lag.run(), tracer.run()]
         if self.configuration.performance.compression_enabled:
             jobs.append(self._compression(self._core).run())
         self._tasks = [asyncio.create_task(job) for job in jobs]
@@ -245,6 +254,12 @@ class Daemon:
         return self._core
 
     @property
+    def _tracing(self) -> Tracer:
+        if self._tracer is None:
+            raise RuntimeError("the daemon was not started")
+        return self._tracer
+
+    @property
     def _reporting(self) -> Reporter:
         if self._reporter is None:
             raise RuntimeError("the daemon was not started")
@@ -316,11 +331,15 @@ class Daemon:
         plugin = OpencodeHandlers(opencodes, self._streams)
         writing = WriteHandlers(durable.outbox, offline.reading, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
+        repairer = core.repairer(offline.copied_log, durable.outbox.confirmed.doubt)
+        repairing = RepairHandlers(core.scanner, repairer)
         table = [
-            *cache_routes(CacheHandlers(core.caches)),  # before the documents of any name
+            *trace_routes(TraceHandlers(self._tracing)),  # before the documents of any name
+            *cache_routes(CacheHandlers(core.caches)),
             *routes(Handlers(services), writing, system),
             *opencode_routes(plugin),
             *journal_routes(journal),
+            *repair_routes(repairing),
             *archive_routes(ArchiveHandlers(core.archiving)),
             *cleanup_routes(CleanupHandlers(self._cleaning)),
             *user_routes(UserHandlers(core.preferences)),
@@ -354,6 +373,7 @@ class Daemon:
             owned=self._embedded is not None,
             in_memory=self._places.memory is not None,
             folders=folders,
+            troubles=Troubleshooter(core, self._places.journal, self._lag),
         )
 
     async def _open_files(self, core: Core, durable: DurableWrites) -> MirroredFiles:
@@ -424,12 +444,25 @@ class Daemon:
             core, durable, offline, self._cleaning, place, files=files, began=self._began
         )
 
+    def _open_tracer(self, core: Core, durable: DurableWrites, opencodes: Opencodes) -> Tracer:
+        store = core.store
+        hooks = Hooks(
+            on_write=durable.outbox.on_write,
+            on_send=store.on_send,
+            on_commit=store.on_commit,
+            on_seen=core.feeds.on_seen,
+            on_applied=opencodes.on_applied,
+        )
+        return Tracer(TraceStore(core.redis, core.keys), self._instance, hooks)
+
     def _trace_sessions(self) -> None:
         told = self._running.store.on_commit
         if self._log_commit in told:
             told.remove(self._log_commit)
         if self.configuration.debug.sessions:
             told.append(self._log_commit)
+        if self._tracer:
+            self._tracer.switch(on=self.configuration.debug.sessions)
 
     def _log_commit(self, session_id: str, group: list[Draft], committed: Committed) -> None:
         for draft, position in zip(group, committed.positions, strict=True):

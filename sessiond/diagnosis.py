@@ -26,6 +26,7 @@ from sessiond.service.finding import failed
 from sessiond.service.promise import Installation, promises, promises_without_redis
 from sessiond.service.status import Diagnosis, DurabilityStatus
 from sessiond.store.probe import Waitaof, read_settings, server_ms, try_waitaof
+from sessiond.troubleshooting import Troubleshooter
 
 _PERIOD_SECONDS = 5.0
 
@@ -42,6 +43,7 @@ class Examiner:
         in_memory: whether all that the daemon keeps goes with it.
         files: its JSON files.
         folders: the daemon's folders by name; what is not there is left out.
+        troubles: looks at the sessions, and at what slows them down.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Examiner:
         owned: bool,
         in_memory: bool,
         folders: dict[str, Path],
+        troubles: Troubleshooter,
     ) -> None:
         self._core = core
         self._journal = journal
@@ -60,6 +63,7 @@ class Examiner:
         self._owned = owned
         self._in_memory = in_memory
         self._folders = folders
+        self._troubles = troubles
         self._run_id = self._fault = ""
         self._waitaof: Waitaof = ""
 
@@ -103,12 +107,13 @@ class Examiner:
         waiting = (await self._journal.status()).pending
         try:
             here = await self._installation(waiting)
+            troubles = await self._troubles.findings()
         except SessiondError as error:
             found = [failed("redis", error.detail, error.hint, code=error.code)]
             found += [journal_finding(waiting), *map(folder_finding, folders)]
             said = promises_without_redis(in_memory=self._in_memory)
             return Diagnosis(findings=[*found, *self._files.findings()], promises=said)
-        found = [*findings(here, folders), *self._files.findings()]
+        found = [*findings(here, folders), *self._files.findings(), *troubles]
         return Diagnosis(findings=found, promises=promises(here))
 
     async def _installation(self, waiting: int) -> Installation:

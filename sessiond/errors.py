@@ -230,6 +230,14 @@ class StoreDamaged(SessiondError):
     code = "store-damaged"
     title = "Store damaged"
 
+    def __init__(
+        self,
+        detail: str,
+        *,
+        hint: str = "`sessiond doctor --scan` tells what is damaged, `sessiond repair` mends it",
+    ) -> None:
+        super().__init__(detail, hint=hint)
+
 
 class SessionInUse(SessiondError):
     """Somebody is at the session, or was a moment ago: it is not archived now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -14,6 +15,7 @@ from sessiond.service.copying import Copier, Source
 from sessiond.service.reading import Offline, Reading, Services
 from sessiond.service.reviving import Revival
 from sessiond.service.status import ReplicaStatus
+from sessiond.sync.entry import Entry
 
 _MIB = 1024 * 1024
 
@@ -64,6 +66,13 @@ class OfflineReading:
             except ReplicaUnavailable as error:
                 _log.error("replica.unavailable", reason=error.detail)
         return cls(core, durable, replica)
+
+    async def copied_log(self, session_id: str) -> list[Entry]:
+        """Return what is copied of a session's log; nothing where that cannot be read."""
+        with suppress(ReplicaUnavailable):
+            if self.replica and (content := await self.replica.content(session_id)):
+                return content[1]
+        return []
 
     def start(self) -> None:
         """Begin to keep the copies fresh."""

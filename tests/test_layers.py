@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cli": (
         *("cli", "client", "backend", "exchange", "config", "paths", "model", "errors"),
         *("store.keys", "service.status", "service.finding", "service.opencode.overview"),
+        *("service.scanning", "service.repairing", "service.tracing"),
         *("journal.reports", "opencode", "daemon"),
     ),
 }

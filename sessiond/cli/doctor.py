@@ -14,6 +14,7 @@ from sessiond.cli.connecting import (
 )
 from sessiond.cli.findings import failed_by, report
 from sessiond.cli.opencode.doctor import has_plugin, plugin_findings
+from sessiond.cli.scan import scan
 from sessiond.cli.terminal import one_line, paint
 from sessiond.client import DaemonClient
 from sessiond.errors import SessiondError
@@ -36,10 +37,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_connection_options(parser)
     add_json_option(parser)
+    parser.add_argument(
+        "--scan",
+        nargs="*",
+        metavar="ID",
+        help="instead, compare all that Redis holds of sessions with their logs: of these, or all; "
+        "exit code 12 where something is damaged",
+    )
     parser.set_defaults(command=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.scan is not None:
+        return scan(options)
     daemon, diagnosis = _ask(options)
     code = report(
         _findings(daemon, diagnosis),

@@ -17,6 +17,7 @@ _CODES: dict[type[errors.SessiondError], tuple[int, str]] = {
     errors.EmbeddedServerFailed: (5, "the embedded Redis server failed"),
     errors.StoreUnavailable: (6, "Redis does not answer, or is full"),
     errors.ReplicaUnavailable: (6, "Redis does not answer, or is full"),
+    errors.StoreDamaged: (DAMAGED, "what was checked is damaged"),
     errors.DaemonUnreachable: (7, "no daemon answers"),
     errors.NotFound: (8, "not found, or deleted"),
     errors.SessionDeleted: (8, "not found, or deleted"),

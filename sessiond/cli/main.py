@@ -22,9 +22,11 @@ from sessiond.cli import (
     journal,
     opencode,
     preferences,
+    repair,
     run,
     sessions,
     status,
+    trace,
 )
 from sessiond.cli.exits import INTERRUPTED, OK, exit_code
 from sessiond.cli.terminal import paint
@@ -32,7 +34,8 @@ from sessiond.errors import SessiondError
 
 _COMMANDS = (
     *(run, status, doctor, sessions, conflicts, exchange, opencode),
-    *(archive, cleanup, journal, caching, inspect_redis, configuration, preferences, demo),
+    *(archive, cleanup, repair, trace, journal, caching),
+    *(inspect_redis, configuration, preferences, demo),
 )
 
 

@@ -237,8 +237,7 @@ def _idle_ms(archive: Archive, now_ms: int) -> int:
         return max(0, now_ms - milliseconds(last.decode()))
     except ValueError as error:
         raise StoreDamaged(
-            f"session {archive.session_id!r} does not say when it was last used",
-            hint="look at it with `sessiond redis cat`",
+            f"session {archive.session_id!r} does not say when it was last used"
         ) from error
 
 

@@ -159,7 +159,7 @@ def _waitaof(here: Installation) -> Finding:
 
 def _memory(here: Installation) -> Finding:
     check, facts = "memory", here.server
-    used = f"{_size(facts.memory_used)} used"
+    used = f"{size(facts.memory_used)} used"
     if facts.policy.startswith("allkeys-"):
         return warning(
             check,
@@ -175,7 +175,7 @@ def _memory(here: Installation) -> Finding:
         )
     if not facts.memory_limit:
         return ok(check, f"{used}, no limit (maxmemory 0), {facts.policy}")
-    text = f"{used} of {_size(facts.memory_limit)}, {facts.policy}"
+    text = f"{used} of {size(facts.memory_limit)}, {facts.policy}"
     if facts.memory_used >= facts.memory_limit:
         return failed(
             check,
@@ -214,7 +214,7 @@ def _replication(here: Installation) -> Finding:
         return warning(
             check,
             f"{text}; {slow[0].address} is {slow[0].lag_seconds} s, "
-            f"{_size(slow[0].lag_bytes)} behind",
+            f"{size(slow[0].lag_bytes)} behind",
             "look at that replica and at the network: a failover would lose as much",
         )
     if wanted:
@@ -253,7 +253,7 @@ def journal_finding(waiting: int) -> Finding:
 def folder_finding(folder: FolderFacts) -> Finding:
     """Tell whether a folder is private, and whether there is room."""
     check = folder.name
-    text = f"{folder.path}, {_size(folder.free_bytes)} free"
+    text = f"{folder.path}, {size(folder.free_bytes)} free"
     if folder.fault:
         return failed(
             check,
@@ -268,7 +268,7 @@ def folder_finding(folder: FolderFacts) -> Finding:
     return ok(check, text)
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
     """Return a number of bytes for people."""
     for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
         if count >= factor:

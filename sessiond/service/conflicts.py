@@ -290,7 +290,6 @@ def _folded(session_id: str, entries: list[ConflictEntry]) -> list[ConflictRecor
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StoreDamaged(
                 f"conflict {entry.number} of session {session_id!r} is damaged: {error}",
-                hint="look at it with `sessiond redis cat`",
             ) from error
     return list(records.values())
 

@@ -260,6 +260,7 @@ class Copier:
         try:
             await self._copy(session_id)
             await self._note_read(session_id, now)
+            self._unfit.discard(session_id)
             if copy := self._replica.copies.get(session_id):
                 self.written.forget(session_id, copy.position.offset)
         except (NotFound, SessionDeleted):
@@ -268,7 +269,10 @@ class Copier:
             _log.warning("replica.not_copied", session_id=session_id, reason=error.detail)
             self._unfit.add(session_id)
             self.written.drop(session_id)
-            await self._replica.drop([session_id])
+            copy = self._replica.copies.get(session_id)
+            if copy is None or not copy.current_ms or isinstance(error, TooLarge):
+                await self._replica.drop([session_id])
+            # else what was whole once stays: a repair may need it
         except BaseException:
             self._behind.add(session_id)
             raise
@@ -330,7 +334,7 @@ class Copier:
     def _current_ms(self, copy: Copy) -> int:
         known_ms = max(copy.current_ms, self._replica.current_ms)
         session_id = copy.session_id
-        is_sure = session_id not in self._behind and session_id not in self._reading
+        is_sure = session_id not in self._behind | self._reading | self._unfit
         return max(known_ms, self._sure_ms) if is_sure else known_ms
 
     def _all_current_ms(self) -> int:

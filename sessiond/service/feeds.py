@@ -7,7 +7,7 @@ import contextlib
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from msgspec import Raw
@@ -42,6 +42,10 @@ _CATCH_UP_AT_ONCE = 8
 _LARGE_BYTES = 1024 * 1024
 _LINGER_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 2.0
+
+
+OnSeen = Callable[[str, Event, int], None]
+"""Told of every event that a feed passes on, and to how many, for the trace."""
 
 
 class _Feed:
@@ -114,9 +118,10 @@ class _Feed:
 class _SessionFeed(_Feed):
     """The events of one session."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Follower, on_seen: list[OnSeen]) -> None:
         super().__init__()
         self._follower = follower
+        self._on_seen = on_seen
 
     def join(self, subscription: Subscription, position: Position) -> bool:
         """Add a subscriber who has read up to here; False when it must read on first."""
@@ -134,6 +139,8 @@ class _SessionFeed(_Feed):
                 for event in events:
                     self._remember(event)
                     self.tell(event)
+                    for note in self._on_seen:
+                        note(self._follower.session_id, event, len(self.subscriptions))
         except StoreDamaged as error:
             for subscription in self.subscriptions:
                 subscription.fail(error)
@@ -146,8 +153,9 @@ class _WorkspaceFeed(_Feed):
     it missed in the ring; when that is not enough it is told where each session stands.
     """
 
-    def __init__(self, store: SessionStore, workspace: str) -> None:
+    def __init__(self, store: SessionStore, workspace: str, on_seen: list[OnSeen]) -> None:
         super().__init__()
+        self._on_seen = on_seen
         self.linger: asyncio.TimerHandle | None = None
         self._store = store
         self._workspace = workspace
@@ -199,6 +207,8 @@ class _WorkspaceFeed(_Feed):
             for event in events:
                 self._remember(event)
                 self.tell(self._numbered(event))
+                for note in self._on_seen:
+                    note(session_id, event, len(self.subscriptions))
                 if event.name == DELETED:
                     del self._followers[session_id]
 
@@ -236,6 +246,7 @@ class Feeds:
         self._sessions: dict[str, _SessionFeed] = {}
         self._workspaces: dict[str, _WorkspaceFeed] = {}
         self._opening = asyncio.Lock()
+        self.on_seen: list[OnSeen] = []
         self._leaving: asyncio.Task[None] | None = None
         self._catching_up = asyncio.Semaphore(_CATCH_UP_AT_ONCE)
 
@@ -319,7 +330,9 @@ class Feeds:
             feed = self._sessions.get(session_id)
             if feed is None:
                 end = await self._store.end(session_id)
-                feed = _SessionFeed(Follower(self._store.log, session_id, end.position))
+                feed = _SessionFeed(
+                    Follower(self._store.log, session_id, end.position), self.on_seen
+                )
                 await self._bus.listen(self._keys.events(session_id), feed.hear)
                 self._sessions[session_id] = feed
             feed.users += 1
@@ -336,7 +349,7 @@ class Feeds:
         async with self._opening:
             feed = self._workspaces.get(workspace)
             if feed is None:
-                feed = _WorkspaceFeed(self._store, workspace)
+                feed = _WorkspaceFeed(self._store, workspace, self.on_seen)
                 await feed.start()
                 await self._bus.listen(self._keys.workspace_events(workspace), feed.hear)
                 self._workspaces[workspace] = feed

@@ -82,6 +82,10 @@ class Surroundings(Struct, frozen=True):
     told: Callable[[Journaled], None] = field(default=lambda _: None)
 
 
+OnWrite = Callable[[Write, asyncio.Future[Span]], None]
+"""Told of every write that is taken in, and when the disk has it, for the trace."""
+
+
 class Journaled(Struct, frozen=True):
     """A write that is on the disk, with the names it got, and will be done.
 
@@ -148,6 +152,7 @@ class Outbox:
         self._disk_fails = False
         self._is_redis_full = False
         self._bases = Bases()
+        self.on_write: list[OnWrite] = []
         self.confirmed = Confirmed(around.journal, around.lookup, self._write_again)
         """What Redis is known to have."""
 
@@ -191,6 +196,8 @@ class Outbox:
         straight = not self._must_wait(write.session_id) and wait_seconds != 0
         retry_key = f"{key} {writes.digest(write)}" if key else ""
         begun = journal.begin(write.session_id, [writes.encode(write)], key=retry_key)
+        for note in self.on_write:
+            note(write, begun)
         try:
             if not straight or self._disk_fails:
                 span = await self._durable(begun)

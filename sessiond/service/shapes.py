@@ -28,7 +28,6 @@ def document_value(snapshot: Snapshot, name: DocumentName) -> Metadata | Context
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreDamaged(
             f"the {name} of session {snapshot.metadata.get('session_id')!r} is damaged: {error}",
-            hint="look at it with `sessiond redis cat`",
         ) from error
 
 

@@ -191,8 +191,7 @@ def _archive(session_id: str, keys: dict[str, KeyContent]) -> Archive:
         epoch, version = metadata[b"epoch"].decode(), int(metadata[b"version"])
     except (KeyError, ValueError) as error:
         raise StoreDamaged(
-            f"the metadata of session {session_id!r} are damaged: {error}",
-            hint="look at them with `sessiond redis cat`",
+            f"the metadata of session {session_id!r} are damaged: {error}"
         ) from error
     return Archive(session_id, epoch, version, keys)
 
@@ -205,8 +204,7 @@ def _is_of_opencode(archive: Archive) -> bool:
 def _type(session_id: str, given: bytes) -> Any:
     if given not in (b"hash", b"stream"):
         raise StoreDamaged(
-            f"session {session_id!r} has a key of the type {given.decode('ascii', 'replace')}",
-            hint="something other than sessiond wrote it",
+            f"session {session_id!r} has a key of the type {given.decode('ascii', 'replace')}"
         )
     return given.decode()
 

@@ -32,6 +32,10 @@ _COLUMNS = msgspec.msgpack.Decoder(
 )
 
 
+class NewerBlock(StoreDamaged):
+    """A block in a form that this sessiond does not know."""
+
+
 class Block(Struct, frozen=True):
     """Neighbouring entries, compressed.
 
@@ -75,7 +79,7 @@ def unpack(block: Block) -> list[Any]:
         StoreDamaged: it is not what `pack` made.
     """
     if block.codec != CODEC:
-        raise StoreDamaged(
+        raise NewerBlock(
             f"the block of entries up to {block.last} is in the form {block.codec[:40]!r}",
             hint="a newer sessiond wrote it; use that one",
         )
@@ -102,7 +106,6 @@ def _flat(row: tuple[bytes, ...]) -> list[bytes]:
 def _damaged(block: Block, reason: str) -> StoreDamaged:
     return StoreDamaged(
         f"the block of entries up to {block.last} is damaged: {reason}",
-        hint="something other than sessiond wrote into the blocks; restore them from a backup",
     )
 
 
@@ -143,10 +146,7 @@ def raw_block(block: Block) -> list[Any]:
 
 
 def _foreign(stream_id: bytes) -> StoreDamaged:
-    return StoreDamaged(
-        f"block {stream_id!r} is not one of sessiond's",
-        hint="something other than sessiond wrote into this stream",
-    )
+    return StoreDamaged(f"block {stream_id!r} is not one of sessiond's")
 
 
 class BlockStore:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sessiond.errors import StoreDamaged
+from sessiond.sync.chain import broken_link, has_shape
 from sessiond.sync.entry import Entry
-
-_FIELDS = [b"op", b"at", b"origin", b"id", b"epoch", b"json"]
 
 
 def parse_entry(raw: Any) -> Entry:
@@ -36,24 +35,36 @@ def checked(raw: list[Any]) -> list[Any]:
     """Return stream entries as Redis sent them, each `[id, [name, value, …]]`.
 
     Raises:
-        StoreDamaged: an entry is not one that the commit script writes, or entries are missing.
+        StoreDamaged: an entry is not one that the commit script writes, entries are missing, or
+            one does not follow from those before it.
     """
-    for stream_id, fields in raw:
-        if fields is None or fields[::2] != _FIELDS or not stream_id.endswith(b"-0"):
-            raise _foreign(stream_id)
+    for item in raw:
+        if not has_shape(item):
+            raise _foreign(item[0])
     if raw and int(raw[-1][0][:-2]) - int(raw[0][0][:-2]) != len(raw) - 1:
         raise StoreDamaged(
-            f"entries are missing from the log between {raw[0][0]!r} and {raw[-1][0]!r}",
-            hint="something other than sessiond removed entries, or added some",
+            f"entries are missing from the log between {raw[0][0]!r} and {raw[-1][0]!r}"
+        )
+    broken = broken_link(raw)
+    if broken:
+        raise StoreDamaged(
+            f"log entry {broken!r}, or the one before it, is not what was written there"
         )
     return raw
 
 
+def checked_behind(before: list[Any], raw: list[Any]) -> list[Any]:
+    """Return stream entries as `checked` does, once they also follow the last of those `before`.
+
+    Raises:
+        StoreDamaged: see `checked`.
+    """
+    proof = before[-1:]
+    return checked([*proof, *raw])[len(proof) :]
+
+
 def _foreign(stream_id: bytes) -> StoreDamaged:
-    return StoreDamaged(
-        f"log entry {stream_id!r} is not one of sessiond's",
-        hint="something other than sessiond wrote into this stream",
-    )
+    return StoreDamaged(f"log entry {stream_id!r} is not one of sessiond's")
 
 
 def offset_of(raw: Any) -> int:

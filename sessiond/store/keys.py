@@ -92,6 +92,24 @@ TABLE: dict[str, KeyKind] = {
         "who is there: instance → since_ms, seen_ms, until_ms, JSON (machine, client, "
         "active_files); counts until until_ms",
     ),
+    "trace": KeyKind(
+        _session("trace"),
+        "stream",
+        "1 day, the 10,000 newest about",
+        "while debug.sessions is on: which stage each operation reached where and when, as JSON",
+    ),
+    "quarantine": KeyKind(
+        _session("quarantine:<time>:<kind>"),
+        "any",
+        "kept until somebody removes it",
+        "what `sessiond repair` replaced: the key as it was",
+    ),
+    "repair": KeyKind(
+        _session("repair:<kind>"),
+        "any",
+        "10 minutes",
+        "scratch: what a repair is about to put in place",
+    ),
     "archive": KeyKind(
         _session("archive"),
         "hash",
@@ -195,6 +213,13 @@ TABLE: dict[str, KeyKind] = {
     ),
 }
 
+SESSION_KINDS = tuple(
+    kind
+    for kind, row in TABLE.items()
+    if "{<id>}" in row.pattern and row.type not in ("channel", "any")
+)
+"""The kinds of keys that a session has at most one of each."""
+
 _LOG_KINDS = (
     "metadata",
     "conversation",
@@ -207,14 +232,10 @@ _LOG_KINDS = (
     "blocks",
 )
 
-PASSING_KINDS = ("lease", "presence", "reads", "cache", "cache_uses")
+PASSING_KINDS = ("lease", "presence", "trace", "reads", "cache", "cache_uses")
 """Keys of a session that Redis drops by itself: an archive does not hold them."""
 
-ARCHIVED_KINDS = tuple(
-    kind
-    for kind, row in TABLE.items()
-    if "<id>" in row.pattern and row.type != "channel" and kind not in (*PASSING_KINDS, "archive")
-)
+ARCHIVED_KINDS = tuple(kind for kind in SESSION_KINDS if kind not in (*PASSING_KINDS, "archive"))
 """What an archive holds: all keys of a session, also those that are yet to come."""
 
 _REMEMBERED = 4096
@@ -242,6 +263,40 @@ class Keys:
     def _name(self, kind: str, value: str = "") -> str:
         rest = TABLE[kind].pattern.removeprefix("sessiond")
         return self.namespace + _PLACE.sub(lambda _: value, rest)
+
+    def of_session(self, kind: str, session_id: str) -> str:
+        """Key of a kind in SESSION_KINDS."""
+        return self._name(kind, session_id)
+
+    def quarantine(self, session_id: str, time: str, kind: str) -> str:
+        """Where a repair moves what it replaces; `time`: when it began."""
+        return self._moved("quarantine", session_id, kind).replace("<time>", time)
+
+    def repair(self, session_id: str, kind: str) -> str:
+        """Where a repair prepares what it puts in place."""
+        return self._moved("repair", session_id, kind)
+
+    def _moved(self, place: str, session_id: str, kind: str) -> str:
+        return self._name(place, session_id).replace("<kind>", kind)
+
+    def all_of_sessions(self) -> str:
+        """Glob of all keys of sessions."""
+        return self._name("metadata", "*").removesuffix("metadata") + "*"
+
+    def all_of_session(self, session_id: str) -> str:
+        """Glob of all keys of one session."""
+        return self.all_of_sessions().replace("*", session_id, 1)
+
+    def parsed(self, key: bytes) -> tuple[str, str] | None:
+        """Return session id and kind of a session's key; None where it is none of ours."""
+        before, after = self._name("metadata", "\n").removesuffix("metadata").split("\n")
+        name = key.decode("utf-8", "replace")
+        if not name.startswith(before):
+            return None
+        session_id, found, kind = name.removeprefix(before).partition(after)
+        first = kind.partition(":")[0]
+        known = kind in SESSION_KINDS or (first in ("quarantine", "repair") and first != kind)
+        return (session_id, first) if found and known else None
 
     def metadata(self, session_id: str) -> str:
         """Hash of the session's plain fields."""
@@ -292,6 +347,10 @@ class Keys:
     def presence(self, session_id: str) -> str:
         """Hash: who is at the session."""
         return self._name("presence", session_id)
+
+    def trace(self, session_id: str) -> str:
+        """Stream: what became of the session's operations."""
+        return self._name("trace", session_id)
 
     def archiving(self, session_id: str) -> list[str]:
         """Return the keys that the scripts of archiving declare, in their order."""

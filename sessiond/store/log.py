@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from sessiond.errors import StoreDamaged
 from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
-from sessiond.store.entries import checked, offset_of, parse_entry
+from sessiond.store.entries import checked, checked_behind, offset_of, parse_entry
 from sessiond.store.keys import Keys
 from sessiond.store.recall import Recall
 from sessiond.store.scripts import LOG_PAGE
@@ -88,7 +88,6 @@ def log_is_damaged(session_id: str, end: Position) -> StoreDamaged:
     return StoreDamaged(
         f"the log of session {session_id!r} does not hold the {end.offset} operations that its "
         f"metadata counts",
-        hint="something other than sessiond removed them; `sessiond doctor` looks at the server",
     )
 
 
@@ -187,18 +186,24 @@ class LogReader:
         )
         wanted = after.offset or 1
         if raw and offset_of(raw[0]) > wanted:
-            raw = await self._stitched(session_id, wanted, limit + known)
+            return await self._stitched(session_id, wanted, limit + known)
         return checked(raw)
 
     async def _stitched(self, session_id: str, offset: int, count: int) -> list[Any]:
-        """Return entries from an offset on, out of blocks and then out of the stream."""
+        """Return entries from an offset on, out of blocks and then out of the stream.
+
+        What a block holds is proven by its checksum; that it follows the one before, by the chain.
+        """
         keys = [self._keys.conversation(session_id), self._keys.blocks(session_id)]
         blocks, live = await answered(
             LOG_PAGE.run(self._redis.execute_command, keys, [offset, count])
         )
-        compressed = [entry for raw in blocks for entry in unpack(parse_block(raw))]
+        compressed: list[Any] = []
+        for raw in blocks:
+            first, *others = unpack(parse_block(raw))
+            compressed += [*checked_behind(compressed, [first]), *others]
         wanted = [entry for entry in compressed if offset_of(entry) >= offset]
-        return [*wanted[:count], *live]
+        return [*wanted[:count], *checked_behind(compressed, live)]
 
     async def _block_of(self, session_id: str, offset: int) -> list[Any]:
         """Return the entries of the block that an offset lies in; none where there is no such."""
@@ -206,19 +211,15 @@ class LogReader:
         found = await answered(
             self._redis.execute_command("XRANGE", key, f"{offset}-0", "+", "COUNT", 1)
         )
-        entries = checked(unpack(parse_block(found[0]))) if found else []
+        entries = unpack(parse_block(found[0])) if found else []
         return entries if entries and offset_of(entries[0]) <= offset else []
 
     async def back_from(self, session_id: str, offset: int) -> AsyncIterator[list[Entry]]:
         """Yield entries from an offset backwards, the newest first, page after page."""
-        key = self._keys.conversation(session_id)
         count = _FIRST_PAGE
         while offset > 0:
-            raw = await answered(
-                self._redis.execute_command("XREVRANGE", key, f"{offset}-0", "-", "COUNT", count)
-            )
-            raw = raw[::-1] or await self._block_of(session_id, offset)
-            entries = [parse_entry(item) for item in checked(raw) if offset_of(item) <= offset]
+            raw = await self._back(session_id, offset, count)
+            entries = [parse_entry(item) for item in raw if offset_of(item) <= offset]
             if not entries and await self._recall(session_id):
                 continue
             if not entries:
@@ -226,6 +227,18 @@ class LogReader:
             yield entries[::-1]
             offset = entries[0].offset - 1
             count = min(PAGE, 4 * count)
+
+    async def _back(self, session_id: str, offset: int, count: int) -> list[Any]:
+        """Return entries up to an offset, each proven by the one before it, where there is one."""
+        key = self._keys.conversation(session_id)
+        newest_first = await answered(
+            self._redis.execute_command("XREVRANGE", key, f"{offset}-0", "-", "COUNT", count + 1)
+        )
+        raw = checked(newest_first[::-1])
+        if len(raw) > 1:
+            return raw if offset_of(raw[0]) == 1 else raw[1:]
+        block = await self._block_of(session_id, offset_of(raw[0]) - 1 if raw else offset)
+        return [*block, *checked_behind(block, raw)]
 
     async def entries_at(self, session_id: str, offsets: list[int]) -> list[Entry | None]:
         """Return the entries at these offsets; None where the log has none."""
@@ -241,13 +254,15 @@ class LogReader:
         key = self._keys.conversation(session_id)
         async with self._redis.pipeline(transaction=False) as pipeline:
             for offset in offsets:
-                pipeline.execute_command("XRANGE", key, f"{offset}-0", f"{offset}-0")
+                pipeline.execute_command("XRANGE", key, f"{max(offset - 1, 0)}-0", f"{offset}-0")
             replies = await answered(pipeline.execute())
-        found = {
-            offset: parse_entry(checked(reply)[0])
-            for offset, reply in zip(offsets, replies, strict=True)
-            if reply
-        }
+        found: dict[int, Entry] = {}
+        for offset, reply in zip(offsets, replies, strict=True):
+            if not reply or offset_of(reply[-1]) != offset:
+                continue
+            is_first = len(reply) == 1 and offset > 1  # of the stream: the one before is compressed
+            before = await self._block_of(session_id, offset - 1) if is_first else []
+            found[offset] = parse_entry(checked_behind(before, reply)[-1])
         found |= await self._compressed_at(session_id, set(offsets) - found.keys())
         return [found.get(offset) for offset in offsets]
 

@@ -61,6 +61,7 @@ _SOURCES = {
             *("compress", "log_page", "archiving", "capture", "archive", "restore"),
             *("facts", "note_read", "janitor"),
             "cache",
+            "swap",
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -80,6 +81,7 @@ FACTS = Script(_SOURCES["use"], _SOURCES["facts"])
 NOTE_READ = Script(_SOURCES["note_read"])
 JANITOR = Script(_SOURCES["janitor"])
 CACHE = Script(_SOURCES["cache"])
+SWAP = Script(_SOURCES["swap"])
 
 
 @cache

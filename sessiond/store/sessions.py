@@ -23,6 +23,9 @@ from sessiond.store.recall import Recall
 from sessiond.store.scripts import SNAPSHOT
 from sessiond.sync.position import Position
 
+OnSend = Callable[[str, list[Draft]], None]
+"""Told of every write that leaves for Redis, for the trace."""
+
 OnCommit = Callable[[str, list[Draft], Committed], None]
 """Told of every write, for detailed logging."""
 
@@ -99,6 +102,7 @@ class SessionStore:
         self._indexer: asyncio.Task[None] | None = None
         self.recall = committer.bring_back = Recall(redis, keys)
         self.log = LogReader(redis, keys, self.recall)
+        self.on_send: list[OnSend] = []
         self.on_commit: list[OnCommit] = []
 
     @property
@@ -112,6 +116,8 @@ class SessionStore:
 
     async def commit(self, session_id: str, group: list[Draft], now_ms: int) -> Committed:
         """Write a group of operations (see Committer.commit) and note the session's activity."""
+        for tell_of in self.on_send:
+            tell_of(session_id, group)
         committed = await self._committer.commit(session_id, group)
         for tell in self.on_commit:
             tell(session_id, group, committed)
@@ -421,7 +427,6 @@ def _damage(session_id: str) -> Iterator[None]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreDamaged(
             f"what Redis holds of session {session_id!r} is damaged: {error}",
-            hint="look at it with `sessiond redis cat`",
         ) from error
 
 

@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from sessiond.errors import InvalidInput
 
-_LANES = (67_108_859, 67_108_837)
+LANES = (67_108_859, 67_108_837)
 """The two largest primes below 2**26: products stay exact in Lua's doubles (below 2**53)."""
-_MULTIPLIERS = (45_678_917, 52_345_711)
+MULTIPLIERS = (45_678_917, 52_345_711)
 _LANE_DIGITS = 7
 _POSITION = re.compile(r"(?:([0-9a-f]{14}|0):)?(\d{1,15})", re.ASCII)
 
@@ -93,6 +93,6 @@ def fold(epoch: str, content_hash: bytes) -> str:
     lanes = []
     for lane, half in enumerate(halves):
         before = int(epoch[lane * _LANE_DIGITS : (lane + 1) * _LANE_DIGITS], 16)
-        folded = before * _MULTIPLIERS[lane] + int.from_bytes(half, "big") + 1
-        lanes.append(f"{folded % _LANES[lane]:07x}")
+        folded = before * MULTIPLIERS[lane] + int.from_bytes(half, "big") + 1
+        lanes.append(f"{folded % LANES[lane]:07x}")
     return "".join(lanes)

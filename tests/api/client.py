@@ -14,15 +14,19 @@ from sessiond.api.caching import cache_routes
 from sessiond.api.cleanup import cleanup_routes
 from sessiond.api.journal import journal_routes
 from sessiond.api.opencode import opencode_routes
+from sessiond.api.repairing import repair_routes
 from sessiond.api.routes import EVENT_STREAM, Route, routes
+from sessiond.api.tracing import trace_routes
 from sessiond.api.users import user_routes
 from tests.api.wire import PROBLEM, Answer, assert_problem, exchange, request_bytes
 
 ROUTES: list[Route] = [
+    *trace_routes(MagicMock()),
     *cache_routes(MagicMock()),
     *routes(MagicMock(), MagicMock(), MagicMock()),
     *opencode_routes(MagicMock()),
     *journal_routes(MagicMock()),
+    *repair_routes(MagicMock()),
     *archive_routes(MagicMock()),
     *cleanup_routes(MagicMock()),
     *user_routes(MagicMock()),

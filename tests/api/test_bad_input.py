@@ -235,6 +235,7 @@ LIMITS = {
     "conflicts": 10_000,
     "messages": 10_000,
     "operations": 1_000,
+    "/trace": 10_000,
     "/v1/redis": 10_000,
 }
 

@@ -205,6 +205,8 @@ def example(client: Client, session: str, route: Route, database: Path) -> Answe
         "/applied": {"batch": 1, "outcome": "held"},
         "/turns": {"session_id": name, "wait_seconds": 0},
         "/sharing": {"shared": False},
+        "/v1/scan": {"session_ids": [name]},
+        "/repair": {"apply": True},
         "/cache/lookup": {"root": str(PYTHON), "calls": [call]},
         "/cache/invalidate": {"paths": ["os.py"]},
         "/cache/{key}": {"root": str(PYTHON), "call": call, "stamp": "", "value": "text"},

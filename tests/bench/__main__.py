@@ -17,6 +17,7 @@ from tests.bench import (
     merge,
     opencode,
     outbox,
+    recovery,
     replica,
     store,
 )
@@ -34,6 +35,7 @@ _GROUPS = {
     "replica": replica.figures,
     "archive": archive.figures,
     "cache": caching.figures,
+    "recovery": recovery.figures,
     "files": files.figures,
 }
 

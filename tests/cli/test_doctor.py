@@ -11,7 +11,9 @@ from tests.daemons import RunningDaemon
 
 CHECKS = [
     *("daemon", "redis", "persistence", "WAITAOF", "memory", "replicas", "clock", "journal"),
-    *("data folder", "journal folder", "redis folder", "files", "opencode"),
+    *("data folder", "journal folder", "redis folder", "files"),
+    *("sessions", "largest", "process", "conflicts"),
+    *("round trip", "disk sync", "event loop", "slow commands", "opencode"),
 ]
 
 

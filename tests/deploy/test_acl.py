@@ -31,6 +31,8 @@ from sessiond.model import (
 )
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
 from sessiond.service.opencode.overview import Overview
+from sessiond.service.repairing import RepairPlan, RepairRequest
+from sessiond.service.scanning import ScanPage, ScanRequest
 from sessiond.service.status import (
     CleanupReport,
     Diagnosis,
@@ -39,6 +41,7 @@ from sessiond.service.status import (
     OutboxStatus,
     Status,
 )
+from sessiond.service.tracing import SessionTrace
 from sessiond.session_cache import SessionCache
 from sessiond.store.keys import Keys
 from tests.deploy import (
@@ -60,7 +63,7 @@ WORKSPACE = "work"
 LIFE_SECONDS = 30
 ALWAYS_ALLOWED = {"auth", "hello", "quit", "reset"}  # whatever a rule says
 YOUNGER_THAN_7_0 = {"client|setinfo", "client|no-touch", "client|capa", "client|import-source"}
-ASKED_IN_VAIN = {"config|get", "waitaof"}
+ASKED_IN_VAIN = {"config|get", "scan", "slowlog|get", "waitaof"}
 """What a daemon asks where it may; the file does not allow it, and `sessiond doctor` says so."""
 AFTER_A_MINUTE = {"xtrim"}
 """What compression needs: it begins when a long log has settled."""
@@ -92,7 +95,7 @@ FORBIDDEN: list[tuple[str, ...]] = [
     ("BGREWRITEAOF",),
     ("SELECT", "0"),
     ("SORT", "sessiond:sessions"),
-    ("RENAME", "sessiond:sessions", "sessiond:other"),
+    ("RENAME", "sessiond:sessions", "other"),
     ("DUMP", "sessiond:sessions"),
     ("EXPIRE", "sessiond:sessions", "1"),
     ("PUBSUB", "CHANNELS"),
@@ -323,6 +326,15 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     diagnosis: Diagnosis = (await client.call("GET", "/v1/doctor", Diagnosis))[0]
     told = {finding.check: finding.finding for finding in diagnosis.findings}
     assert "is not told to this user" in told["persistence"]
+    page: ScanPage
+    page, _ = await client.call("POST", "/v1/scan", ScanPage, body=ScanRequest())
+    assert [each.key for each in page.damage] == [KEYS.all_of_sessions()], "no SCAN, and it says so"
+    assert page.sessions == status.sessions
+    admin.hset(KEYS.metadata("s"), "title", "damaged")
+    plan: RepairPlan
+    apply = RepairRequest(apply=True)
+    plan, _ = await client.call("POST", "/v1/sessions/s/repair", RepairPlan, body=apply)
+    assert plan.applied
     for dry_run in ("true", "false"):
         query = {"dry_run": dry_run}
         await client.call("POST", "/v1/cleanup", CleanupReport, query=query)
@@ -330,6 +342,12 @@ async def look_inside(client: DaemonClient, admin: Redis) -> None:
     await client.call("PATCH", "/v1/config", dict[str, str], body=option)
     assert (await client.call("GET", "/v1/config", dict[str, str]))[0].items() >= option.items()
     admin.set("sessiond:{s}:text", "plain")  # no key of ours is one today; a person's may be
+    trace: SessionTrace
+    await client.append("s", [NewMessage(role="user", content="traced", id="traced")])
+    path, query = "/v1/sessions/s/trace", {"operation": "traced"}
+    trace, _ = await client.call("GET", path, SessionTrace, query=query)
+    assert trace.complete
+    assert "committed" in [event.stage for event in trace.events]
     kinds = {
         KEYS.metadata("s"): "hash",
         KEYS.conversation("s"): "stream",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sessiond.errors import AlreadyExists, StoreDamaged, VersionMismatch
-from sessiond.store.blocks import BlockStore, pack, parse_block, unpack
+from sessiond.store.blocks import BlockStore, pack, parse_block, raw_block, unpack
 from sessiond.sync.position import START, Position
 from tests.store.support import (
     Services,
@@ -144,14 +144,16 @@ async def test_a_position_of_another_history_is_refused_also_in_a_block(
         assert (page.raw, page.reset) == ([], "history-changed")
 
 
+async def backwards(core: Services, offset: int) -> list[Position]:
+    pages = core.store.log.back_from("ses_1", offset)
+    return [entry.position async for page in pages for entry in page]
+
+
 async def test_the_log_is_read_backwards_across_blocks(
     core: Services, positions: list[Position]
 ) -> None:
     for offset in (ENTRIES, 31, 30, 20, 10, 1):
-        found = [
-            entry async for page in core.store.log.back_from("ses_1", offset) for entry in page
-        ]
-        assert [entry.position for entry in found] == positions[offset:0:-1]
+        assert await backwards(core, offset) == positions[offset:0:-1]
 
 
 async def test_entries_are_found_wherever_they_lie(
@@ -233,6 +235,62 @@ async def test_a_block_that_is_missing_is_damage_not_silence(
     await core.redis.delete(key)
     page = await core.store.log.page("ses_1", START)
     assert page.reset == "trimmed"
+
+
+async def damage_first_of_the_stream(core: Services) -> None:
+    """Have the first entry behind the blocks say something else."""
+    key = core.keys.conversation("ses_1")
+    entries = await core.redis.execute_command("XRANGE", key, "-", "+")
+    entries[0][1][11] = b'{"n":0}'
+    await core.redis.delete(key)
+    for stream_id, fields in entries:
+        await core.redis.execute_command("XADD", key, stream_id, *fields)
+
+
+@pytest.mark.parametrize("after", [0, 9, 25, 30])
+async def test_the_chain_is_followed_from_the_blocks_into_the_stream(
+    core: Services, positions: list[Position], after: int
+) -> None:
+    await damage_first_of_the_stream(core)
+    with pytest.raises(StoreDamaged, match="31-0"):
+        await core.entries("ses_1", positions[after])
+    assert await core.entries("ses_1", positions[31]), "what follows is as it was"
+
+
+@pytest.mark.parametrize("offset", [31, 33, ENTRIES])
+async def test_the_chain_is_followed_backwards_into_the_blocks(
+    core: Services, positions: list[Position], offset: int
+) -> None:
+    await damage_first_of_the_stream(core)
+    with pytest.raises(StoreDamaged, match="31-0"):
+        await backwards(core, offset)
+    assert await backwards(core, 30) == positions[30:0:-1]
+
+
+async def test_a_single_entry_is_proven_by_the_one_before_it_in_a_block(
+    core: Services, positions: list[Position]
+) -> None:
+    await damage_first_of_the_stream(core)
+    with pytest.raises(StoreDamaged, match="31-0"):
+        await core.store.log.entries_at("ses_1", [31])
+    found = await core.store.log.entries_at("ses_1", [30, 33])
+    assert [entry and entry.position for entry in found] == [positions[30], positions[33]]
+
+
+async def test_a_block_of_another_history_does_not_follow(
+    core: Services, positions: list[Position]
+) -> None:
+    key = core.keys.blocks("ses_1")
+    blocks = await core.redis.execute_command("XRANGE", key, "-", "+")
+    entries = unpack(parse_block(blocks[1]))
+    entries[0][1][11] = b'{"n":0}'
+    blocks[1] = raw_block(pack(entries))
+    await core.redis.delete(key)
+    for stream_id, fields in blocks:
+        await core.redis.execute_command("XADD", key, stream_id, *fields)
+    with pytest.raises(StoreDamaged, match="10-0"):
+        await core.entries("ses_1", positions[3])
+    assert await core.entries("ses_1", positions[10])
 
 
 async def test_blocks_go_with_their_session(core: Services, positions: list[Position]) -> None:

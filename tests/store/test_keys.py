@@ -22,6 +22,10 @@ from sessiond.store.use import UseStore
 from tests.store.support import Services, until
 
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
+OF_REPAIRS = {"quarantine", "repair"}
+"""Written by repairs only: tests/service/test_repairing.py sees them."""
+OF_DEBUGGING = {"trace"}
+"""Written in debug mode only: tests/service/test_tracing.py sees it."""
 OF_REAL_SERVERS = {"probe", "replication"}
 """Gone in a moment, and only where fakeredis cannot go: test_probe and test_replicas see them."""
 CHANNELS = [
@@ -33,20 +37,22 @@ def fits(row: KeyKind, namespace: str, name: str) -> bool:
     pattern = re.escape(row.pattern.replace("sessiond", namespace, 1))
     pattern = pattern.replace("<id>", "[A-Za-z0-9_-]+").replace("<workspace>", "[A-Za-z0-9_.-]+")
     pattern = pattern.replace("<user>", "[A-Za-z0-9_.@+-]+")
+    pattern = pattern.replace("<time>", "[0-9]+").replace("<kind>", "[a-z]+")
     return re.fullmatch(pattern, name) is not None
 
 
 def test_every_family_of_keys_says_what_it_is() -> None:
     for kind, row in TABLE.items():
         assert row.pattern.startswith("sessiond:"), kind
-        assert row.type in {"hash", "stream", "zset", "channel"}, kind
+        assert row.type in {"hash", "stream", "zset", "channel", "any"}, kind
         assert row.meaning, kind
         assert bool(row.lifetime) == (row.type != "channel"), kind
 
 
 def test_every_key_of_a_session_carries_its_hash_tag() -> None:
     for kind in SESSION_KINDS:
-        assert TABLE[kind].pattern == f"sessiond:{{<id>}}:{kind}"
+        suffix = kind if kind not in OF_REPAIRS else f"{kind}:"
+        assert TABLE[kind].pattern.startswith(f"sessiond:{{<id>}}:{suffix}")
 
 
 def test_all_keys_of_a_session_and_its_channel_live_in_one_cluster_slot() -> None:
@@ -81,6 +87,18 @@ def test_names_are_those_of_the_table() -> None:
     assert keys.instances == "sessiond:instances"
 
 
+def test_a_key_of_a_session_is_recognised_and_no_other() -> None:
+    keys = Keys("t*")
+    for kind in SESSION_KINDS:
+        if kind not in OF_REPAIRS | {"events"}:
+            assert keys.parsed(f"t*:{{ses_1}}:{kind}".encode()) == ("ses_1", kind)
+    moved = keys.quarantine("ses_1", "1768300200000", "parts")
+    assert keys.parsed(moved.encode()) == ("ses_1", "quarantine")
+    assert keys.parsed(keys.repair("ses_1", "parts").encode()) == ("ses_1", "repair")
+    for foreign in ("t*:{ses_1}:foreign", "t*:sessions", "t*:{ses_1", "x:{ses_1}:parts", "\xff"):
+        assert keys.parsed(foreign.encode("latin-1")) is None
+
+
 def test_the_commit_script_gets_the_keys_in_the_order_that_its_header_states() -> None:
     kinds = [name.rpartition(":")[2] for name in Keys().log("a")]
     assert kinds == [
@@ -101,6 +119,8 @@ def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
     keys = Keys(namespace)
     names = [*keys.log("a"), keys.events("a"), keys.sessions, keys.instances, keys.contested]
     names += [*keys.archiving("a"), keys.opencodes, keys.present, *keys.cache("a")]
+    names += [keys.trace("a")]
+    names += [keys.quarantine("a", "1768300200000", "parts"), keys.repair("a", "parts")]
     names += [
         keys.writers,
         keys.reads("a"),
@@ -139,7 +159,7 @@ async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_d
         (kind,) = [kind for kind, row in TABLE.items() if fits(row, core.keys.namespace, name)]
         assert TABLE[kind].type == type_, name
         kinds.add(kind)
-    assert kinds == TABLE.keys() - set(CHANNELS) - OF_REAL_SERVERS
+    assert kinds == TABLE.keys() - set(CHANNELS) - OF_REAL_SERVERS - OF_REPAIRS - OF_DEBUGGING
     for name in channels:
         (kind,) = [kind for kind, row in TABLE.items() if fits(row, core.keys.namespace, name)]
         assert TABLE[kind].type == "channel", name

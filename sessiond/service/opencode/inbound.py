@@ -261,6 +261,8 @@ class Inbound:
         if self._processes.echo:
             self._outbox.expect(event for event in events if event.type == "message.part.updated")
         answer = await self._processes.apply(session_id, events, announce=announce)
+        for note in self._target.on_applied:
+            note(session_id, events, answer.outcome)
         if answer.outcome == "failed":
             await _log.awarning("opencode.refused", session_id=session_id, error=answer.error)
             self._spawn(self._mend(session_id))

@@ -37,7 +37,7 @@ from sessiond.service.feeds import Feeds
 from sessiond.service.identity import derived_id
 from sessiond.service.leases import Leases
 from sessiond.service.opencode.instance import Instance
-from sessiond.service.opencode.outbox import Target
+from sessiond.service.opencode.outbox import OnApplied, Target
 from sessiond.service.opencode.overview import OpencodeStatus, Overview, SharedSession
 from sessiond.service.opencode.share import Services, Share
 from sessiond.service.presence import Presences
@@ -94,6 +94,11 @@ class Opencodes:
         self._instances: dict[str, tuple[Instance, Share | None]] = {}
         self._leaving: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def on_applied(self) -> list[OnApplied]:
+        """Those who are told of what opencodes were given."""
+        return self._target.on_applied
 
     def start(self) -> None:
         """Read on in the databases that were known before."""

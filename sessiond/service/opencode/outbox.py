@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted, TooLarge
 from sessiond.model import Context, NewSession
@@ -68,14 +68,19 @@ class Replica(Struct, frozen=True):
     project_id: str
 
 
+OnApplied = Callable[[str, Sequence[OpencodeEvent], str], None]
+"""Takes a session, events that an opencode was given, and what it made of them."""
+
+
 class Target(Struct, frozen=True):
-    """Where an outbox writes."""
+    """Where an outbox writes. `on_applied` is told of what opencodes were given, for the trace."""
 
     sessions: Sessions
     store: SessionStore
     opencode: OpencodeStore
     documents: Documents
     clock: Clock
+    on_applied: list[OnApplied] = field(default_factory=list)
 
 
 class Outbox:

@@ -59,6 +59,7 @@ class Sharer:
         self.disk = msgspec.json.encode(self.saved)
         self._core = core
         self._name = name
+        self.applied: list[tuple[str, str]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.start()
 
@@ -69,7 +70,9 @@ class Sharer:
             OpencodeStore(self._core.redis, self._core.keys, self._core.store.recall),
         )
         services = ShareServices(
-            Target(core.sessions, core.store, store, core.documents, core.clock),
+            Target(
+                core.sessions, core.store, store, core.documents, core.clock, [self._note_applied]
+            ),
             core.feeds,
             Leases(LeaseStore(core.redis, core.keys, _LEASE_MS), self._name),
             Presences(
@@ -95,6 +98,9 @@ class Sharer:
         disk = self.disk
         self.stop()
         self.disk, self.saved = disk, msgspec.json.decode(disk, type=SavedShare)
+
+    def _note_applied(self, session_id: str, _: object, outcome: str) -> None:
+        self.applied.append((session_id, outcome))
 
     def _write_down(self, saved: SavedShare) -> None:
         self.disk = msgspec.json.encode(saved)

@@ -1,0 +1,98 @@
+"""`sessiond doctor --scan`: damage in Redis, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from sessiond.client import DaemonClient
+from sessiond.model import NewMessage, NewSession
+from tests.cli.commands import ask, called, sessiond
+from tests.daemons import RunningDaemon, running_daemon, wait_for
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[RunningDaemon]:
+    """A daemon with a healthy session and one whose log lacks an entry."""
+    with running_daemon() as daemon:
+
+        async def fill(client: DaemonClient) -> None:
+            for name in ("ses_good", "ses_bad"):
+                await client.create(NewSession(session_id=name))
+                for content in ("one", "two"):
+                    await client.append(name, [NewMessage(role="user", content=content)])
+
+        ask(daemon, fill)
+        with Redis(unix_socket_path=str(daemon.redis_socket)) as redis:
+            redis.xdel("sessiond:{ses_bad}:conversation", "2-0")
+        yield daemon
+
+
+def test_a_scan_names_what_is_wrong_and_what_to_do(daemon: RunningDaemon) -> None:
+    done = called(daemon, "doctor", "--scan", code=12)
+    assert "damaged  sessiond:{ses_bad}:conversation: entries 2 to 2 are missing" in done.stdout
+    assert "→ sessiond repair ses_bad" in done.stdout
+    assert done.stdout.endswith("2 sessions scanned, 1 found\n")
+
+
+def test_a_scan_of_some_sessions_looks_at_these_alone(daemon: RunningDaemon) -> None:
+    done = sessiond(daemon, "doctor", "--scan", "ses_good")
+    assert (done.returncode, done.stdout) == (0, "1 session scanned, nothing found\n")
+    called(daemon, "doctor", "--scan", "ses_none", code=8)
+    called(daemon, "doctor", "--scan", "no/id", code=3)
+
+
+def test_a_scan_tells_programs_the_same(daemon: RunningDaemon) -> None:
+    told = json.loads(called(daemon, "doctor", "--scan", "--json", code=12).stdout)
+    assert (told["ok"], told["sessions"]) == (False, 2)
+    (damage,) = told["damage"]
+    assert (damage["session_id"], damage["severity"]) == ("ses_bad", "damaged")
+
+
+def test_who_loads_a_damaged_session_is_told_to_scan(daemon: RunningDaemon) -> None:
+    done = called(daemon, "show", "ses_bad", code=12)
+    assert "sessiond doctor --scan" in done.stderr
+    sessiond(daemon, "show", "ses_good")
+
+
+def test_a_repair_is_planned_first_and_done_when_it_is_said(daemon: RunningDaemon) -> None:
+    done = called(daemon, "repair", "--all", code=12)
+    assert done.stdout.startswith("ses_bad would be repaired\n")
+    assert "lost: operation 2" in done.stdout
+    assert done.stdout.endswith("nothing was changed; --apply does it\n")
+    done = called(daemon, "repair", "ses_bad", "--apply", "--json", code=12)
+    (plan,) = json.loads(done.stdout)["plans"]
+    assert plan["applied"]
+    assert called(daemon, "doctor", "--scan").stdout == "2 sessions scanned, nothing found\n"
+    assert called(daemon, "repair", "--all").stdout == "there is nothing to repair\n"
+    kept = sessiond(daemon, "redis", "cat", f"{plan['quarantine']}conversation").stdout
+    assert "session.create" in kept
+    wait_for(lambda: "one" in sessiond(daemon, "show", "ses_bad").stdout)
+
+
+def test_a_repair_needs_sessions(daemon: RunningDaemon) -> None:
+    assert "--all" in called(daemon, "repair", code=3).stderr
+    called(daemon, "repair", "--all", "ses_bad", code=3)
+    called(daemon, "repair", "ses_none", code=8)
+
+
+def test_the_doctor_notices_a_damaged_session_by_itself(daemon: RunningDaemon) -> None:
+    with Redis(unix_socket_path=str(daemon.redis_socket)) as redis:
+        redis.hset("sessiond:{ses_good}:metadata", "title", "damaged")
+        told = json.loads(called(daemon, "doctor", "--json", code=12).stdout)
+        (finding,) = [each for each in told["findings"] if each["check"] == "sessions"]
+        assert (finding["state"], finding["exit_code"]) == ("failed", 12)
+        assert "1 of the 2 newest are damaged: ses_good" in finding["finding"]
+        redis.set("sessiond:contested", "not ours")
+        told = json.loads(called(daemon, "doctor", "--json", code=12).stdout)
+        states = {each["check"]: each["state"] for each in told["findings"]}
+        assert (states["redis"], states["conflicts"], states["round trip"]) == (
+            *("ok", "failed"),
+            "ok",
+        )
+        redis.delete("sessiond:contested")
+    called(daemon, "repair", "--all", "--apply")
+    assert json.loads(called(daemon, "doctor", "--json").stdout)["ok"]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from msgspec import Raw
 
 from sessiond.codec import json
-from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreDamaged
+from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreDamaged, StoreUnavailable
 from sessiond.service.feed import (
     LIVE,
     RESET,
@@ -41,6 +41,7 @@ _RING_BYTES = 4 * 1024 * 1024
 _CATCH_UP_AT_ONCE = 8
 _LARGE_BYTES = 1024 * 1024
 _LINGER_SECONDS = 60.0
+_RETRY_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 
@@ -376,10 +377,14 @@ async def _session_events(
     feed: _SessionFeed, follower: Follower, buffer_bytes: int, catching_up: asyncio.Semaphore
 ) -> Events:
     while True:
-        async for events in _in_turn(follower.read(), catching_up):
-            yield events
-            if events[-1].name == DELETED:
-                return
+        try:
+            async for events in _in_turn(follower.read(), catching_up):
+                yield events
+                if events[-1].name == DELETED:
+                    return
+        except StoreUnavailable:  # a stream that is open stays open
+            await asyncio.sleep(_RETRY_SECONDS)
+            continue
         subscription = Subscription(buffer_bytes)
         if not feed.join(subscription, follower.position):
             await feed.settle()  # it is ahead of this reader, or behind a rollback

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sessiond.errors import NotFound, SlowSubscriberCut
+from sessiond.errors import NotFound, SlowSubscriberCut, StoreUnavailable
 from sessiond.sync.position import START, Position
 from tests.service.support import (
     Subscriber,
@@ -80,6 +80,23 @@ async def test_a_subscriber_resumes_after_the_position_it_has(core: Services) ->
         await append(core, "m4")
         await subscriber.told(3)
     assert subscriber.ids == ["m2", "m3", "m4"]
+
+
+async def test_a_subscriber_that_still_reads_waits_for_a_redis_that_goes_away(
+    core: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(core, "m1", "m2")
+    fetch, failures = core.store.log._fetch, iter(range(3))
+
+    async def failing(*arguments: Any) -> Any:
+        if next(failures, None) is not None:
+            raise StoreUnavailable("cut")
+        return await fetch(*arguments)
+
+    monkeypatch.setattr(core.store.log, "_fetch", failing)
+    async with watching(core) as subscriber:
+        await subscriber.told(3)
+    assert subscriber.ids == ["ses_1", "m1", "m2"]
 
 
 async def test_subscribers_joining_while_500_appends_run_are_told_each_once_in_order(

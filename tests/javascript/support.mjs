@@ -121,8 +121,9 @@ export class Relay {
       }
       client.pipe(daemon);
       daemon.on("data", async (answer) => {
-        const held = this.#held;
-        this.#held = undefined;
+        const isAnswer = answer.subarray(0, 5).toString() === "HTTP/"; // and not more of a stream
+        const held = isAnswer ? this.#held : undefined;
+        if (isAnswer) this.#held = undefined;
         this.isHolding ||= held !== undefined;
         await held;
         if (this.answersToLose === 0) return client.write(answer);

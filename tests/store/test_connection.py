@@ -205,10 +205,10 @@ async def test_scripts_on_the_same_key_share_a_connection_and_others_need_not_wa
     )
     assert lengths == list(range(1, 201))
 
-    busy = connections._connections[hash(namespace) % 2]
+    busy = connections.of(namespace)
     waiting = asyncio.create_task(busy.execute("BLPOP", f"{namespace}:none", "0"))
     await until(busy._receiving.locked)
-    other = next(name for name in map(str, range(1_000)) if hash(name) % 2 != hash(namespace) % 2)
+    other = next(name for name in map(str, range(1_000)) if connections.of(name) is not busy)
     assert await connections.execute("EVAL", "return KEYS[1]", 1, other) == other.encode()
     assert not waiting.done()
     waiting.cancel()

@@ -18,27 +18,27 @@ from sessiond.config.merging import merge_rules
 from sessiond.errors import ConfigurationError
 from sessiond.model import Context
 from sessiond.policy.caching import paths_below
-from sessiond.service.archiving import Archiving
-from sessiond.service.caching import Caches
-from sessiond.service.checks import check_server
+from sessiond.service.cached.caching import Caches
+from sessiond.service.cached.edits import EditWatch
+from sessiond.service.cached.fingerprints import Fingerprints
 from sessiond.service.clock import Clock, system_clock
-from sessiond.service.conflicts import Conflicts
-from sessiond.service.documents import Documents
-from sessiond.service.edits import EditWatch
-from sessiond.service.feeds import Feeds
-from sessiond.service.fingerprints import Fingerprints
+from sessiond.service.content.conflicts import Conflicts
+from sessiond.service.content.documents import Documents
+from sessiond.service.content.leases import Leases
+from sessiond.service.content.messages import Messages
+from sessiond.service.content.preferences import UserPreferences
+from sessiond.service.content.presence import Presences
+from sessiond.service.content.records import Records
+from sessiond.service.content.sessions import Sessions
+from sessiond.service.content.windows import WindowDefaults, Windows
+from sessiond.service.durable.performing import Performer
+from sessiond.service.durable.refusals import Refusals
+from sessiond.service.health.checks import check_server
+from sessiond.service.health.repairing import Copies, Repairer
+from sessiond.service.health.scanning import Scanner
 from sessiond.service.identity import Entropy
-from sessiond.service.leases import Leases
-from sessiond.service.messages import Messages
-from sessiond.service.performing import Performer
-from sessiond.service.preferences import UserPreferences
-from sessiond.service.presence import Presences
-from sessiond.service.records import Records
-from sessiond.service.refusals import Refusals
-from sessiond.service.repairing import Copies, Repairer
-from sessiond.service.scanning import Scanner
-from sessiond.service.sessions import Sessions
-from sessiond.service.windows import WindowDefaults, Windows
+from sessiond.service.live.feeds import Feeds
+from sessiond.service.retention.archiving import Archiving
 from sessiond.service.writing import Surroundings
 from sessiond.store.archives import ArchiveStore
 from sessiond.store.bus import Bus

@@ -39,9 +39,9 @@ from sessiond.model import (
 )
 from sessiond.opencode.exported import OpencodeExport, make_export, read_export
 from sessiond.retrying import retried
-from sessiond.service.baseline import BaseFold, unknown_base
 from sessiond.service.clock import system_clock
-from sessiond.service.intake import Base, Given, changes, creation
+from sessiond.service.mirrored.baseline import BaseFold, unknown_base
+from sessiond.service.mirrored.intake import Base, Given, changes, creation
 from sessiond.service.writes import (
     Append,
     ChangeDocument,

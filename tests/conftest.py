@@ -18,14 +18,14 @@ from hypothesis import settings
 
 from sessiond.config.options import Configuration, RedisOptions, RetentionOptions, SyncOptions
 from sessiond.core import Core, archive_folder
-from sessiond.service.archiving import Archiving
-from sessiond.service.conflicts import Conflicts
-from sessiond.service.documents import Documents
-from sessiond.service.feeds import Feeds
-from sessiond.service.messages import Messages
-from sessiond.service.preferences import UserPreferences
-from sessiond.service.records import Records
-from sessiond.service.sessions import Sessions
+from sessiond.service.content.conflicts import Conflicts
+from sessiond.service.content.documents import Documents
+from sessiond.service.content.messages import Messages
+from sessiond.service.content.preferences import UserPreferences
+from sessiond.service.content.records import Records
+from sessiond.service.content.sessions import Sessions
+from sessiond.service.live.feeds import Feeds
+from sessiond.service.retention.archiving import Archiving
 from sessiond.service.writing import Surroundings
 from sessiond.store.archives import ArchiveStore
 from sessiond.store.bus import Bus

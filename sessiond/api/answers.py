@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from sessiond.codec import json
-from sessiond.service.reading import Found
+from sessiond.service.offline.reading import Found
 
 CONFLICTS = "Sessiond-Conflicts"
 """The header of an answer that names the conflicts which a merge left behind."""

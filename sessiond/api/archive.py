@@ -8,7 +8,7 @@ from sessiond.api import requests as read
 from sessiond.api.answers import answer
 from sessiond.api.routes import Route
 from sessiond.model import ArchivedSession
-from sessiond.service.archiving import IDLE_SECONDS, Archiving
+from sessiond.service.retention.archiving import IDLE_SECONDS, Archiving
 
 _MOST_IDLE_SECONDS = 10 * 365 * 24 * 3600
 

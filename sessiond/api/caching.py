@@ -18,7 +18,7 @@ from sessiond.model import (
     ChangedFiles,
     NewCacheValue,
 )
-from sessiond.service.caching import Caches
+from sessiond.service.cached.caching import Caches
 
 _LOOKUP = msgspec.json.Decoder(CacheLookup)
 _VALUE = msgspec.json.Decoder(NewCacheValue)

@@ -7,7 +7,7 @@ from aiohttp import web
 from sessiond.api import requests as read
 from sessiond.api.answers import answer
 from sessiond.api.routes import Route
-from sessiond.service.cleanup import Cleanup
+from sessiond.service.retention.cleanup import Cleanup
 from sessiond.service.status import CleanupReport
 
 

@@ -16,12 +16,12 @@ from sessiond.model import (
     PresentSessions,
 )
 from sessiond.policy.window import LEAST_TOKENS
-from sessiond.service.conflicts import MOST, Conflicts
-from sessiond.service.feeds import Feeds
-from sessiond.service.presence import Presences
-from sessiond.service.reading import Reading
-from sessiond.service.sessions import Filter, Sessions
-from sessiond.service.windows import MOST_TOKENS, Windows
+from sessiond.service.content.conflicts import MOST, Conflicts
+from sessiond.service.content.presence import Presences
+from sessiond.service.content.sessions import Filter, Sessions
+from sessiond.service.content.windows import MOST_TOKENS, Windows
+from sessiond.service.live.feeds import Feeds
+from sessiond.service.offline.reading import Reading
 from sessiond.sync.position import START, parse_position
 
 _PRESENCE = msgspec.json.Decoder(NewPresence)

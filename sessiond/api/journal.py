@@ -9,7 +9,7 @@ from sessiond.api.answers import answer
 from sessiond.api.routes import Route
 from sessiond.journal import Journal
 from sessiond.journal.reports import EntryPage, Verdict
-from sessiond.service.outbox import Outbox
+from sessiond.service.durable.outbox import Outbox
 from sessiond.service.status import OutboxStatus
 
 _MOST_NUMBER = 10**15 - 1

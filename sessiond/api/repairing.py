@@ -9,8 +9,8 @@ from sessiond.api import requests as read
 from sessiond.api.answers import answer
 from sessiond.api.routes import Route
 from sessiond.errors import InvalidInput
-from sessiond.service.repairing import Repairer, RepairPlan, RepairRequest
-from sessiond.service.scanning import Scanner, ScanPage, ScanRequest
+from sessiond.service.health.repairing import Repairer, RepairPlan, RepairRequest
+from sessiond.service.health.scanning import Scanner, ScanPage, ScanRequest
 from sessiond.sync.names import checked
 
 _SCAN = msgspec.json.Decoder(ScanRequest)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from aiohttp import web
 
 from sessiond.errors import SessiondError
-from sessiond.service.feed import Event
+from sessiond.service.live.feed import Event
 
 _HEADERS = {
     "Content-Type": "text/event-stream",

@@ -7,7 +7,7 @@ from aiohttp import web
 from sessiond.api import requests as read
 from sessiond.api.answers import answer
 from sessiond.api.routes import Route
-from sessiond.service.tracing import SessionTrace, Tracer
+from sessiond.service.health.tracing import SessionTrace, Tracer
 
 _MOST_EVENTS = 10_000
 

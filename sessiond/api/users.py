@@ -9,7 +9,7 @@ from aiohttp import web
 from sessiond.api import requests as read
 from sessiond.api.answers import answer
 from sessiond.api.routes import Route
-from sessiond.service.preferences import UserPreferences
+from sessiond.service.content.preferences import UserPreferences
 
 
 class UserHandlers:

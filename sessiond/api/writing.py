@@ -26,11 +26,11 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
-from sessiond.service.outbox import Journaled, Outbox
-from sessiond.service.performing import Result
-from sessiond.service.provisional import provisional
-from sessiond.service.reading import Reading
-from sessiond.service.sessions import Created
+from sessiond.service.content.sessions import Created
+from sessiond.service.durable.outbox import Journaled, Outbox
+from sessiond.service.durable.performing import Result
+from sessiond.service.durable.provisional import provisional
+from sessiond.service.offline.reading import Reading
 from sessiond.service.writes import (
     Append,
     ChangeDocument,

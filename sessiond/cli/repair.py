@@ -16,7 +16,7 @@ from sessiond.cli.scan import pages
 from sessiond.cli.terminal import one_line, paint, print_json
 from sessiond.client import DaemonClient
 from sessiond.errors import InvalidInput, SessiondError
-from sessiond.service.repairing import RepairPlan, RepairRequest
+from sessiond.service.health.repairing import RepairPlan, RepairRequest
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -32,7 +32,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _run(options: argparse.Namespace) -> None:
     import uvloop  # noqa: PLC0415 - the daemon's parts stay out of the other commands' start
 
-    from sessiond.daemon import Daemon  # noqa: PLC0415
+    from sessiond.daemon.daemon import Daemon  # noqa: PLC0415
 
     host = options.host or ("127.0.0.1" if options.port is not None else None)
     configuration = load_configuration(

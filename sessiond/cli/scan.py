@@ -9,7 +9,7 @@ from sessiond.cli.connecting import with_client
 from sessiond.cli.exits import DAMAGED, OK
 from sessiond.cli.terminal import one_line, paint, print_json
 from sessiond.client import DaemonClient
-from sessiond.service.scanning import Damage, ScanPage, ScanRequest
+from sessiond.service.health.scanning import Damage, ScanPage, ScanRequest
 
 _COLOURS = {"damaged": "red", "warning": "yellow"}
 

@@ -13,7 +13,7 @@ from sessiond.cli.connecting import (
 )
 from sessiond.cli.terminal import one_line, print_json, print_table
 from sessiond.client import DaemonClient
-from sessiond.service.tracing import SessionTrace, TraceEvent
+from sessiond.service.health.tracing import SessionTrace, TraceEvent
 
 _SWITCH = "sessiond config set debug.sessions true"
 

@@ -21,8 +21,8 @@ from aiohttp.test_utils import make_mocked_request
 
 from sessiond.api.guard import Guard, Peer
 from sessiond.api.routes import Route
+from sessiond.daemon.sockets import bind_unix, token
 from sessiond.errors import ConfigurationError, Unauthenticated
-from sessiond.sockets import bind_unix, token
 from tests.api.client import ROUTES, Client, filled, name_of
 from tests.api.wire import Address, Answer, assert_problem, connected, exchange, request_bytes
 from tests.daemons import RunningDaemon, running_daemon

@@ -22,7 +22,7 @@ from sessiond.config import Configuration, RedisOptions, RetentionOptions
 from sessiond.core import Core
 from sessiond.model import NewMessage, NewSession
 from sessiond.service.clock import system_clock
-from sessiond.service.compression import Compression
+from sessiond.service.retention.compression import Compression
 from sessiond.service.writing import Request
 from sessiond.store.blocks import BlockStore
 from tests.bench.machinery import MESSAGE_BYTES, Figure, figure, p50, scratch, server

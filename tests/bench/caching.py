@@ -20,11 +20,11 @@ import uvloop
 
 from sessiond.config import Configuration, RedisOptions
 from sessiond.core import Core
+from sessiond.manager.session_cache import Looked, SessionCache
 from sessiond.model import CacheCall, CacheLookup, NewCacheValue, NewSession
-from sessiond.service.caching import Caches
-from sessiond.service.fingerprints import SETTLED_NS, Fingerprints
-from sessiond.service.prefetching import AHEAD
-from sessiond.session_cache import Looked, SessionCache
+from sessiond.service.cached.caching import Caches
+from sessiond.service.cached.fingerprints import SETTLED_NS, Fingerprints
+from sessiond.service.cached.prefetching import AHEAD
 from sessiond.store.cache import CacheStore
 from tests.bench.machinery import (
     Figure,

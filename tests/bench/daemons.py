@@ -14,7 +14,7 @@ import uvloop
 from sessiond.client import DaemonClient
 from sessiond.config import Configuration, RedisOptions
 from sessiond.core import Core
-from sessiond.direct import DirectBackend
+from sessiond.manager.direct import DirectBackend
 from sessiond.model import NewSession
 from sessiond.store.draft import Draft
 from tests.bench.machinery import (

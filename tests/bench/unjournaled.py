@@ -6,8 +6,8 @@ import sys
 
 from sessiond.cli.main import main
 from sessiond.service import writes
-from sessiond.service.outbox import Outbox
-from sessiond.service.performing import Performed
+from sessiond.service.durable.outbox import Outbox
+from sessiond.service.durable.performing import Performed
 from sessiond.service.writes import Write
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sessiond.client import DaemonClient
+from sessiond.manager.session_cache import SessionCache
 from sessiond.model import NewSession
-from sessiond.session_cache import SessionCache
 from tests.cli.commands import EVIL, SHOWN, ask, called, controls
 from tests.daemons import RunningDaemon
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sessiond.service.promise import COMMITTED, DELIVERY, JOURNALED
+from sessiond.service.health.promise import COMMITTED, DELIVERY, JOURNALED
 from tests.cli.commands import called, controls, sessiond
 from tests.daemons import RunningDaemon
 

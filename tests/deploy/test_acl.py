@@ -20,6 +20,7 @@ from sessiond.api.opencode import Imported, Sharing
 from sessiond.client import DaemonClient
 from sessiond.errors import NotFound, SessionDeleted
 from sessiond.journal.reports import EntryPage, Verdict
+from sessiond.manager.session_cache import SessionCache
 from sessiond.model import (
     CacheAnswer,
     CacheDropped,
@@ -30,9 +31,10 @@ from sessiond.model import (
     PresentSessions,
 )
 from sessiond.opencode.protocol import Attached, Attachment, Turn, WantedTurn
+from sessiond.service.health.repairing import RepairPlan, RepairRequest
+from sessiond.service.health.scanning import ScanPage, ScanRequest
+from sessiond.service.health.tracing import SessionTrace
 from sessiond.service.opencode.overview import Overview
-from sessiond.service.repairing import RepairPlan, RepairRequest
-from sessiond.service.scanning import ScanPage, ScanRequest
 from sessiond.service.status import (
     CleanupReport,
     Diagnosis,
@@ -41,8 +43,6 @@ from sessiond.service.status import (
     OutboxStatus,
     Status,
 )
-from sessiond.service.tracing import SessionTrace
-from sessiond.session_cache import SessionCache
 from sessiond.store.keys import Keys
 from tests.deploy import (
     NO_PASSWORD,

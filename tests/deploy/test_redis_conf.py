@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sessiond.service.checks import check_server
+from sessiond.service.health.checks import check_server
 from sessiond.store.probe import ServerFacts
 from tests.deploy import CONFIG, PASSWORDS, acl_file, binaries, login, redis_server, short_folder
 

@@ -21,13 +21,14 @@ from typing import Any
 import pytest
 import yaml
 
-from sessiond import config, sockets
+from sessiond import config
 from sessiond.cli.exits import exit_code
 from sessiond.cli.main import parser
 from sessiond.cli.run import _run
 from sessiond.cli.status import _status
 from sessiond.client import DaemonClient
 from sessiond.config.load import from_environment
+from sessiond.daemon import sockets
 from sessiond.errors import ConfigurationError, FolderHeld, StoreUnavailable
 from sessiond.model import NewSession
 from sessiond.store.embedded.binaries import shipped_binary

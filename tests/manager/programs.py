@@ -12,7 +12,7 @@ import msgspec
 from sessiond import Session, SessionManager
 from sessiond.backend import Backend
 from sessiond.errors import StoreUnavailable
-from sessiond.manager import Event
+from sessiond.manager.session import Event
 from sessiond.model import Operation, Part
 
 Connect = Callable[..., SessionManager]

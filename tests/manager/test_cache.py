@@ -11,7 +11,7 @@ import pytest
 from sessiond import Session, SessionManager
 from sessiond.client import DaemonClient
 from sessiond.errors import DaemonUnreachable, InvalidInput, NotFound, SessionDeleted
-from sessiond.session_cache import SessionCache
+from sessiond.manager.session_cache import SessionCache
 from tests.manager.programs import Connect
 from tests.opencode.waiting import until
 

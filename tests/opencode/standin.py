@@ -26,7 +26,7 @@ from sessiond.opencode.protocol import (
     Turn,
     WantedTurn,
 )
-from sessiond.service.feed import Event
+from sessiond.service.live.feed import Event
 from tests.opencode.events import PATIENCE_SECONDS
 
 Body = TypeVar("Body", bound=msgspec.Struct)

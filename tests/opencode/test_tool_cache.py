@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from sessiond.client import DaemonClient
 from sessiond.errors import SessiondError
+from sessiond.manager.session_cache import SessionCache
 from sessiond.model import CachedCall
-from sessiond.session_cache import SessionCache
 from tests.opencode.machines import Machine, Team
 from tests.opencode.waiting import until
 

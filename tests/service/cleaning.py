@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sessiond.policy.retention import HOUR_MS, Limits
-from sessiond.service.cleanup import Archiver, Cleanup, Stores
+from sessiond.service.retention.cleanup import Archiver, Cleanup, Stores
 from sessiond.service.writing import Request, Surroundings
 from sessiond.store.conflicts import ConflictStore
 from sessiond.store.janitor import JanitorStore

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sessiond.files.root import FilesRoot
-from sessiond.service.hand_edits import Source
-from sessiond.service.mirroring import Mirror
-from sessiond.service.performing import Performed, Performer
-from sessiond.service.reachability import Reachability
+from sessiond.service.durable.performing import Performed, Performer
+from sessiond.service.mirrored.hand_edits import Source
+from sessiond.service.mirrored.mirroring import Mirror
+from sessiond.service.offline.reachability import Reachability
 from sessiond.service.writes import Write, completed
 from tests.store.support import Services
 

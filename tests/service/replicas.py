@@ -12,10 +12,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from sessiond.errors import NotFound, SessiondError
 from sessiond.model import Context, NewSession
-from sessiond.service.conflicts import Conflicts
-from sessiond.service.documents import Documents
-from sessiond.service.records import Records
-from sessiond.service.shapes import encode_creation
+from sessiond.service.content.conflicts import Conflicts
+from sessiond.service.content.documents import Documents
+from sessiond.service.content.records import Records
+from sessiond.service.content.shapes import encode_creation
 from sessiond.service.writing import Request, Surroundings
 from sessiond.store.committer import Committer
 from sessiond.store.conflicts import ConflictStore

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET
 
 from sessiond.model import MessagePage, NewMessage, NewSession, Operation, Session
-from sessiond.service.feed import Event
-from sessiond.service.feeds import Events
+from sessiond.service.live.feed import Event
+from sessiond.service.live.feeds import Events
 from sessiond.sync.position import START, Position
 from tests.store.support import PATIENCE_SECONDS, Services, until
 

@@ -20,10 +20,10 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
-from sessiond.service.feed import RESET
-from sessiond.service.outbox import Journaled
-from sessiond.service.provisional import provisional
-from sessiond.service.sessions import Created
+from sessiond.service.content.sessions import Created
+from sessiond.service.durable.outbox import Journaled
+from sessiond.service.durable.provisional import provisional
+from sessiond.service.live.feed import RESET
 from sessiond.service.writes import (
     Append,
     ChangeDocument,

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from sessiond.config import options
 from sessiond.config.options import Configuration, RedisOptions, SyncOptions
 from sessiond.core import Core
-from sessiond.durable import DurableWrites
+from sessiond.daemon.durable import DurableWrites
+from sessiond.daemon.offline import OfflineReading
 from sessiond.errors import DaemonUnreachable
 from sessiond.journal import Journal, JournalOptions
-from sessiond.offline import OfflineReading
 from tests.simulation.disk import Disk
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Link

@@ -12,13 +12,13 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
-from sessiond.service.archiving import Archiving
-from sessiond.service.conflicts import Conflicts
-from sessiond.service.documents import Documents
-from sessiond.service.feeds import Feeds
-from sessiond.service.messages import Messages
-from sessiond.service.records import Records
-from sessiond.service.sessions import Sessions
+from sessiond.service.content.conflicts import Conflicts
+from sessiond.service.content.documents import Documents
+from sessiond.service.content.messages import Messages
+from sessiond.service.content.records import Records
+from sessiond.service.content.sessions import Sessions
+from sessiond.service.live.feeds import Feeds
+from sessiond.service.retention.archiving import Archiving
 from sessiond.store.bus import Bus
 from sessiond.store.committer import Committer
 from sessiond.store.draft import Draft, FieldChange, IdempotencyKey

@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from sessiond.errors import SessiondError, StoreDamaged
-from sessiond.service.sessions import Filter
+from sessiond.service.content.sessions import Filter
 from tests.store.support import (
     AT,
     Services,

@@ -23,9 +23,9 @@ from tests.store.support import Services, until
 
 SESSION_KINDS = [kind for kind, row in TABLE.items() if "<id>" in row.pattern]
 OF_REPAIRS = {"quarantine", "repair"}
-"""Written by repairs only: tests/service/test_repairing.py sees them."""
+"""Written by repairs only: tests/service/health/test_repairing.py sees them."""
 OF_DEBUGGING = {"trace"}
-"""Written in debug mode only: tests/service/test_tracing.py sees it."""
+"""Written in debug mode only: tests/service/health/test_tracing.py sees it."""
 OF_REAL_SERVERS = {"probe", "replication"}
 """Gone in a moment, and only where fakeredis cannot go: test_probe and test_replicas see them."""
 CHANNELS = [

@@ -15,7 +15,7 @@ from sessiond.config.options import Configuration
 from sessiond.core import Core
 from sessiond.errors import SessiondError
 from sessiond.policy.retention import HOUR_MS, Limits
-from sessiond.service.cleanup import Cleanup, Stores
+from sessiond.service.retention.cleanup import Cleanup, Stores
 from sessiond.store.janitor import JanitorStore
 
 LIMITS = Limits(max_sessions=1, max_age_days=1, delete_archived_days=1)

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from sessiond.client import DaemonClient
+from sessiond.manager.session_cache import SessionCache
 from sessiond.model import Context, NewSession
-from sessiond.session_cache import SessionCache
 from tests.api.servers import DurableServer
 from tests.daemons import running_daemon
 from tests.system.observing import until

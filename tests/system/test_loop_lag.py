@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sessiond.troubleshooting import LoopLag
+from sessiond.daemon.troubleshooting import LoopLag
 
 
 async def test_the_worst_delay_of_the_last_minute_is_told() -> None:

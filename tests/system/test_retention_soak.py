@@ -20,7 +20,7 @@ from sessiond.config.options import Configuration
 from sessiond.core import Core
 from sessiond.model import NewMessage, NewSession
 from sessiond.policy.retention import DAY_MS, HOUR_MS, Limits
-from sessiond.service.cleanup import Cleanup, Stores
+from sessiond.service.retention.cleanup import Cleanup, Stores
 from sessiond.service.writing import Request
 from sessiond.store.janitor import JanitorStore
 from tests.api.servers import durable_server

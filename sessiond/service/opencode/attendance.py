@@ -20,8 +20,8 @@ from sessiond.errors import SessionDeleted, SessiondError
 from sessiond.opencode.activity import LONGEST_NAME, NEUTRAL_WORKTREE, written_files
 from sessiond.opencode.mapping import REPLAYED
 from sessiond.opencode.protocol import OpencodeEvent
+from sessiond.service.content.presence import Presences
 from sessiond.service.opencode.instance import Instance
-from sessiond.service.presence import Presences
 
 ATTENTION_SECONDS = 300.0
 """How long a person is at a session after a prompt, or after the end of its turn."""

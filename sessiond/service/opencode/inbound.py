@@ -18,8 +18,8 @@ from sessiond.opencode.mapping import FIELD, Change, Machine, event_of_change, r
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.records import SessionState
 from sessiond.service.clock import moment_of
-from sessiond.service.feed import LIVE, RESET, Event
-from sessiond.service.feeds import POSITIONS, Feeds
+from sessiond.service.live.feed import LIVE, RESET, Event
+from sessiond.service.live.feeds import POSITIONS, Feeds
 from sessiond.service.opencode.catalogue import Catalogue
 from sessiond.service.opencode.lane import Lane, LiveBody, LiveEvent, Wish
 from sessiond.service.opencode.outbox import Outbox, Target

@@ -18,7 +18,7 @@ from sessiond.opencode.protocol import (
     OpencodeEvent,
     Toast,
 )
-from sessiond.service.feed import Event, Subscription
+from sessiond.service.live.feed import Event, Subscription
 
 _REMEMBERED = 4096
 

@@ -27,7 +27,7 @@ from sessiond.opencode.mapping import (
 )
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.service.clock import moment_of
-from sessiond.service.feed import LIVE, Event
+from sessiond.service.live.feed import LIVE, Event
 from sessiond.store.log import LogPage
 from sessiond.sync.entry import Entry
 from sessiond.sync.position import START, Position

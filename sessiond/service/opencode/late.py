@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from sessiond.opencode.mapping import Change
-from sessiond.service.merging import Subject
+from sessiond.service.content.merging import Subject
 from sessiond.service.opencode.recorder import SourcedChange, message_of
 
 _PUTS = frozenset({"message.put", "part.put"})

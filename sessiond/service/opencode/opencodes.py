@@ -32,15 +32,15 @@ from sessiond.opencode.saved import (
     this_machine,
 )
 from sessiond.service.clock import Skew
-from sessiond.service.feed import Event
-from sessiond.service.feeds import Feeds
+from sessiond.service.content.leases import Leases
+from sessiond.service.content.presence import Presences
 from sessiond.service.identity import derived_id
-from sessiond.service.leases import Leases
+from sessiond.service.live.feed import Event
+from sessiond.service.live.feeds import Feeds
 from sessiond.service.opencode.instance import Instance
 from sessiond.service.opencode.outbox import OnApplied, Target
 from sessiond.service.opencode.overview import OpencodeStatus, Overview, SharedSession
 from sessiond.service.opencode.share import Services, Share
-from sessiond.service.presence import Presences
 from sessiond.sync.names import checked
 
 _BUFFER_BYTES = 64 * 1024 * 1024

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sessiond.opencode.database import Database
 from sessiond.opencode.mapping import Machine, neutral_part, replayed_offset
+from sessiond.service.content.overwriting import Known, Rewriting
+from sessiond.service.content.sessions import Sessions
 from sessiond.service.opencode.reading import Read
 from sessiond.service.opencode.recorder import TITLE, SourcedChange
-from sessiond.service.overwriting import Known, Rewriting
-from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
 
 

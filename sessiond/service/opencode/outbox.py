@@ -34,13 +34,13 @@ from sessiond.opencode.records import SessionState, StoredEvent
 from sessiond.opencode.reverts import outlives_revert
 from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
-from sessiond.service.documents import Documents
+from sessiond.service.content.documents import Documents
+from sessiond.service.content.sessions import Sessions
 from sessiond.service.opencode.late import late_records
 from sessiond.service.opencode.others import Others
 from sessiond.service.opencode.reading import Read
 from sessiond.service.opencode.recorder import TITLE, Recorder, SourcedChange
 from sessiond.service.opencode.working import WorkingContext
-from sessiond.service.sessions import Sessions
 from sessiond.service.writing import Request
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.outcome import MarkMoved

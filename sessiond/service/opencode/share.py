@@ -20,8 +20,9 @@ from sessiond.opencode.database import Database
 from sessiond.opencode.mapping import DURABLE, FIELD, Machine
 from sessiond.opencode.protocol import OpencodeEvent, Turn
 from sessiond.opencode.saved import SavedShare
-from sessiond.service.feeds import Feeds
-from sessiond.service.leases import Leases
+from sessiond.service.content.leases import Leases
+from sessiond.service.content.presence import Presences
+from sessiond.service.live.feeds import Feeds
 from sessiond.service.opencode.attendance import Attendance
 from sessiond.service.opencode.catalogue import Catalogue
 from sessiond.service.opencode.inbound import Inbound
@@ -30,7 +31,6 @@ from sessiond.service.opencode.outbox import Outbox, Replica, Target
 from sessiond.service.opencode.processes import Processes
 from sessiond.service.opencode.reading import DatabaseReader
 from sessiond.service.opencode.turns import Turns
-from sessiond.service.presence import Presences
 
 _ATTACHED_POLL_SECONDS = 0.25
 _IDLE_POLL_SECONDS = 1.0

@@ -13,7 +13,7 @@ import structlog
 
 from sessiond.errors import SessiondError, StoreUnavailable
 from sessiond.opencode.protocol import Holder, Turn
-from sessiond.service.leases import Leases
+from sessiond.service.content.leases import Leases
 from sessiond.service.opencode.instance import Instance
 from sessiond.store.leases import LeaseState
 

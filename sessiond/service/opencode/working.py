@@ -8,7 +8,7 @@ import msgspec
 
 from sessiond.opencode.activity import ToolUse, context_after, ended_uses, has_ended
 from sessiond.opencode.mapping import Change
-from sessiond.service.documents import Documents
+from sessiond.service.content.documents import Documents
 from sessiond.service.writing import Request
 from sessiond.store.sessions import SessionStore
 

@@ -9,12 +9,12 @@ import msgspec
 
 from sessiond.opencode.protocol import Applied, Apply, Attachment
 from sessiond.opencode.saved import SavedShare
-from sessiond.service.leases import Leases
+from sessiond.service.content.leases import Leases
+from sessiond.service.content.presence import Presences
 from sessiond.service.opencode.instance import Instance
 from sessiond.service.opencode.outbox import Target
 from sessiond.service.opencode.share import Services as ShareServices
 from sessiond.service.opencode.share import Share
-from sessiond.service.presence import Presences
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
 from sessiond.store.presence import PresenceStore

@@ -12,9 +12,9 @@ from sessiond.model import Presence
 from sessiond.opencode.activity import written_files
 from sessiond.opencode.mapping import Machine
 from sessiond.opencode.protocol import Attachment, OpencodeEvent
+from sessiond.service.content.presence import Presences
 from sessiond.service.opencode.attendance import ATTENTION_SECONDS, Attendance
 from sessiond.service.opencode.instance import Instance
-from sessiond.service.presence import Presences
 from sessiond.store.leases import LeaseStore
 from sessiond.store.presence import PresenceStore
 from tests.service.support import body, create, live_from_now

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from sessiond.config.options import Configuration, RedisOptions
 from sessiond.errors import SessiondError
-from sessiond.service.feed import operation_event
+from sessiond.service.live.feed import operation_event
 from sessiond.service.opencode import lane as lanes
 from sessiond.store.sessions import End
 from tests.conftest import _on_fakeredis

@@ -16,7 +16,7 @@ from sessiond.opencode.database import STRETCH
 from sessiond.opencode.mapping import FIELD
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.opencode.saved import SavedShare
-from sessiond.service.merging import Subject
+from sessiond.service.content.merging import Subject
 from sessiond.service.writing import Request
 from tests.opencode.simulated import NOW
 from tests.opencode.waiting import until

@@ -10,7 +10,7 @@ import pytest
 
 from sessiond.errors import StoreUnavailable
 from sessiond.opencode.protocol import Attachment
-from sessiond.service.leases import Leases
+from sessiond.service.content.leases import Leases
 from sessiond.service.opencode import turns as module
 from sessiond.service.opencode.instance import Instance
 from sessiond.service.opencode.turns import Turns

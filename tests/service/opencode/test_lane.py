@@ -11,7 +11,7 @@ import pytest
 
 from sessiond.opencode.mapping import FIELD, replayed_id
 from sessiond.opencode.protocol import OpencodeEvent
-from sessiond.service.feed import LIVE, Event, operation_event
+from sessiond.service.live.feed import LIVE, Event, operation_event
 from sessiond.service.opencode.lane import Lane
 from sessiond.sync.position import START, Position
 from tests.opencode.simulated import NOW

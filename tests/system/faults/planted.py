@@ -22,9 +22,9 @@ from sessiond.journal.opening import CURRENT, Opened, open_journal
 from sessiond.journal.thread import JournalThread
 from sessiond.model import Message, NewMessage
 from sessiond.service.clock import system_clock, timestamp
-from sessiond.service.feeds import _SessionFeed
-from sessiond.service.messages import Messages
-from sessiond.service.outbox import Outbox
+from sessiond.service.content.messages import Messages
+from sessiond.service.durable.outbox import Outbox
+from sessiond.service.live.feeds import _SessionFeed
 from sessiond.service.writing import commit
 from sessiond.store.committer import Committer
 from sessiond.store.draft import Draft

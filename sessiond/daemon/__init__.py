@@ -1,0 +1,1 @@
+"""The daemon: everything put together, started, stopped, and reported on."""

@@ -1,0 +1,114 @@
+"""The JSON files, put together: the folder, and what keeps it. Sessions work on without it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from sessiond.core import Core
+from sessiond.daemon.durable import DurableWrites
+from sessiond.errors import SessiondError
+from sessiond.files.root import FilesRoot
+from sessiond.service.finding import Finding, failed, ok, warning
+from sessiond.service.mirrored.hand_edits import Source
+from sessiond.service.mirrored.mirroring import Mirror
+from sessiond.service.status import FilesStatus
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class MirroredFiles:
+    """A daemon's folder of JSON files, from `open` to `close`.
+
+    Args:
+        path: where it is; None where none is kept.
+        mirror: what keeps it; None where that is not possible.
+        fault: why not.
+    """
+
+    def __init__(
+        self, path: Path | None, mirror: Mirror | None = None, fault: SessiondError | None = None
+    ) -> None:
+        self._path = path
+        self._mirror = mirror
+        self._fault = fault
+
+    @classmethod
+    async def open(
+        cls, core: Core, durable: DurableWrites, path: Path | None, *, owned: bool
+    ) -> MirroredFiles:
+        """Open the folder; where that is not possible, go on without, and say so.
+
+        Args:
+            core: the sessions.
+            durable: takes in what people edit.
+            path: the folder; None for none.
+            owned: whether Redis is the daemon's own: then a session that it lost is made again.
+        """
+        if path is None:
+            return cls(None)
+        try:
+            root = await asyncio.to_thread(FilesRoot.open, path)
+        except SessiondError as error:
+            _log.error("files.unavailable", reason=error.detail, hint=error.hint)
+            return cls(path, fault=error)
+        source = Source(
+            store=core.store,
+            load=core.sessions.load,
+            submit=durable.outbox.submit,
+            perform=core.performer.perform,
+            waiting=lambda session_id: [
+                journaled.write for journaled in durable.outbox.waiting(session_id)
+            ],
+            redis=durable.redis,
+            clock=core.around.clock,
+        )
+        mirror = Mirror(root, source, restores=owned)
+        core.store.on_commit.append(mirror.note_written)
+        return cls(path, mirror)
+
+    def start(self) -> None:
+        """Begin to keep the files."""
+        if self._mirror:
+            self._mirror.start()
+
+    def status(self) -> FilesStatus | None:
+        """Return what is kept; None where nothing is."""
+        return self._mirror.status() if self._mirror else None
+
+    def findings(self) -> list[Finding]:
+        """Return what the doctor says of the files."""
+        if self._path is None:
+            return []
+        if self._fault:
+            return [failed("files", self._fault.detail, self._fault.hint, code=self._fault.code)]
+        status = self.status()
+        return [] if status is None else [_finding(status)]
+
+    async def close(self) -> None:
+        """Write what is behind, and let go of the folder."""
+        if self._mirror:
+            await self._mirror.close()
+
+
+def _finding(status: FilesStatus) -> Finding:
+    check = "files"
+    if status.rejected:
+        first = status.rejected[0]
+        return warning(
+            check,
+            f"{len(status.rejected)} edited files cannot be taken; {first.kept}: {first.reason}",
+            "put it right, or delete it: then it is written anew",
+        )
+    moved = [problem for problem in status.recent if problem.kept]
+    if moved:
+        last = moved[-1]
+        return warning(
+            check,
+            f"{len(moved)} files were moved aside and written anew, the last one "
+            f"{last.session_id}/{last.file}: {last.reason}; it is {last.kept}",
+            "look whether you need anything of it; check the disk if nobody touched the files",
+        )
+    return ok(check, f"{status.sessions} sessions in {status.directory}, {status.behind} behind")

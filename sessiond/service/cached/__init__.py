@@ -1,0 +1,1 @@
+"""What tools answered, shared by the instances of a session and never stale."""

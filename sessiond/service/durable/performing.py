@@ -1,0 +1,125 @@
+"""Performing a write: the service that does it, and where it went in the session's log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, TypeAlias
+
+from msgspec import Struct, structs
+
+from sessiond.model import ConflictRecord, Document, Written, WrittenRecord
+from sessiond.service.content.conflicts import Conflicts
+from sessiond.service.content.documents import Documents
+from sessiond.service.content.messages import Messages
+from sessiond.service.content.records import Records
+from sessiond.service.content.sessions import Created, Sessions
+from sessiond.service.writes import (
+    Append,
+    ChangeDocument,
+    Create,
+    Delete,
+    Edit,
+    PutPart,
+    Remove,
+    RemovePart,
+    Resolve,
+    Write,
+)
+from sessiond.store.log import LogReader
+from sessiond.sync.position import Position, parse_position
+
+Result: TypeAlias = Created | Written | WrittenRecord | Document | ConflictRecord | Position
+"""What came of a write, by its kind."""
+
+
+class Performed(Struct, frozen=True):
+    """What came of a write, and the place of its last operation in the log."""
+
+    result: Any
+    position: Position
+
+
+class Performer:
+    """Performs writes on Redis. The same write performed once more comes to the same.
+
+    Args:
+        log: tells the place of a write whose answer names only its offset.
+        sessions, messages, records, documents, conflicts: the services.
+    """
+
+    def __init__(
+        self,
+        log: LogReader,
+        *,
+        sessions: Sessions,
+        messages: Messages,
+        records: Records,
+        documents: Documents,
+        conflicts: Conflicts,
+    ) -> None:
+        self._log = log
+        self._sessions = sessions
+        self._messages = messages
+        self._records = records
+        self._documents = documents
+        self._conflicts = conflicts
+
+    async def perform(self, write: Write) -> Performed:
+        """Perform a write.
+
+        Raises:
+            SessiondError: what the service raises.
+        """
+        result = await self._result(write)
+        position = _position(result)
+        if not position.epoch:
+            (entry,) = await self._log.entries_at(write.session_id, [position.offset])
+            position = entry.position if entry else position
+        return Performed(result, position)
+
+    async def _result(self, write: Write) -> Result:
+        session_id, request = write.session_id, write.request
+        pending: Awaitable[Result]
+        match write:
+            case Append():
+                pending = self._messages.append(session_id, write.messages, request)
+            case ChangeDocument():
+                pending = self._documents.change(
+                    session_id, write.name, write.patch, request, replace=write.replace
+                )
+            case Edit():
+                pending = self._records.edit(session_id, write.message_id, write.patch, request)
+            case PutPart():
+                pending = self._records.put_part(
+                    session_id, write.message_id, write.part_id, write.part, request
+                )
+            case Remove():
+                pending = self._records.remove(session_id, write.message_id, request)
+            case RemovePart():
+                pending = self._records.remove_part(
+                    session_id, write.message_id, write.part_id, request
+                )
+            case Create():
+                new = structs.replace(write.new, session_id=session_id)
+                pending = self._sessions.create(new, request)
+            case Delete():
+                pending = self._sessions.delete(session_id, request)
+            case Resolve():
+                pending = self._conflicts.resolve(session_id, write.number, write.choice, request)
+        return await pending
+
+
+def _position(result: Result) -> Position:
+    match result:
+        case Position():
+            return result
+        case Written():
+            return parse_position(result.position)
+        case WrittenRecord() | Document():
+            return parse_position(result.version)
+        case Created():
+            return result.position
+        case ConflictRecord():
+            return (
+                parse_position(result.resolution.version) if result.resolution else Position("", 0)
+            )

@@ -1,0 +1,1 @@
+"""What is wrong, and how it is put right: checks, scans, repairs, traces."""

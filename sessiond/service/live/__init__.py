@@ -1,0 +1,1 @@
+"""Events as they happen, for all who watch."""

@@ -1,0 +1,1 @@
+"""Sessions as JSON files, kept in step both ways."""

@@ -1,0 +1,242 @@
+"""The files of one session: what people and the disk made of them, and writing them anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from sessiond.errors import NotFound, SessionDeleted, SessiondError
+from sessiond.files.folder import (
+    Damaged,
+    Edited,
+    Finding,
+    FolderChanged,
+    Missing,
+    Rejected,
+    SessionFolder,
+)
+from sessiond.files.layout import FileName, file_of, rendered
+from sessiond.files.reading import Unreadable
+from sessiond.files.state import (
+    STATE_FILE,
+    FileState,
+    FolderState,
+    Stamp,
+    digest,
+    with_file,
+    without_file,
+)
+from sessiond.service.mirrored.hand_edits import Source, take_edit
+from sessiond.service.mirrored.incidents import Incidents
+from sessiond.service.status import FileProblem
+
+_PAUSE_SECONDS = 1.0
+_LEAST_SHARE = 20
+"""Writing a session pauses it for so many times as long as it took."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class MirroredSession:
+    """One session's files, and what is known of them.
+
+    Args:
+        folder: where they are.
+        source: where the session is.
+        incidents: is told what happened to the files.
+        now: a monotonic clock, in seconds.
+
+    Attributes:
+        is_behind: whether the session may be another one than the files say.
+        due: when they may be written again, in seconds of `now`.
+
+    Raises:
+        NotFound, SessionDeleted: by every method that asks for the session: it is gone.
+        SessiondError, OSError: Redis, or the disk, does not do what is asked; try again later.
+    """
+
+    def __init__(
+        self,
+        folder: SessionFolder,
+        source: Source,
+        incidents: Incidents,
+        now: Callable[[], float],
+    ) -> None:
+        self.folder = folder
+        self.state = FolderState(session_id=folder.session_id)
+        self.is_behind = True
+        self.due = 0.0
+        self._source = source
+        self._incidents = incidents
+        self._now = now
+        self._rejected: dict[FileName, Rejected] = {}
+        self._seen: dict[FileName, Stamp] = {}  # of files that somebody is perhaps still writing
+
+    @property
+    def session_id(self) -> str:
+        """Whose files these are."""
+        return self.folder.session_id
+
+    def rejected(self) -> list[FileProblem]:
+        """Return the files that somebody edited, and that cannot be taken."""
+        return [
+            FileProblem(
+                session_id=self.session_id,
+                file=file_of(name),
+                what="rejected",
+                reason=problem.reason,
+                kept=str(self.folder.file(name)),
+            )
+            for name, problem in self._rejected.items()
+        ]
+
+    # What is there
+
+    async def load(self) -> None:
+        """Find out what is known of the files, and check every byte of them."""
+        if not self.folder.is_folder():
+            kept = await asyncio.to_thread(self.folder.quarantine_whole, self._source.clock())
+            self._incidents.tell(
+                self.session_id, "", "quarantined", "it is not a folder", str(kept)
+            )
+            return
+        try:
+            state = await asyncio.to_thread(self.folder.load_state)
+        except Unreadable as error:
+            await self._quarantine(STATE_FILE, str(error))
+        else:
+            self.state = state or self.state
+        await self.examine(wholly=True)
+
+    def is_touched(self) -> bool:
+        """Tell whether somebody may have written a file since; quickly."""
+        looked_at = {name: rejected.stamp for name, rejected in self._rejected.items()}
+        return self.folder.is_touched(self.state, looked_at)
+
+    async def examine(self, *, wholly: bool) -> None:
+        """Look at the files, and do something about what is found.
+
+        Args:
+            wholly: whether to read also what nobody seems to have touched.
+        """
+        self.state, findings = await asyncio.to_thread(
+            self.folder.examine, self.state, wholly=wholly
+        )
+        for finding in findings:
+            await self._take(finding)
+        edited = {found.name for found in findings if isinstance(found, Edited | Rejected)}
+        self._rejected = {name: self._rejected[name] for name in self._rejected.keys() & edited}
+
+    async def _take(self, finding: Finding) -> None:
+        match finding:
+            case Missing():
+                self.is_behind = True
+            case Damaged():
+                await self._quarantine(file_of(finding.name), finding.reason)
+                self.state = without_file(self.state, finding.name)
+                self.is_behind = True
+            case Rejected():
+                self._reject(finding)
+            case Edited() if not self.state.files:
+                self.is_behind = True  # nothing is known of these files: see `_adopt`
+            case Edited() if self._seen.get(finding.name) == finding.stamp:
+                await self._take_edit(finding)
+            case Edited():
+                self._seen[finding.name] = finding.stamp  # next time, unless it still changes
+
+    async def _take_edit(self, edit: Edited) -> None:
+        known = self._rejected.get(edit.name)
+        if known and known.stamp == edit.stamp:
+            return
+        try:
+            count = await take_edit(self._source, self.state, edit)
+        except (NotFound, SessionDeleted):
+            raise
+        except SessiondError as error:
+            if error.temporary:
+                raise
+            self._reject(Rejected(edit.name, error.detail, edit.stamp))
+            return
+        self._seen.pop(edit.name, None)
+        self._rejected.pop(edit.name, None)
+        self.state = with_file(
+            self.state, edit.name, FileState(digest=edit.digest, stamp=edit.stamp)
+        )
+        self.is_behind = True
+        _log.info(
+            "files.edit_taken", session_id=self.session_id, file=file_of(edit.name), count=count
+        )
+
+    def _reject(self, rejected: Rejected) -> None:
+        before = self._rejected.get(rejected.name)
+        self._rejected[rejected.name] = rejected
+        if before is None or before.stamp != rejected.stamp:
+            _log.warning(
+                "files.edit_rejected",
+                session_id=self.session_id,
+                file=file_of(rejected.name),
+                reason=rejected.reason,
+            )
+
+    async def _quarantine(self, file: str, reason: str) -> None:
+        """Move what is damaged out of the way, and tell."""
+        kept = await asyncio.to_thread(self.folder.quarantine, file, self._source.clock())
+        self._incidents.tell(self.session_id, file, "quarantined", reason, str(kept))
+
+    # Writing
+
+    async def write(self) -> None:
+        """Write what the session is now into its files; one that is archived is left there."""
+        if self._source.waiting(self.session_id):  # it is not yet what somebody here made of it
+            return
+        if await self._source.store.archived([self.session_id]):  # loading would bring it back
+            self.is_behind = False
+            return
+        began = self._now()
+        self.is_behind = False  # what happens from now on counts again
+        try:
+            await self._write_loaded(await self._source.load(self.session_id))
+        except FolderChanged:
+            self.is_behind = True  # the next look finds out how
+        except BaseException:
+            self.is_behind = True
+            raise
+        finally:
+            self.due = self._now() + max(_PAUSE_SECONDS, _LEAST_SHARE * (self._now() - began))
+
+    async def _write_loaded(self, loaded: bytes) -> None:
+        session = await asyncio.to_thread(rendered, loaded)
+        if not self.state.files:
+            await self._adopt(session.files)
+        left: list[FileName] = []
+        for name in self._rejected:
+            known = self.state.files.get(name)
+            if known and known.digest == digest(session.files[name]):
+                left.append(name)
+            else:
+                await self._set_aside(name)
+        self._rejected = {name: self._rejected[name] for name in left}
+        self.state = await asyncio.to_thread(self.folder.write, self.state, session, left)
+
+    async def _adopt(self, files: dict[FileName, bytes]) -> None:
+        """Take over files of which nothing is known: those that say what the session is."""
+        if not self.folder.is_folder():
+            return
+        _, findings = await asyncio.to_thread(self.folder.examine, self.state, wholly=True)
+        for finding in findings:
+            if isinstance(finding, Edited) and finding.digest == digest(files[finding.name]):
+                state = FileState(digest=finding.digest, stamp=finding.stamp)
+                self.state = with_file(self.state, finding.name, state)
+            elif not isinstance(finding, Missing):
+                file, reason = file_of(finding.name), "it was not known who wrote it"
+                await self._quarantine(file, reason)
+                self._rejected.pop(finding.name, None)
+
+    async def _set_aside(self, name: FileName) -> None:
+        """Keep a rejected file under another name: its session went on, and has to be written."""
+        reason = self._rejected[name].reason
+        kept = await asyncio.to_thread(self.folder.set_aside, name, self._source.clock())
+        self.state = without_file(self.state, name)
+        self._incidents.tell(self.session_id, file_of(name), "set_aside", reason, str(kept))

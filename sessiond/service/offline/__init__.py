@@ -1,0 +1,1 @@
+"""Reading without Redis: this machine's copies, and what waits laid over them."""

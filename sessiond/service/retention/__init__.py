@@ -1,0 +1,1 @@
+"""The end of a session's life: compressed, archived, deleted by limits."""

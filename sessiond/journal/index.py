@@ -67,6 +67,10 @@ class Index:
         self.identities.append(identity)
         self.last_sequence = 0
 
+    def sessions(self) -> set[str]:
+        """Return the sessions that have entries."""
+        return set(self._numbers)
+
     def number_of_key(self, session_id: str, key: str) -> int | None:
         """Return the number of the entry that probably came with this key."""
         return self._keys.get(key_digest(session_id, key)) if key else None

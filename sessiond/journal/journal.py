@@ -140,6 +140,10 @@ class Journal:
         """Return where Redis has the newest entry of each session that has confirmed ones."""
         return await self._thread.ask(Ledger.newest_confirmed)
 
+    async def sessions(self) -> set[str]:
+        """Return the sessions of which it has entries, confirmed or not."""
+        return await self._thread.ask(lambda ledger: ledger.index.sessions())
+
     async def of_session(self, session_id: str) -> AsyncIterator[list[Entry]]:
         """Give a session's entries, confirmed or not, in the order they were written, in pages.
 

@@ -100,6 +100,7 @@ async def test_confirmed_entries_are_not_pending_but_kept_for_a_rollback(tmp_pat
     kept = [(entry.span, entry.position) for entry in await of_session(journal, "ses_0")]
     assert kept == [(spans[0], at(1)), (spans[2], at(3)), (spans[4], None)]
     assert await journal.newest_confirmed() == {"ses_0": at(3), "ses_1": at(4)}
+    assert await journal.sessions() == {"ses_0", "ses_1"}
     status = await journal.status()
     assert (status.pending, status.kept, status.last_sequence) == (2, 4, 6)
     await journal.close()

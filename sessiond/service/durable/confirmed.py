@@ -17,6 +17,8 @@ from sessiond.journal import Entry, Journal
 from sessiond.sync.position import Position
 
 _CHECKED_AT_ONCE = 16
+_REMEMBERED_SESSIONS = 10_000
+"""With so many, those are forgotten that the journal has dropped."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -56,6 +58,7 @@ class Confirmed:
         self._lookup = lookup
         self._write_again = write_again
         self._known: dict[str, Position] = {}
+        self._too_many = _REMEMBERED_SESSIONS
         self._since: list[tuple[str, Position]] = []
         self._last: dict[str, Position] = {}
         self._looked_at: list[tuple[str, Position]] = []
@@ -129,6 +132,17 @@ class Confirmed:
             self._in_doubt()
         else:
             self._is_trusted.set()
+
+    async def forget_dropped(self) -> None:
+        """Forget sessions of which the journal has nothing: nothing could be written again.
+
+        Only now and then, when there are twice as many as the last time.
+        """
+        if len(self._known) < self._too_many:
+            return
+        kept = await self._journal.sessions()
+        self._known = {name: known for name, known in self._known.items() if name in kept}
+        self._too_many = max(_REMEMBERED_SESSIONS, 2 * len(self._known))
 
     async def recheck(self) -> int:
         """Look for what Redis confirmed, and have written again what it has not any more.

@@ -109,3 +109,4 @@ class RollbackWatch:
             await self._confirmed.recheck_recent()
         else:
             self._confirmed.end_look()
+            await self._confirmed.forget_dropped()

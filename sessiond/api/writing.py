@@ -27,9 +27,10 @@ from sessiond.model import (
     WrittenRecord,
 )
 from sessiond.service.content.sessions import Created
-from sessiond.service.durable.outbox import Journaled, Outbox
+from sessiond.service.durable.outbox import Outbox
 from sessiond.service.durable.performing import Result
 from sessiond.service.durable.provisional import provisional
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.reading import Reading
 from sessiond.service.writes import (
     Append,

@@ -13,8 +13,10 @@ from sessiond.journal import Journal, JournalOptions
 from sessiond.journal.options import MIB
 from sessiond.service.durable.announcing import announcements
 from sessiond.service.durable.confirmed import Lookup
-from sessiond.service.durable.outbox import Journaled, Outbox, Surroundings
+from sessiond.service.durable.outbox import Outbox
 from sessiond.service.durable.rollbacks import RollbackWatch
+from sessiond.service.durable.tries import Surroundings
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.reachability import Reachability
 from sessiond.store.watermarks import WatermarkStore
 

@@ -38,7 +38,7 @@ class OfflineReading:
             source = Source(core.store, core.bus, core.keys, durable.redis, core.around.clock)
             self.copier = copier = Copier(replica, source)
             core.store.on_commit.append(copier.take_written)
-            durable.outbox.revive = Revival(core.around, replica).revive
+            durable.outbox.revive_with(Revival(core.around, replica).revive)
             offline = Offline(replica, copier, durable.outbox, core.workspace)
         online = Services(core.sessions, core.messages, core.documents)
         self.reading = Reading(online, offline, durable.redis, core.note_read)

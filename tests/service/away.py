@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sessiond.replica import Replica
-from sessiond.service.durable.outbox import Journaled
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.copying import Copier, Source
 from sessiond.service.offline.reachability import Reachability
 from sessiond.service.offline.reading import Offline, Reading

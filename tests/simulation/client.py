@@ -21,8 +21,8 @@ from sessiond.model import (
     WrittenRecord,
 )
 from sessiond.service.content.sessions import Created
-from sessiond.service.durable.outbox import Journaled
 from sessiond.service.durable.provisional import provisional
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.live.feed import RESET
 from sessiond.service.writes import (
     Append,

@@ -17,7 +17,7 @@ from msgspec import Struct
 from sessiond.codec import json
 from sessiond.errors import NotFound, SessionDeleted, SessiondError
 from sessiond.model import NewSession
-from sessiond.service.durable.outbox import Journaled
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.status import OutboxStatus
 from sessiond.service.writes import Create
 from tests.simulation.client import LocalClient, LocalWatcher

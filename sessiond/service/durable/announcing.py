@@ -7,7 +7,7 @@ from typing import Any
 from sessiond.codec import json
 from sessiond.model import JOURNALED, JournaledOperation
 from sessiond.service.clock import moment
-from sessiond.service.durable.outbox import Journaled
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.live.feed import Event
 from sessiond.service.writes import (
     Append,

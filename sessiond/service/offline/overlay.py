@@ -17,7 +17,7 @@ from sessiond.model import Message, NewMessage, NewSession
 from sessiond.service.clock import moment, timestamp
 from sessiond.service.content.records import check_edit, edited
 from sessiond.service.content.shapes import checked_document
-from sessiond.service.durable.outbox import Journaled
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.writes import (
     Append,
     ChangeDocument,

@@ -21,7 +21,8 @@ from sessiond.service.content.documents import Documents
 from sessiond.service.content.messages import Messages
 from sessiond.service.content.sessions import Filter, Sessions
 from sessiond.service.content.usage import count_message
-from sessiond.service.durable.outbox import Journaled, Outbox
+from sessiond.service.durable.outbox import Outbox
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.copying import Copier
 from sessiond.service.offline.overlay import created, lay_over, lay_over_outline
 from sessiond.service.offline.reachability import Reachability

@@ -11,7 +11,7 @@ from sessiond.errors import InvalidInput
 from sessiond.model import Choice, JournaledOperation, NewSession
 from sessiond.service.clock import moment
 from sessiond.service.durable.announcing import announcements
-from sessiond.service.durable.outbox import Journaled
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.writes import (
     Append,
     ChangeDocument,

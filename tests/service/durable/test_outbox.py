@@ -24,8 +24,10 @@ from sessiond.errors import (
 from sessiond.journal import Journal, JournalOptions
 from sessiond.model import Choice, NewMessage, NewSession
 from sessiond.service.durable.confirmed import Lookup
-from sessiond.service.durable.outbox import Journaled, Outbox, Surroundings
+from sessiond.service.durable.outbox import Outbox
 from sessiond.service.durable.performing import Performed
+from sessiond.service.durable.tries import Surroundings
+from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.reachability import Reachability
 from sessiond.service.writes import (
     Append,
@@ -471,7 +473,7 @@ async def test_a_session_that_stays_missing_is_revived_and_then_written_to(
 
     await machine.stop()
     await machine.start(revive_seconds=0.05)
-    machine.outbox.revive = revive
+    machine.outbox.revive_with(revive)
     redis.refusals |= dict.fromkeys("ab", SessionMissing("s"))
     redis.is_missing = redis.is_away = True
     for name in "ab":

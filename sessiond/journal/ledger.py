@@ -29,8 +29,8 @@ from sessiond.sync.position import Position, parse_position
 
 _PAGE_ENTRIES = 256
 _PAGE_BYTES = 4 * MIB
-_LOG_BYTES = 32 * MIB  # each checkpoint holds up one round of writers: fewer than 1 in 100
-_COMMIT_BYTES = 32 * 1024  # pages that are written beside the entries
+_LOG_BYTES = 4 * MIB  # a checkpoint holds up writers, the longer the more there is to move
+_COMMIT_BYTES = 8 * 1024  # pages that are written beside the entries
 _LOOK_FOR_OLD_MS = 1000
 _CONFIRMED_AT_ONCE = 64
 _JOINED = (

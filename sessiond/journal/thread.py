@@ -1,7 +1,8 @@
 """The journal's thread: all work on the file, in order; groups that wait leave together.
 
-An idle journal's group is written at once. While its transaction is being synced, later groups
-gather, and share the next one: one sync for all of them.
+What comes in one turn of the event loop is handed over together, once it is under way to Redis.
+While a transaction is being synced, later groups gather, and share the next one: one sync for all
+of them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ class JournalThread:
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._gathered: list[_Append] = []
-        self._is_idle = False
         self._confirmations: deque[Confirmation] = deque()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ledger: Ledger
@@ -83,11 +83,8 @@ class JournalThread:
         self._check_open()
         job = _Append(draft, self._loop.create_future())
         self._gathered.append(job)
-        if self._is_idle:
-            self._is_idle = False
-            self._hand_over()
-        elif len(self._gathered) == 1:
-            self._loop.call_soon(self._hand_over)
+        if len(self._gathered) == 1:  # soon: after what this turn of the loop sends to Redis
+            self._loop.call_soon(self._loop.call_soon, self._hand_over)
         return job.outcome
 
     def confirm(self, confirmation: Confirmation) -> None:
@@ -111,11 +108,7 @@ class JournalThread:
             await self._executor.close()
 
     def _hand_over(self) -> None:
-        """Hand over what was gathered.
-
-        A thread that has nothing to do gets it at once. While it is busy, what comes in one turn
-        of the loop is handed over together.
-        """
+        """Hand over what was gathered: what comes in one turn of the loop goes together."""
         gathered, self._gathered = self._gathered, []
         if gathered:
             self._jobs.put(gathered)
@@ -141,7 +134,6 @@ class JournalThread:
             self._settle([(self._opened, error)])
             return
         self._settle([(self._opened, None)])
-        self._is_idle = self._jobs.empty()
 
     def _work_off(self) -> None:
         """Do the next job, and what is gathered with it: that one's own turn finds nothing."""
@@ -156,7 +148,6 @@ class JournalThread:
             else:
                 self._answer(job)
             job = following
-        self._is_idle = self._jobs.empty()
 
     def _gather(self, first: list[_Append]) -> tuple[list[_Append], _Job | None]:
         """Return what may be written together, and the job that comes next, if one is there."""

@@ -22,7 +22,7 @@ from sessiond.journal import Journal
 from sessiond.journal import ledger
 from sessiond.sync.position import Position
 
-ledger._LOG_BYTES = 200_000
+ledger._LOG_BYTES = 50_000
 
 async def write(journal, writer):
     for number in itertools.count():

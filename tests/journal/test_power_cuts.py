@@ -136,7 +136,7 @@ class Trial:
 @pytest.fixture(autouse=True)
 def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints come often, so that power fails within them too."""
-    monkeypatch.setattr(ledger, "_LOG_BYTES", 150 * 1024)
+    monkeypatch.setattr(ledger, "_LOG_BYTES", 40 * 1024)
 
 
 async def assert_power_cuts_lose_nothing(

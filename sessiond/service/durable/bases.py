@@ -34,6 +34,8 @@ class Bases:
         who went on from there had not seen what others wrote meanwhile.
         """
         request = write.request
+        if not (request.base or request.expected):
+            return write
         before = self._told.get((write.session_id, request.base))
         if before and before.request.base and (made := made_before(write, before)):
             request = structs.replace(request, base=before.request.base, made=made)

@@ -100,7 +100,8 @@ class RollbackWatch:
             await self._journal.seen(before.incarnation, before.sequence)
         if life != self._life or before != noted or self._confirmed.is_in_doubt:
             self._life = ""  # until it is known what became of what was there
-            self._late_until = self._now() + _LATE_ANSWER_SECONDS
+            if noted:  # at the first look, nothing was asked yet
+                self._late_until = self._now() + _LATE_ANSWER_SECONDS
             await self._confirmed.recheck()
             for recheck in self._rechecks:
                 recheck()

@@ -6,14 +6,14 @@ What was removed stays removed: a change that came too late for it is kept as a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import msgspec
 from msgspec import UNSET, structs
 
 from sessiond.codec import json
-from sessiond.errors import InvalidInput, NotFound, SessionDeleted
+from sessiond.errors import InvalidInput, NotFound, SessionDeleted, SessiondError
 from sessiond.model import Message, Part, WrittenRecord
 from sessiond.service.content.deletion import kept
 from sessiond.service.content.merging import (
@@ -152,11 +152,11 @@ class Records:
         """Write a record anew: what a change makes of it, whatever it was made on."""
         around, at_ms = self._around, asked_at(self._around, request)
 
-        async def once() -> WrittenRecord:
-            if before := await self._written(subject, key):
-                return before
+        async def write() -> WrittenRecord:
             standing = await standing_of(self._around, subject)
             if standing.side.value is UNSET and not standing.may_be_new:
+                if before := await self._written(subject, key):
+                    return before
                 await self._refuse_too_late(subject, request, make, key, at_ms)
             check_expected(request.expected, standing.version)
             merged = await self._merged(subject, standing, request, make, at_ms)
@@ -175,7 +175,7 @@ class Records:
                 await self._refuse_too_late(subject, request, make, key, at_ms)
             return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
 
-        return await attempt(around, subject.session_id, subject.id, request, once)
+        return await self._attempt(subject, request, key, write)
 
     async def _remove(self, op: str, subject: Subject, request: Request) -> WrittenRecord:
         key = idempotency_key(request, b"%b %b {}" % (op.encode(), subject.id.encode()))
@@ -183,9 +183,7 @@ class Records:
             return await self._write(op, subject, b"{}", request, key)
         around, at_ms = self._around, asked_at(self._around, request)
 
-        async def once() -> WrittenRecord:
-            if before := await self._written(subject, key):
-                return before
+        async def write() -> WrittenRecord:
             standing = await standing_of(self._around, subject)
             outcomes = Outcomes(subject, "", UNSET)
             if not is_version(request.base, standing.version) and standing.side.value is not UNSET:
@@ -206,7 +204,7 @@ class Records:
             position, conflicts = await commit_merged(around, draft, outcomes)
             return WrittenRecord(id=subject.id, version=str(position), conflicts=conflicts)
 
-        return await attempt(around, subject.session_id, subject.id, request, once)
+        return await self._attempt(subject, request, key, write)
 
     async def _write(
         self,
@@ -219,9 +217,7 @@ class Records:
         """Write an operation that needs to know nothing of what stands."""
         around = self._around
 
-        async def once() -> WrittenRecord:
-            if before := await self._written(subject, key):
-                return before
+        async def write() -> WrittenRecord:
             draft = Draft(
                 op,
                 subject.id,
@@ -234,7 +230,30 @@ class Records:
             committed = await commit(around, subject.session_id, [draft])
             return WrittenRecord(id=subject.id, version=str(committed.positions[0]))
 
-        return await attempt(around, subject.session_id, subject.id, request, once)
+        return await self._attempt(subject, request, key, write)
+
+    async def _attempt(
+        self,
+        subject: Subject,
+        request: Request,
+        key: IdempotencyKey | None,
+        write: Callable[[], Awaitable[WrittenRecord]],
+    ) -> WrittenRecord:
+        """Write until no other writer is met; see `attempt`.
+
+        Whether it was written before is asked only where it fails: with a key that was used, the
+        commit script lets nothing through.
+        """
+
+        async def once() -> WrittenRecord:
+            try:
+                return await write()
+            except SessiondError:
+                if before := await self._written(subject, key):
+                    return before
+                raise
+
+        return await attempt(self._around, subject.session_id, subject.id, request, once)
 
     async def _written(self, subject: Subject, key: IdempotencyKey | None) -> WrittenRecord | None:
         """Return what the write of this key came to, if it was made before."""

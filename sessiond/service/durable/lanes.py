@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from sessiond.errors import SessiondError
 from sessiond.journal import Entry
 from sessiond.service.durable.tries import Surroundings, Tries
-from sessiond.service.durable.waiting import Journaled, Waiting, again, kind, write_of
+from sessiond.service.durable.waiting import Journaled, Waiting, again, kind, record_of, write_of
 from sessiond.service.writes import op_of
 from sessiond.store.outcome import SessionMissing
 from sessiond.sync.position import is_journaled
@@ -138,7 +138,7 @@ class Lanes:
             self._note(lane, obstacle)
 
     async def _perform_next(self, lane: _Lane) -> int:
-        """Perform the first writes of a lane, appends many at once; returns how many are done."""
+        """Perform the first writes of a lane, many at once; returns how many are done."""
         batch, life = self._next_batch(lane.writes), self.tries.confirmed.lives
         outcomes = await asyncio.gather(
             *(
@@ -167,19 +167,24 @@ class Lanes:
     def _next_batch(self, queue: deque[Waiting]) -> list[Waiting]:
         """Return the first write, and those behind it that may be performed at the same time.
 
-        Appends keep their order on their way to Redis, and so do the changes of one document. One
-        that is based on another one that waits as well must wait for it.
+        One that is based on another one that waits as well must wait for it, and so must one of the
+        same record.
         """
         batch = [queue[0]]
         common, places = kind(queue[0].write), {str(queue[0].place)}
+        records = {record_of(queue[0].write)}
         for waiting in itertools.islice(queue, 1, _TOGETHER):
             if not common or kind(waiting.write) != common:
                 break
             base = self.tries.bases.based(waiting.write).request.base
             if base and (is_journaled(base) or base in places):
                 break
+            record = record_of(waiting.write)
+            if record and record in records:
+                break
             batch.append(waiting)
             places.add(str(waiting.place))
+            records.add(record)
         return batch
 
     async def _is_decided(self, lane: _Lane, waiting: Waiting, error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 from sessiond.journal import Entry, Span
 from sessiond.service import writes
 from sessiond.service.durable.performing import Performed
-from sessiond.service.writes import Append, ChangeDocument, Write
+from sessiond.service.writes import Append, ChangeDocument, PutPart, Remove, Write
 from sessiond.sync.position import Position, journaled_position
 
 
@@ -81,11 +81,28 @@ def again(write: Write) -> Write:
 
 
 def kind(write: Write) -> str:
-    """Return what writes have in common that may be performed at once; empty for by itself."""
+    """Return what writes have in common that may be performed at once; empty for by itself.
+
+    They keep their order on their way to Redis: what need not read first goes there at once, and
+    the changes of one document are made one upon the other.
+    """
     match write:
         case Append():
-            return "append"
+            return "unread"
+        case PutPart() | Remove() if not write.request.base:
+            return "unread"
         case ChangeDocument() if write.name != "metadata" and not write.request.expected:
             return write.name
+        case _:
+            return ""
+
+
+def record_of(write: Write) -> str:
+    """Return the message or part that stands and is changed; empty for none."""
+    match write:
+        case PutPart():
+            return f"{write.message_id}/{write.part_id}"
+        case Remove():
+            return write.message_id
         case _:
             return ""

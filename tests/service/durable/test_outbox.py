@@ -126,6 +126,8 @@ def name_of(write: Write) -> str:
             return str(write.messages[0].content)
         case ChangeDocument() | Edit():
             return str(write.patch)
+        case PutPart():
+            return f"{write.message_id}/{write.part_id} {write.part['text']}"
         case _:
             return type(write).__name__
 
@@ -781,3 +783,22 @@ async def test_an_edit_of_a_message_that_waits_is_based_on_it(
 )
 def test_a_write_comes_out_of_the_journal_as_it_went_in(write: Write) -> None:
     assert decode(encode(write)) == write
+
+
+async def test_what_need_not_be_read_first_goes_together_and_each_record_once(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    first, second = (
+        PutPart(session_id="s", message_id="m", part_id="p", part={"type": "text", "text": text})
+        for text in ("1", "2")
+    )
+    redis.is_away = True
+    for write in (append("a"), first, append("b"), second, append("c")):
+        await machine.outbox.submit(write)
+    redis.gate.clear()
+    asked, redis.is_away = redis.asked, False
+    await until(lambda: redis.asked > asked)
+    assert redis.asked == asked + 3
+    redis.gate.set()
+    await machine.settled()
+    assert [name_of(write) for write in redis.done] == ["a", "m/p 1", "b", "m/p 2", "c"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -54,6 +55,8 @@ def test_what_was_under_way_is_there_or_not(tmp_path: Path) -> None:
         journal = await opened(disk)
         await journal.begin("ses", [b"before"])
         journal.begin("ses", [b"under way"])
+        for _ in range(2):  # it is handed over
+            await asyncio.sleep(0)
         disk.crash()
         there.append(b"under way" in await names(await opened(disk)))
 

@@ -8,13 +8,16 @@ side of a rollback, and is looked for one by one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import structlog
 from msgspec import Struct
 
 from sessiond.journal import Entry, Journal
 from sessiond.sync.position import Position
+
+Answer = TypeVar("Answer")
 
 _CHECKED_AT_ONCE = 16
 _REMEMBERED_SESSIONS = 10_000
@@ -118,6 +121,21 @@ class Confirmed:
         self._since = []
         self._examined = set(self._doubted)
 
+    async def has_newest(self) -> bool:
+        """Tell whether Redis has the newest of what it confirmed lately, of each session.
+
+        What it confirmed before that it has as well: the newest was written behind it.
+        """
+        newest: dict[str, Position] = {}
+        for session_id, position in self._looked_at:
+            if session_id not in newest or position.offset > newest[session_id].offset:
+                newest[session_id] = position
+        there = await _gathered(
+            self._lookup.are_there(session_id, [position])
+            for session_id, position in newest.items()
+        )
+        return all(is_there for (is_there,) in there)
+
     def end_look(self) -> None:
         """To be called when it is."""
         for session_id, position in self._looked_at:
@@ -171,20 +189,13 @@ class Confirmed:
     async def _check(self, positions: dict[str, list[Position]]) -> int:
         for session_id, position in self._looked_at:
             positions.setdefault(session_id, []).append(position)
-        limit = asyncio.Semaphore(_CHECKED_AT_ONCE)
 
         async def check(session_id: str, confirmed: list[Position]) -> int:
-            async with limit:
-                if all(await self._lookup.are_there(session_id, confirmed)):
-                    return 0
-                return await self._find_lost(session_id)
+            if all(await self._lookup.are_there(session_id, confirmed)):
+                return 0
+            return await self._find_lost(session_id)
 
-        checks = (check(*each) for each in positions.items())
-        lost = 0
-        for outcome in await asyncio.gather(*checks, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-            lost += outcome
+        lost = sum(await _gathered(check(*each) for each in positions.items()))
         for session_id in sorted(self._examined):
             await self._lookup.forgive(session_id)
         self.end_look()
@@ -210,3 +221,20 @@ class Confirmed:
         self._looked_at = others + kept  # should Redis go back again meanwhile, that is missed
         self._examined.add(session_id)
         return self._write_again(session_id, lost)
+
+
+async def _gathered(lookups: Iterable[Awaitable[Answer]]) -> list[Answer]:
+    """Return what came of lookups, some at a time; raises the first error once all are done."""
+    limit = asyncio.Semaphore(_CHECKED_AT_ONCE)
+
+    async def limited(lookup: Awaitable[Answer]) -> Answer:
+        async with limit:
+            return await lookup
+
+    outcomes = await asyncio.gather(*map(limited, lookups), return_exceptions=True)
+    answers = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        answers.append(outcome)
+    return answers

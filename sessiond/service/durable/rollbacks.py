@@ -2,7 +2,8 @@
 
 A server that was restarted, promoted or replaced has another run or replication id. One that was
 flushed or restored under the same ids has lost what this process noted there a moment ago: the
-sequence of the journal's last write. Either way what was confirmed is looked for once more.
+sequence of the journal's last write; or, where it went back by less than that, the newest writes.
+Either way what was confirmed is looked for once more.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class RollbackWatch:
         noted, self._noted = self._noted, now
         if not self._life and before:
             await self._journal.seen(before.incarnation, before.sequence)
-        if life != self._life or before != noted or self._confirmed.is_in_doubt:
+        is_same = life == self._life and before == noted and not self._confirmed.is_in_doubt
+        if not (is_same and await self._confirmed.has_newest()):
             self._life = ""  # until it is known what became of what was there
             if noted:  # at the first look, nothing was asked yet
                 self._late_until = self._now() + _LATE_ANSWER_SECONDS

@@ -82,13 +82,27 @@ async def watched(tmp_path: Path, redis: PlayedRedis) -> AsyncIterator[Watched]:
     await journal.close()
 
 
-async def test_a_redis_that_stays_the_same_is_not_asked(
+async def test_a_redis_that_stays_the_same_is_asked_for_the_newest_only(
     watched: Watched, redis: PlayedRedis
 ) -> None:
-    redis.positions.add(await watched.write(1))
+    for offset in (1, 3, 2):
+        redis.positions.add(await watched.write(offset))
     await watched.watch.look()
-    assert redis.asked == []
+    assert redis.asked == [at(3)]
+    await watched.watch.look()
+    assert redis.asked == [at(3)]
     assert not watched.confirmed.is_in_doubt
+
+
+async def test_one_that_went_back_by_less_than_a_look_gets_again_what_it_lacks(
+    watched: Watched, redis: PlayedRedis
+) -> None:
+    """Its life and its mark are those of the look before."""
+    redis.positions.add(await watched.write(1))
+    await watched.write(2)
+    await watched.write(3)
+    await watched.watch.look()
+    assert [entry.position for entry in watched.again] == [at(2), at(3)]
 
 
 @pytest.mark.parametrize("change", ["life", "mark"])
@@ -123,6 +137,7 @@ async def test_after_a_while_nothing_of_the_former_one_is_waited_for(
     redis.life = "second"
     await watched.watch.look()
     watched.seconds += 60
-    await watched.write(7)
+    await watched.write(6)
+    redis.positions.add(await watched.write(7))
     await watched.watch.look()
-    assert redis.asked == []
+    assert redis.asked == [at(7)]

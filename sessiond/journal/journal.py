@@ -110,8 +110,15 @@ class Journal:
         self._thread.confirm(Confirmation(span, position))
 
     def discard(self, span: Span) -> None:
-        """Drop a group that was refused, and whose writer knows; written as `confirm` is."""
+        """Drop a group that was refused, and whose writer knows; written as `confirm` is.
+
+        Where an earlier try of it was confirmed, it is kept.
+        """
         self._thread.confirm(Confirmation(span, None))
+
+    def forget(self, span: Span) -> None:
+        """Drop a group, confirmed or not: nothing is left to be done for it."""
+        self._thread.confirm(Confirmation(span, None, forgotten=True))
 
     async def seen(self, incarnation: str, sequence: int) -> bool:
         """Tell the highest sequence that Redis knows of the present incarnation; 0 for none.

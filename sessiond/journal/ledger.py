@@ -227,7 +227,7 @@ class Ledger:
 
     def _with_unwritten(self, entries: list[Entry]) -> list[Entry]:
         """Return entries with what Redis confirmed of them that a full disk did not take yet."""
-        said = {confirmation.span: confirmation.position for confirmation in self._unwritten}
+        said = {done.span: done.position for done in self._unwritten if done.position}
         if not said:
             return entries
         return [

@@ -47,10 +47,14 @@ class Draft(Struct, frozen=True):
 
 
 class Confirmation(Struct, frozen=True):
-    """What Redis said of a group: its last operation is at this position; None: refused."""
+    """What Redis said of a group: its last operation is at this position; None: refused.
+
+    What was refused is dropped, unless an earlier try of it was confirmed, or it is `forgotten`.
+    """
 
     span: Span
     position: Position | None
+    forgotten: bool = False
 
 
 class Transaction:
@@ -86,26 +90,43 @@ class Transaction:
 
         What is not there is passed over.
         """
-        said = {self._index.number_of(done.span): done.position for done in confirmations}
-        said.pop(None, None)
+        said = self._last_words(confirmations)
         if not said:
             return
         wanted = msgspec.json.encode(list(said)).decode()
-        found = self._connection.execute(_DECIDED, (wanted,)).fetchall()
-        self._delete("confirmed", [number for number, *_, was_confirmed in found if was_confirmed])
-        self._delete("entries", [number for number, *_ in found if said[number] is None])
-        rows = []
-        for number, session_id, key, body_bytes, was_confirmed in found:
-            if not was_confirmed:
+        rows, again, dropped = [], [], []
+        for number, session_id, key, body_bytes, was_confirmed in self._connection.execute(
+            _DECIDED, (wanted,)
+        ).fetchall():
+            word = said[number]
+            if was_confirmed and word.position is None and not word.forgotten:
+                continue
+            if was_confirmed:
+                again.append(number)
+            else:
                 self._confirmed.append(body_bytes)
                 self._pending_bytes -= size_of(body_bytes)
                 self._kept_bytes += size_of(body_bytes)
-            position = said[number]
-            if position is None:
+            if word.position is None:
+                dropped.append(number)
                 self._drop(number, session_id, key, body_bytes)
             else:
-                rows.append(sealed("confirmed", number, str(position), self._now))
+                rows.append(sealed("confirmed", number, str(word.position), self._now))
+        self._delete("confirmed", again)
+        self._delete("entries", dropped)
         insert(self._connection, "confirmed", rows)
+
+    def _last_words(self, confirmations: list[Confirmation]) -> dict[int, Confirmation]:
+        """Return what is to be written down of each entry, by its number."""
+        said: dict[int, Confirmation] = {}
+        for done in confirmations:
+            number = self._index.number_of(done.span)
+            if number is None:
+                continue
+            was_confirmed = number in said and said[number].position
+            if done.position or done.forgotten or not was_confirmed:
+                said[number] = done
+        return said
 
     def drop(self) -> None:
         """Drop the oldest of what Redis has, as far as there is too much of it, or it is too old.

@@ -126,15 +126,18 @@ async def test_a_group_that_came_back_elsewhere_has_its_new_position(tmp_path: P
 
 
 @pytest.mark.parametrize("was_confirmed", [False, True])
-async def test_what_was_refused_is_dropped(tmp_path: Path, was_confirmed: bool) -> None:
+async def test_what_was_refused_or_is_to_be_forgotten_is_dropped(
+    tmp_path: Path, was_confirmed: bool
+) -> None:
     journal = await Journal.open(tmp_path / "j")
     other = await journal.append("ses_1", [b"other"])
     span = await journal.append("ses_1", [b"refused"], key="k")
     if was_confirmed:
         journal.confirm(span, at(1))
         await journal.status()
-    journal.discard(span)
-    journal.discard(span)
+    drop = journal.forget if was_confirmed else journal.discard
+    drop(span)
+    drop(span)
     assert [entry.span for entry in await entries_of(journal)] == [other]
     status = await journal.status()
     assert (status.pending, status.kept, status.kept_bytes) == (1, 0, 0)
@@ -142,6 +145,23 @@ async def test_what_was_refused_is_dropped(tmp_path: Path, was_confirmed: bool) 
     await journal.close()
     journal = await Journal.open(tmp_path / "j")
     assert [entry.operations for entry in await entries_of(journal)] == [[b"other"], [b"again"]]
+    await journal.close()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_what_was_confirmed_is_kept_although_a_retry_of_it_is_refused(
+    tmp_path: Path, at_once: bool
+) -> None:
+    journal = await Journal.open(tmp_path / "j")
+    span = await journal.append("ses_1", [b"x"], key="k")
+    journal.confirm(span, at(1))
+    if not at_once:
+        await journal.status()
+    journal.discard(span)
+    (entry,) = await entries_of(journal)
+    assert entry.position == at(1)
+    assert await journal.append("ses_1", [b"x"], key="k") == span
+    assert (await journal.verify()).faults == []
     await journal.close()
 
 

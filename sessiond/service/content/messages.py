@@ -140,19 +140,21 @@ class Messages:
 
         Raises:
             AlreadyExists: at least one of the ids is taken by another message.
-            StoreWentBack: none is there any more.
+            StoreWentBack: one is not there any more.
         """
         store = self._around.store
         versions = await store.message_versions(session_id, [message.id for message in messages])
         known = [index for index, version in enumerate(versions) if version]
         if not known:  # it said a moment ago that it has them
-            raise StoreWentBack("Redis lost these messages just now", hint="try again in a moment")
+            raise _went_back()
         offsets = [version.first for version in versions if version]
         entries = await store.log.entries_at(session_id, offsets)
         positions = []
         for index, entry in zip(known, entries, strict=True):
             new, message = given[index], messages[index]
-            if entry is None or not _is_append_of(entry, new, message):
+            if entry is None or entry.id != message.id:
+                raise _went_back()
+            if not _is_append_of(entry, new, message):
                 raise AlreadyExists(
                     f"message id {message.id!r} is taken by another message",
                     hint="an id, or Idempotency-Key, stands for one message for ever",
@@ -225,3 +227,7 @@ def _written(ids: list[str], committed: Committed) -> Written:
         position=versions[-1],
         duplicate=committed.duplicate,
     )
+
+
+def _went_back() -> StoreWentBack:
+    return StoreWentBack("Redis lost these messages just now", hint="try again in a moment")

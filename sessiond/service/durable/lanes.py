@@ -228,7 +228,7 @@ class Lanes:
             self._around.journal.confirm(waiting.span, position)
             self.tries.confirmed.note(lane.session_id, position)
         else:
-            self._around.journal.discard(waiting.span)
+            self._around.journal.forget(waiting.span)
         _log.warning(
             "outbox.write_refused", session_id=lane.session_id, op=op_of(write), code=error.code
         )

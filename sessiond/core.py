@@ -139,7 +139,9 @@ class Core:
             archive_folder(configuration, default=default_archive),
         )
         self.workspace = sync.workspace
-        self.preferences = UserPreferences(PreferenceStore(self.redis, self.keys))
+        self.preferences = UserPreferences(
+            PreferenceStore(self.redis, self.keys), clock=clock, entropy=entropy
+        )
         self.sessions = Sessions(around, workspace=sync.workspace, preferences=self.preferences)
         self.windows = Windows(window_defaults(configuration.performance))
         self.messages = Messages(around, group_limit=configuration.api.max_group_operations)
@@ -159,6 +161,7 @@ class Core:
             records=self.records,
             documents=self.documents,
             conflicts=self.conflicts,
+            preferences=self.preferences,
         )
         self.feeds = Feeds(
             self.store, self.bus, self.keys, buffer_bytes=sync.subscriber_buffer_bytes

@@ -153,6 +153,7 @@ def _on_server(
         records=core.records,
         conflicts=core.conflicts,
         documents=core.documents,
+        preferences=core.preferences,
         feeds=core.feeds,
         archiving=core.archiving,
         clock=clock,
@@ -179,6 +180,7 @@ def _on_fakeredis(
     store = SessionStore(redis, keys, committer)
     around = Surroundings(store, ConflictStore(redis, keys), clock=clock)
     feeds = Feeds(store, bus, keys, buffer_bytes=sync.subscriber_buffer_bytes)
+    preferences = UserPreferences(PreferenceStore(redis, keys), clock=clock)
 
     async def close() -> None:
         feeds.close()
@@ -197,12 +199,13 @@ def _on_fakeredis(
         sessions=Sessions(
             around,
             workspace=sync.workspace,
-            preferences=UserPreferences(PreferenceStore(redis, keys)),
+            preferences=preferences,
         ),
         messages=Messages(around),
         records=Records(around),
         conflicts=Conflicts(around, kept_days=sync.conflict_days),
         documents=Documents(around),
+        preferences=preferences,
         feeds=feeds,
         archiving=Archiving(around, ArchiveStore(redis, keys), archive_folder(configuration)),
         clock=clock,

@@ -343,7 +343,7 @@ class Daemon:
             *repair_routes(repairing),
             *archive_routes(ArchiveHandlers(core.archiving)),
             *cleanup_routes(CleanupHandlers(self._cleaning)),
-            *user_routes(UserHandlers(core.preferences)),
+            *user_routes(UserHandlers(offline.preferences, durable.outbox)),
         ]
         system.openapi_document = openapi(table)
         return ApiServer(application(table, guard, max_body_bytes=api.max_body_bytes))

@@ -18,7 +18,9 @@ from sessiond.service.durable.rollbacks import RollbackWatch
 from sessiond.service.durable.tries import Surroundings
 from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.reachability import Reachability
+from sessiond.service.writes import user_of_lane
 from sessiond.store.watermarks import WatermarkStore
+from sessiond.sync.position import Position
 
 
 class DurableWrites:
@@ -33,7 +35,10 @@ class DurableWrites:
             journal=journal,
             perform=core.performer.perform,
             keep_refused=core.refusals.keep,
-            lookup=Lookup(are_there=core.store.have, forgive=core.committer.forgive),
+            lookup=Lookup(
+                are_there=lambda session_id, positions: _are_there(core, session_id, positions),
+                forgive=core.committer.forgive,
+            ),
             redis=self.redis,
             clock=core.around.clock,
             entropy=core.around.entropy,
@@ -79,6 +84,14 @@ class DurableWrites:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self.redis.close()
         await self.outbox.close()
+
+
+async def _are_there(core: Core, session_id: str, positions: list[Position]) -> list[bool]:
+    """Tell which of what was confirmed Redis has: of a session, or of a user's preferences."""
+    user_id = user_of_lane(session_id)
+    if user_id is None:
+        return await core.store.have(session_id, positions)
+    return await core.preferences.have(user_id, positions)
 
 
 def _tell_watchers(core: Core, journaled: Journaled) -> None:

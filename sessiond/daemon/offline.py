@@ -13,6 +13,7 @@ from sessiond.errors import ReplicaUnavailable
 from sessiond.replica import Replica
 from sessiond.service.durable.reviving import Revival
 from sessiond.service.offline.copying import Copier, Source
+from sessiond.service.offline.preferences import KnownPreferences
 from sessiond.service.offline.reading import Offline, Reading, Services
 from sessiond.service.status import ReplicaStatus
 from sessiond.sync.entry import Entry
@@ -27,6 +28,7 @@ class OfflineReading:
 
     Attributes:
         reading: answers who reads.
+        preferences: answers who reads those of users.
         copier: keeps the copies; None where none are kept.
     """
 
@@ -42,6 +44,9 @@ class OfflineReading:
             offline = Offline(replica, copier, durable.outbox, core.workspace)
         online = Services(core.sessions, core.messages, core.documents)
         self.reading = Reading(online, offline, durable.redis, core.note_read)
+        self.preferences = KnownPreferences(
+            core.preferences, replica, durable.outbox, durable.redis, core.around.clock
+        )
 
     @classmethod
     async def open(

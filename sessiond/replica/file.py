@@ -19,6 +19,7 @@ from sessiond.folders import PRIVATE_FILE
 from sessiond.sync.entry import Entry
 from sessiond.sync.outline import Outline
 from sessiond.sync.position import Position
+from sessiond.sync.preferences import PreferenceChanges
 
 FILE = "replica.db"
 VERSION = 1
@@ -41,10 +42,15 @@ _TABLES = (
     "CREATE TABLE seen (current_ms INTEGER)",
     "INSERT INTO seen VALUES (0)",
 )
+_USERS = (
+    "CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, changes BLOB, read_ms INTEGER)"
+)
+_MOST_USERS = 1000
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 _ENTRIES = msgspec.msgpack.Decoder(list[Entry])
 _OUTLINE = msgspec.json.Decoder(Outline)
+_CHANGES = msgspec.json.Decoder(PreferenceChanges)
 
 
 class Copy(Struct):
@@ -158,6 +164,26 @@ class ReplicaFile:
             )
             self._connection.execute("UPDATE seen SET current_ms = ?", (current_ms,))
 
+    def user(self, user_id: str) -> tuple[PreferenceChanges, int] | None:
+        """Return what a user's preferences are made of, and when Redis had that (ms)."""
+        row = self._connection.execute(
+            "SELECT changes, read_ms FROM users WHERE user_id = ?", (user_id,)
+        ).fetchone()
+        return None if row is None else (_CHANGES.decode(row[0]), int(row[1]))
+
+    def keep_user(self, user_id: str, changes: PreferenceChanges, read_ms: int) -> None:
+        """Keep what a user's preferences are made of; of users those that were read last."""
+        with self._transaction():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO users VALUES (?, ?, ?)",
+                (user_id, msgspec.json.encode(changes), read_ms),
+            )
+            self._connection.execute(
+                "DELETE FROM users WHERE user_id NOT IN "
+                "(SELECT user_id FROM users ORDER BY read_ms DESC LIMIT ?)",
+                (_MOST_USERS,),
+            )
+
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
@@ -199,6 +225,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         _create_tables(connection)
+        connection.execute(_USERS)  # younger than the version: a file without it is whole
     except BaseException:
         connection.close()
         raise

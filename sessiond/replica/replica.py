@@ -19,6 +19,7 @@ from sessiond.replica.file import Copy, ReplicaFile, encoded_entries, is_damage
 from sessiond.sync.entry import Entry
 from sessiond.sync.outline import Outline
 from sessiond.sync.position import START
+from sessiond.sync.preferences import PreferenceChanges
 
 Answer = TypeVar("Answer")
 
@@ -141,6 +142,15 @@ class Replica:
             return None if outline is None else (outline, self._file.entries(session_id))
 
         return await self._do(read)
+
+    async def user(self, user_id: str) -> tuple[PreferenceChanges, int] | None:
+        """Return what a user's preferences were made of, and when (ms); None if never seen."""
+        return await self._do(lambda: self._file.user(user_id))
+
+    async def keep_user(self, user_id: str, changes: PreferenceChanges) -> None:
+        """Keep what Redis has of a user's preferences now."""
+        now_ms = self._clock()
+        await self._do(lambda: self._file.keep_user(user_id, changes, now_ms))
 
     async def note_current(self, current_ms: int) -> None:
         """Note when all copies were what Redis had; and, with that, the times of each."""

@@ -17,10 +17,14 @@ from sessiond.service.identity import Entropy, content_digest, new_message_id
 from sessiond.service.writing import PLAIN, Made, Request
 
 _KEY_BYTES = 12
+_USER = "user:"
 
 
 class _Write(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
-    """What all writes have: which session they belong to, and what the caller said beside."""
+    """What all writes have: which session they belong to, and what the caller said beside.
+
+    What belongs to a user instead has what `lane_of_user` says as its session.
+    """
 
     session_id: str
     request: Request = PLAIN
@@ -115,12 +119,53 @@ class Resolve(_Write, tag="conflict.resolve", frozen=True, kw_only=True):
         return self.number
 
 
+class ChangePreferences(_Write, tag="preferences.change", frozen=True, kw_only=True):
+    """A merge patch for a user's preferences."""
+
+    user_id: str
+    patch: Any
+
+    @property
+    def record_id(self) -> str:
+        """The user's id."""
+        return self.user_id
+
+
 Write: TypeAlias = (
-    Create | Delete | Append | Edit | Remove | PutPart | RemovePart | ChangeDocument | Resolve
+    Create
+    | Delete
+    | Append
+    | Edit
+    | Remove
+    | PutPart
+    | RemovePart
+    | ChangeDocument
+    | Resolve
+    | ChangePreferences
 )
 
 _WRITE: msgspec.json.Decoder[Write] = msgspec.json.Decoder(Write)
 encode = msgspec.json.Encoder().encode
+
+
+def lane_of_user(user_id: str) -> str:
+    """Return what stands for the session in writes that belong to a user; no session's id does."""
+    return _USER + user_id
+
+
+def user_of_lane(session_id: str) -> str | None:
+    """Return the user whose writes these are; None where they are a session's."""
+    return session_id.removeprefix(_USER) if session_id.startswith(_USER) else None
+
+
+def goes_after(write: Write) -> str | None:
+    """Return whose writes that wait are to be done before this one; None for nobody's.
+
+    A session begins with its user's preferences.
+    """
+    if isinstance(write, Create) and write.new.user_id:
+        return lane_of_user(write.new.user_id)
+    return None
 
 
 def op_of(write: Write) -> str:

@@ -199,6 +199,12 @@ TABLE: dict[str, KeyKind] = {
         "kept",
         "field → JSON: what new sessions of a user begin with",
     ),
+    "user_changes": KeyKind(
+        "sessiond:user:<user>:changes",
+        "hash",
+        "kept",
+        "position of the last change; changes → JSON: what the preferences are made of",
+    ),
     "probe": KeyKind(
         "sessiond:probe",
         "stream",
@@ -384,6 +390,10 @@ class Keys:
     def user_preferences(self, user_id: str) -> str:
         """Hash: the preferences of a user."""
         return self._name("user_preferences", user_id)
+
+    def user_changes(self, user_id: str) -> str:
+        """Hash: the changes that these are made of."""
+        return self._name("user_changes", user_id)
 
     def workspace_events(self, workspace: str) -> str:
         """Channel of all sessions of one workspace."""

@@ -62,6 +62,7 @@ _SOURCES = {
             *("facts", "note_read", "janitor"),
             "cache",
             "swap",
+            "change_preferences",
             *(name for names in _FILES.values() for name in names),
         )
     )
@@ -82,6 +83,7 @@ NOTE_READ = Script(_SOURCES["note_read"])
 JANITOR = Script(_SOURCES["janitor"])
 CACHE = Script(_SOURCES["cache"])
 SWAP = Script(_SOURCES["swap"])
+CHANGE_PREFERENCES = Script(_SOURCES["change_preferences"])
 
 
 @cache

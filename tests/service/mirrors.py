@@ -36,6 +36,7 @@ class Mirrored:
             records=core.records,
             documents=core.documents,
             conflicts=core.conflicts,
+            preferences=core.preferences,
         )
         source = Source(
             store=core.store,

@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError
 from sessiond.service.content.conflicts import Conflicts
 from sessiond.service.content.documents import Documents
 from sessiond.service.content.messages import Messages
+from sessiond.service.content.preferences import UserPreferences
 from sessiond.service.content.records import Records
 from sessiond.service.content.sessions import Sessions
 from sessiond.service.live.feeds import Feeds
@@ -61,6 +62,7 @@ class Services:
     records: Records
     conflicts: Conflicts
     documents: Documents
+    preferences: UserPreferences
     feeds: Feeds
     archiving: Archiving
     clock: TurnedClock

@@ -16,7 +16,6 @@ from sessiond.store.janitor import JanitorStore
 from sessiond.store.keys import TABLE, KeyKind, Keys
 from sessiond.store.leases import LeaseStore
 from sessiond.store.opencode import OpencodeStore
-from sessiond.store.preferences import PreferenceStore
 from sessiond.store.presence import About, PresenceStore
 from sessiond.store.use import UseStore
 from tests.store.support import Services, until
@@ -81,6 +80,7 @@ def test_names_are_those_of_the_table() -> None:
     assert keys.workspace_events_pattern % "w" == keys.workspace_events("w")
     assert keys.archive("a") == "sessiond:{a}:archive"
     assert keys.user_preferences("u@w") == "sessiond:user:u@w:preferences"
+    assert keys.user_changes("u@w") == "sessiond:user:u@w:changes"
     assert keys.presence("a") == "sessiond:{a}:presence"
     assert keys.sessions == "sessiond:sessions"
     assert keys.present == "sessiond:present"
@@ -130,6 +130,7 @@ def test_a_namespace_is_the_first_word_of_every_name(namespace: str) -> None:
         keys.workspace("w"),
         keys.workspace_events("w"),
         keys.user_preferences("u"),
+        keys.user_changes("u"),
     ]
     assert all(name.startswith(f"{namespace}:") for name in names)
     matching = {kind for kind, row in TABLE.items() for name in names if fits(row, namespace, name)}
@@ -166,7 +167,7 @@ async def test_a_full_workload_leaves_exactly_the_kinds_of_keys_that_the_table_d
 
 
 async def _everything(core: Services) -> None:
-    await PreferenceStore(core.redis, core.keys).write("ann", {"theme": "dark"}, ())
+    await core.preferences.change("ann", {"theme": "dark"})
     for name in ("ses_1", "ses_2", "ses_3"):
         await core.sessions.create(
             NewSession(session_id=name, workspace="w.1", preferences={"theme": "dark"})

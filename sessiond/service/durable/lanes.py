@@ -19,7 +19,7 @@ from sessiond.errors import SessiondError
 from sessiond.journal import Entry
 from sessiond.service.durable.tries import Surroundings, Tries
 from sessiond.service.durable.waiting import Journaled, Waiting, again, kind, record_of, write_of
-from sessiond.service.writes import op_of
+from sessiond.service.writes import goes_after, op_of
 from sessiond.store.outcome import SessionMissing
 from sessiond.sync.position import is_journaled
 
@@ -28,6 +28,8 @@ _HELD_SECONDS = (0.1, 0.5)
 _HELD_GROWTH = 1.5
 _HELD_TRIES = 1000
 """Held sessions are tried so often in a second, all together, at most."""
+_AFTER_SECONDS = 5.0
+"""So long a write waits for those that go before it, at most: see `goes_after`."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -116,6 +118,8 @@ class Lanes:
             if self._around.redis.is_away:
                 await self._around.redis.wait_until_back()
             await self.tries.confirmed.wait_until_sure()
+            if first := goes_after(lane.writes[0].write):
+                await self.drained(first, _AFTER_SECONDS)
             done = await self._perform_next(lane)
             if done:
                 lane.held, lane.missing_since, pause = "", None, _HELD_SECONDS[0]

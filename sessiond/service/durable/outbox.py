@@ -24,7 +24,7 @@ from sessiond.service.durable.tries import Surroundings
 from sessiond.service.durable.waiting import Journaled, Waiting, write_of
 from sessiond.service.identity import new_session_id
 from sessiond.service.status import OutboxStatus
-from sessiond.service.writes import Write
+from sessiond.service.writes import Write, goes_after, user_of_lane
 
 OnWrite = Callable[[Write, asyncio.Future[Span]], None]
 """Told of every write that is taken in, and when the disk has it, for the trace."""
@@ -94,7 +94,7 @@ class Outbox:
         journal, key = self._around.journal, write.request.key
         write = writes.completed(write, self._around.clock(), self._around.entropy)
         write = self._tries.bases.based(write)
-        straight = not self._must_wait(write.session_id) and wait_seconds != 0
+        straight = not self._must_wait(write) and wait_seconds != 0
         retry_key = f"{key} {writes.digest(write)}" if key else ""
         begun = journal.begin(write.session_id, [writes.encode(write)], key=retry_key)
         for note in self.on_write:
@@ -102,7 +102,7 @@ class Outbox:
         try:
             if not straight or self._disk_fails:
                 span = await self._durable(begun)
-                if not straight or self._must_wait(write.session_id):
+                if not straight or self._must_wait(write):
                     return await self._wait(write, span, wait_seconds)
             return await self._perform_at_once(write, begun, wait_seconds)
         except asyncio.CancelledError:
@@ -118,8 +118,12 @@ class Outbox:
         return self._lanes.waiting(session_id)
 
     def waiting_sessions(self) -> dict[str, list[Journaled]]:
-        """Return all writes that are journaled and not done, by session."""
-        return {session_id: self.waiting(session_id) for session_id in self._lanes.sessions()}
+        """Return all writes of sessions that are journaled and not done, by session."""
+        return {
+            session_id: self.waiting(session_id)
+            for session_id in self._lanes.sessions()
+            if user_of_lane(session_id) is None
+        }
 
     async def drained(self, session_id: str, seconds: float) -> bool:
         """Tell whether nothing of a session waits; what is on its way is waited for a while."""
@@ -135,10 +139,11 @@ class Outbox:
             journal=await self._around.journal.status(),
         )
 
-    def _must_wait(self, session_id: str) -> bool:
+    def _must_wait(self, write: Write) -> bool:
         if self._around.redis.is_away or self.confirmed.is_in_doubt:
             return True
-        return session_id in self._lanes
+        first = goes_after(write)
+        return write.session_id in self._lanes or (first is not None and first in self._lanes)
 
     async def _perform_at_once(
         self, write: Write, begun: asyncio.Future[Span], wait_seconds: float | None

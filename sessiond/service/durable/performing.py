@@ -11,11 +11,13 @@ from sessiond.model import ConflictRecord, Document, Written, WrittenRecord
 from sessiond.service.content.conflicts import Conflicts
 from sessiond.service.content.documents import Documents
 from sessiond.service.content.messages import Messages
+from sessiond.service.content.preferences import UserPreferences
 from sessiond.service.content.records import Records
 from sessiond.service.content.sessions import Created, Sessions
 from sessiond.service.writes import (
     Append,
     ChangeDocument,
+    ChangePreferences,
     Create,
     Delete,
     Edit,
@@ -29,11 +31,14 @@ from sessiond.store.log import LogReader
 from sessiond.sync.position import Position, parse_position
 
 Result: TypeAlias = Created | Written | WrittenRecord | Document | ConflictRecord | Position
-"""What came of a write, by its kind."""
+"""What came of a session's write, by its kind."""
 
 
 class Performed(Struct, frozen=True):
-    """What came of a write, and the place of its last operation in the log."""
+    """What came of a write, and the place of its last operation in the log.
+
+    Of a user's preferences the result is a ChangedPreferences, and the place what it is known by.
+    """
 
     result: Any
     position: Position
@@ -44,7 +49,7 @@ class Performer:
 
     Args:
         log: tells the place of a write whose answer names only its offset.
-        sessions, messages, records, documents, conflicts: the services.
+        sessions, messages, records, documents, conflicts, preferences: the services.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Performer:
         records: Records,
         documents: Documents,
         conflicts: Conflicts,
+        preferences: UserPreferences,
     ) -> None:
         self._log = log
         self._sessions = sessions
@@ -63,6 +69,7 @@ class Performer:
         self._records = records
         self._documents = documents
         self._conflicts = conflicts
+        self._preferences = preferences
 
     async def perform(self, write: Write) -> Performed:
         """Perform a write.
@@ -70,6 +77,9 @@ class Performer:
         Raises:
             SessiondError: what the service raises.
         """
+        if isinstance(write, ChangePreferences):
+            changed = await self._preferences.perform(write.user_id, write.patch, write.request)
+            return Performed(changed, changed.position)
         result = await self._result(write)
         position = _position(result)
         if not position.epoch:

@@ -14,6 +14,7 @@ from sessiond.model import (
     Document,
     Metadata,
     PositionReply,
+    Preferences,
     Session,
     Written,
     WrittenRecord,
@@ -22,6 +23,7 @@ from sessiond.service.clock import moment
 from sessiond.service.writes import (
     Append,
     ChangeDocument,
+    ChangePreferences,
     Create,
     Delete,
     Edit,
@@ -33,7 +35,7 @@ from sessiond.service.writes import (
 )
 from sessiond.sync.position import START
 
-Provisional: TypeAlias = Session | Written | WrittenRecord | Document | PositionReply
+Provisional: TypeAlias = Session | Written | WrittenRecord | Document | PositionReply | Preferences
 
 
 def provisional(write: Write, version: str) -> Provisional:
@@ -64,6 +66,8 @@ def provisional(write: Write, version: str) -> Provisional:
             )
         case Delete():
             return PositionReply(session_id=write.session_id, position="", durability=JOURNALED)
+        case ChangePreferences():
+            return dict(write.patch)
         case Resolve():
             raise StoreUnavailable(
                 "the decision is journaled, and is made when Redis answers again",

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, structs
 
-from sessiond.errors import SessionDeleted, SessiondError
+from sessiond.errors import SessionDeleted, SessiondError, StoreDamaged
 from sessiond.service.content.deletion import keep
 from sessiond.service.content.merging import (
     REFUSAL,
@@ -24,6 +24,7 @@ from sessiond.service.content.standing import standing_of
 from sessiond.service.writes import (
     Append,
     ChangeDocument,
+    ChangePreferences,
     Create,
     Delete,
     Edit,
@@ -54,6 +55,9 @@ class Refusals:
     async def keep(self, write: Write, error: SessiondError) -> Position | None:
         """Keep a refused write in its session's conflicts, with the reason; once.
 
+        A user's preferences have no conflicts: a change of them waits until what is damaged is
+        mended, and one under a key that another one has is dropped.
+
         Returns:
             Where the session's log has it; None where it has nothing of it, for it was deleted.
 
@@ -61,6 +65,10 @@ class Refusals:
             SessionMissing: there is no such session.
             StoreUnavailable, StoreDamaged.
         """
+        if isinstance(write, ChangePreferences):
+            if isinstance(error, StoreDamaged):
+                raise error
+            return None
         try:
             group = [
                 draft
@@ -121,5 +129,5 @@ def _asked_for(write: Write) -> Iterator[tuple[Subject, Any]]:
             yield Subject(session_id, "part", write.record_id), UNSET
         case ChangeDocument():
             yield Subject(session_id, write.name), write.patch
-        case Create() | Resolve() | Delete():
+        case Create() | Resolve() | Delete() | ChangePreferences():
             yield Subject(session_id, "metadata"), msgspec.to_builtins(write)

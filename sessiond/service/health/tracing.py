@@ -20,7 +20,7 @@ from sessiond.codec import json
 from sessiond.errors import SessiondError
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.service.live.feed import RESET, Event
-from sessiond.service.writes import Append, Create, Delete, Write, op_of
+from sessiond.service.writes import Append, ChangePreferences, Create, Delete, Write, op_of
 from sessiond.store.draft import Draft
 from sessiond.store.outcome import Committed
 from sessiond.store.traces import TraceStore
@@ -193,6 +193,9 @@ class Tracer:
         self._wanted.set()
 
     def _written(self, write: Write, begun: asyncio.Future[Any]) -> None:
+        if isinstance(write, ChangePreferences):  # of no session
+            return
+
         def note(stage: Stage) -> None:
             for record_id in _record_ids(write):
                 self._note(write.session_id, stage, op_of(write), record_id)

@@ -11,14 +11,14 @@ import pytest
 from sessiond.errors import AlreadyExists, InvalidInput, StoreDamaged, TooLarge
 from sessiond.model import NewSession, Session
 from sessiond.service.content.preferences import UserPreferences
-from sessiond.service.writing import Request
-from sessiond.store.preferences import PreferenceStore
-from tests.store.support import Services
+from sessiond.service.writing import PLAIN, Request
+from sessiond.sync.position import Position
+from tests.store.support import Services, StartServices
 
 
 @pytest.fixture
 def users(core: Services) -> UserPreferences:
-    return UserPreferences(PreferenceStore(core.redis, core.keys))
+    return core.preferences
 
 
 async def created(core: Services, key: str = "", **given: Any) -> dict[str, Any]:
@@ -89,12 +89,81 @@ async def test_what_is_no_users_id_is_refused(users: UserPreferences, user: str)
         await users.read(user)
 
 
+async def test_a_change_that_comes_late_gives_way_to_what_was_asked_for_after_it(
+    users: UserPreferences,
+) -> None:
+    await users.perform("ann", {"theme": "light", "n": 1}, Request(key="k2", at_ms=2000))
+    late = Request(key="k1", at_ms=1000)
+    changed = await users.perform("ann", {"theme": "dark", "n": None, "font": "mono"}, late)
+    assert changed.preferences == {"theme": "light", "n": 1, "font": "mono"}
+    assert await users.read("ann") == changed.preferences
+
+
+async def test_a_change_that_comes_once_more_changes_nothing(users: UserPreferences) -> None:
+    first = await users.perform("ann", {"theme": "dark"}, Request(key="k"))
+    await users.change("ann", {"theme": "light"})
+    again = await users.perform("ann", {"theme": "dark"}, Request(key="k"))
+    assert (again.preferences, again.position) == ({"theme": "light"}, first.position)
+    assert await users.have("ann", [first.position]) == [True]
+    with pytest.raises(AlreadyExists, match="Idempotency-Key"):
+        await users.perform("ann", {"theme": "other"}, Request(key="k"))
+
+
+async def test_a_change_that_redis_lost_is_missed_and_done_again(
+    core: Services, users: UserPreferences
+) -> None:
+    first = await users.perform("ann", {"theme": "dark"}, Request(key="k1"))
+    keys = core.keys.user_preferences("ann"), core.keys.user_changes("ann")
+    before = [await core.redis.hgetall(key) for key in keys]
+    lost = await users.perform("ann", {"theme": "light"}, Request(key="k2", at_ms=core.clock.ms))
+    for key, fields in zip(keys, before, strict=True):
+        await core.redis.delete(key)
+        await core.redis.hset(key, mapping=fields)
+    assert await users.have("ann", [first.position, lost.position]) == [True, False]
+    again = await users.perform("ann", {"theme": "light"}, Request(key="k2", at_ms=core.clock.ms))
+    assert again.position == lost.position
+    assert await users.read("ann") == {"theme": "light"}
+
+
+async def test_preferences_without_a_history_are_gone_on_from(
+    core: Services, users: UserPreferences
+) -> None:
+    await core.redis.hset(core.keys.user_preferences("ann"), "theme", b'"dark"')
+    assert await users.change("ann", {"n": 1}) == {"theme": "dark", "n": 1}
+    assert await users.change("ann", {"theme": None}) == {"n": 1}
+
+
+async def test_two_processes_at_once_lose_nothing_of_one_another(
+    start: StartServices,
+) -> None:
+    ana, ben = await start(), await start()
+    changes = [
+        who.preferences.change("ann", {"shared": {name: number}})
+        for who, name in ((ana, "ana"), (ben, "ben"))
+        for number in range(5)
+    ]
+    await asyncio.gather(*changes)
+    found = await ana.preferences.read("ann")
+    assert found == await ben.preferences.read("ann")
+    assert found["shared"].keys() == {"ana", "ben"}
+
+
 async def test_too_much_is_refused(users: UserPreferences) -> None:
     with pytest.raises(TooLarge, match="64 KiB"):
         await users.change("ann", {"large": "x" * 65_536})
+    for name in ("mine", "yours"):  # as two daemons that were both without Redis
+        await users.perform("ann", {name: "x" * 60_000, f"more-{name}": "x" * 5_000}, PLAIN)
+    with pytest.raises(TooLarge, match="64 KiB"):
+        await users.change("ann", {"n": 1})
+    assert len(await users.change("ann", {"more-mine": None})) == 3
 
 
 async def test_damage_is_told(core: Services, users: UserPreferences) -> None:
     await core.redis.hset(core.keys.user_preferences("ann"), "theme", b"{")
     with pytest.raises(StoreDamaged, match="preferences of 'ann'"):
         await users.read("ann")
+    await core.redis.delete(core.keys.user_preferences("ann"))
+    await core.redis.hset(core.keys.user_changes("ann"), "changes", b'{"settings": [[]]}')
+    with pytest.raises(StoreDamaged, match="preferences of 'ann'"):
+        await users.change("ann", {"theme": "dark"})
+    assert await users.have("ann", [Position("0" * 14, 1)]) == [True]

@@ -449,6 +449,7 @@ class Daemon:
         store = core.store
         hooks = Hooks(
             on_write=durable.outbox.on_write,
+            on_refused=durable.outbox.on_refused,
             on_send=store.on_send,
             on_commit=store.on_commit,
             on_seen=core.feeds.on_seen,

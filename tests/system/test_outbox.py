@@ -11,8 +11,10 @@ from redis import Redis
 from sessiond.client import DaemonClient
 from sessiond.errors import AlreadyExists, NotFound, SessionDeleted
 from sessiond.model import JOURNALED, Context, NewMessage, NewSession, Written
+from sessiond.service.health.tracing import SessionTrace
 from sessiond.service.status import Status
 from tests.api.servers import DurableServer
+from tests.cli.commands import sessiond
 from tests.daemons import RunningDaemon, running_daemon, wait_for
 from tests.system.observing import settled, until
 
@@ -247,3 +249,27 @@ async def test_a_session_that_no_journal_can_create_again_comes_back_from_a_copy
         found = [each.content for each in session.conversation.messages]
         assert found == ["from the creator", "from here", "after the loss"]
         await client.close()
+
+
+async def test_the_trace_tells_what_was_refused_at_once_and_what_when_it_was_tried(
+    server: DurableServer, daemon: RunningDaemon, client: DaemonClient
+) -> None:
+    sessiond(daemon, "config", "set", "debug.sessions", "true")
+    await client.create(NewSession(session_id="s"))
+    await client.append("s", [message("first", "m1")])
+    with pytest.raises(AlreadyExists):
+        await client.append("s", [message("another", "m1")])
+    server.kill()
+    await client.edit("s", "m2", {"content": "of none"})
+    server.start()
+    await settled(client)
+    path = "/v1/sessions/s/trace"
+    trace: SessionTrace
+    trace, _ = await client.call("GET", path, SessionTrace)
+    refused = {event.id: event.detail for event in trace.events if event.stage == "refused"}
+    assert refused.keys() == {"m1", "m2"}
+    assert refused["m1"].startswith("already-exists: ")
+    assert refused["m2"].startswith("not-found: ")
+    assert refused["m2"].endswith("; kept as a conflict")
+    assert len(await client.conflicts()) == 1
+    assert "refused" in sessiond(daemon, "trace", "s", "--operation", "m2").stdout

@@ -208,6 +208,7 @@ class Lanes:
                 return False
         else:
             self._around.journal.discard(waiting.span)
+            self.tries.note_refused(waiting.write, error, is_kept=False)
         waiting.settle(error)  # whoever wrote it hears of it
         return True
 
@@ -233,6 +234,7 @@ class Lanes:
             self.tries.confirmed.note(lane.session_id, position)
         else:
             self._around.journal.forget(waiting.span)
+        self.tries.note_refused(write, error, is_kept=True)
         _log.warning(
             "outbox.write_refused", session_id=lane.session_id, op=op_of(write), code=error.code
         )

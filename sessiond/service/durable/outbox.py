@@ -49,6 +49,7 @@ class Outbox:
         self._tries = self._lanes.tries
         self._disk_fails = False
         self.on_write: list[OnWrite] = []
+        self.on_refused = self._tries.on_refused
         self.confirmed = self._tries.confirmed
         """What Redis is known to have."""
 
@@ -160,6 +161,7 @@ class Outbox:
             return await self._wait(write, span, left)
         if isinstance(performed, SessiondError):
             self._around.journal.discard(span)
+            self._tries.note_refused(write, performed, is_kept=False)
             raise performed
         self._tries.note_done(write.session_id, span, performed)
         return performed

@@ -29,6 +29,14 @@ from sessiond.service.writes import Create, Delete, Write
 from sessiond.sync.position import Position
 
 
+class Refused(Struct, frozen=True):
+    """A write that is refused for good; `is_kept`: as a conflict, for it was acknowledged."""
+
+    write: Write
+    error: SessiondError
+    is_kept: bool
+
+
 class Surroundings(Struct, frozen=True):
     """What an outbox stands on.
 
@@ -73,6 +81,7 @@ class Tries:
         self.bases = Bases()
         self.confirmed = Confirmed(around.journal, around.lookup, write_again)
         """What Redis is known to have."""
+        self.on_refused: list[Callable[[Refused], None]] = []
 
     @property
     def takes_writes(self) -> bool:
@@ -127,6 +136,11 @@ class Tries:
         self._around.journal.confirm(span, performed.position)
         self.confirmed.note(session_id, performed.position)
         self.bases.note_done(session_id, performed)
+
+    def note_refused(self, write: Write, error: SessiondError, *, is_kept: bool) -> None:
+        """Tell that a write is refused; see `Refused`."""
+        for told in self.on_refused:
+            told(Refused(write, error, is_kept))
 
     def note_obstacle(self, obstacle: SessiondError, session_id: str) -> bool:
         """Note what keeps a write from being done, and may pass.

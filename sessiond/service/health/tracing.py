@@ -19,6 +19,7 @@ from msgspec import Struct
 from sessiond.codec import json
 from sessiond.errors import SessiondError
 from sessiond.opencode.protocol import OpencodeEvent
+from sessiond.service.durable.tries import Refused
 from sessiond.service.live.feed import RESET, Event
 from sessiond.service.writes import Append, ChangePreferences, Create, Delete, Write, op_of
 from sessiond.store.draft import Draft
@@ -26,7 +27,7 @@ from sessiond.store.outcome import Committed
 from sessiond.store.traces import TraceStore
 
 Stage: TypeAlias = Literal[
-    "received", "journaled", "not journaled", "sent", "committed", "seen", "applied"
+    "received", "journaled", "not journaled", "sent", "committed", "refused", "seen", "applied"
 ]
 
 _REMEMBERED = 10_000
@@ -39,11 +40,11 @@ class TraceEvent(Struct, kw_only=True, omit_defaults=True):
     Attributes:
         at_ms: by that daemon's clock, in ms since 1970; clocks of several machines may differ.
         stage: `received` by the API, `journaled` on its disk, `sent` to Redis, `committed` there
-            (and announced: one script does both), `seen` by a daemon that follows the session, and
-            `applied` to an opencode.
+            (and announced: one script does both) or `refused`, at once or when it was tried later,
+            `seen` by a daemon that follows the session, and `applied` to an opencode.
         id: of the record: a message, `<message>/<part>`, a document, the session.
         position: in the log; empty before it has one.
-        detail: how many readers it was passed on to, for instance.
+        detail: how many readers it was passed on to, for instance, or why it is refused.
     """
 
     at_ms: float
@@ -79,11 +80,12 @@ _HEAD = msgspec.json.Decoder(_Head)
 class Hooks(Struct, frozen=True):
     """The lists of those who tell what they do.
 
-    They tell of writes taken in, sent and done, of what was seen in a log, and of what opencodes
-    were given.
+    They tell of writes taken in, sent, done and refused, of what was seen in a log, and of what
+    opencodes were given.
     """
 
     on_write: list[Callable[[Write, asyncio.Future[Any]], None]]
+    on_refused: list[Callable[[Refused], None]]
     on_send: list[Callable[[str, list[Draft]], None]]
     on_commit: list[Callable[[str, list[Draft], Committed], None]]
     on_seen: list[Callable[[str, Event, int], None]]
@@ -119,6 +121,7 @@ class Tracer:
         self._wanted = asyncio.Event()
         self._listeners: list[tuple[list[Any], Any]] = [
             (hooks.on_write, self._written),
+            (hooks.on_refused, self._refused),
             (hooks.on_send, self._sent),
             (hooks.on_commit, self._committed),
             (hooks.on_seen, self._seen),
@@ -206,6 +209,15 @@ class Tracer:
 
         note("received")
         begun.add_done_callback(durable)
+
+    def _refused(self, refused: Refused) -> None:
+        write, error = refused.write, refused.error
+        if isinstance(write, ChangePreferences):
+            return
+        kept = "; kept as a conflict" if refused.is_kept else ""
+        detail = f"{error.code}: {error.detail}{kept}"
+        for record_id in _record_ids(write):
+            self._note(write.session_id, "refused", op_of(write), record_id, detail=detail)
 
     def _sent(self, session_id: str, group: list[Draft]) -> None:
         for draft in group:

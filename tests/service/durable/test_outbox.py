@@ -26,7 +26,7 @@ from sessiond.model import Choice, NewMessage, NewSession
 from sessiond.service.durable.confirmed import Lookup
 from sessiond.service.durable.outbox import Outbox
 from sessiond.service.durable.performing import Performed
-from sessiond.service.durable.tries import Surroundings
+from sessiond.service.durable.tries import Refused, Surroundings
 from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.reachability import Reachability
 from sessiond.service.writes import (
@@ -370,6 +370,8 @@ async def test_a_refusal_is_the_callers_and_leaves_nothing_behind(
     machine: Machine, redis: PlayedRedis
 ) -> None:
     redis.refusals["a"] = AlreadyExists("taken")
+    refused: list[Refused] = []
+    machine.outbox.on_refused.append(refused.append)
     with pytest.raises(AlreadyExists):
         await machine.outbox.submit(append("a"))
     redis.gate.clear()
@@ -381,11 +383,14 @@ async def test_a_refusal_is_the_callers_and_leaves_nothing_behind(
         await waiting
     await machine.settled()
     assert redis.kept == []
+    assert [(each.error.code, each.is_kept) for each in refused] == 2 * [("already-exists", False)]
     assert [entry.position for entry in await entries_of(machine.journal)] == [Position(EPOCH, 1)]
 
 
 async def test_a_refusal_that_nobody_hears_is_kept(machine: Machine, redis: PlayedRedis) -> None:
     redis.refusals["a"] = AlreadyExists("taken")
+    refused: list[Refused] = []
+    machine.outbox.on_refused.append(refused.append)
     redis.is_away = True
     for name in "ab":
         await machine.outbox.submit(append(name))
@@ -393,6 +398,7 @@ async def test_a_refusal_that_nobody_hears_is_kept(machine: Machine, redis: Play
     await machine.settled()
     ((write, error),) = redis.kept
     assert (name_of(write), error.code) == ("a", "already-exists")
+    assert refused == [Refused(write, error, is_kept=True)]
     assert redis.log == ["b", "conflict a"]
 
 

@@ -8,11 +8,20 @@ from typing import Any
 
 import pytest
 
-from sessiond.errors import JournalUnavailable, StoreUnavailable
+from sessiond.errors import AlreadyExists, JournalUnavailable, NotFound, StoreUnavailable
 from sessiond.model import NewSession
 from sessiond.opencode.protocol import OpencodeEvent
+from sessiond.service.durable.tries import Refused
 from sessiond.service.health.tracing import Hooks, SessionTrace, Tracer
-from sessiond.service.writes import Append, ChangeDocument, Create, PutPart
+from sessiond.service.writes import (
+    Append,
+    ChangeDocument,
+    ChangePreferences,
+    Create,
+    PutPart,
+    Remove,
+    lane_of_user,
+)
 from sessiond.store.traces import TraceStore
 from tests.service.support import create, said, text
 from tests.store.support import Services, until, until_awaited
@@ -30,7 +39,7 @@ class Traced:
 
 
 def traced(core: Services, daemon: str, began_ms: float = 0.0) -> Traced:
-    hooks = Hooks([], core.store.on_send, core.store.on_commit, core.feeds.on_seen, [])
+    hooks = Hooks([], [], core.store.on_send, core.store.on_commit, core.feeds.on_seen, [])
     now = iter(range(100_000))
     tracer = Tracer(
         TraceStore(core.redis, core.keys), daemon, hooks, now_ms=lambda: began_ms + next(now)
@@ -113,6 +122,24 @@ async def test_what_is_taken_in_is_received_and_then_journaled_or_not(core: Serv
     ]
 
 
+async def test_what_is_refused_says_why_and_whether_it_is_kept(core: Services) -> None:
+    here = traced(core, "laptop")
+    here.tracer.switch(on=True)
+    (hear,) = here.hooks.on_refused
+    group = Append(session_id="ses_1", messages=[said("secret x", "m1"), said("y", "m2")])
+    hear(Refused(group, AlreadyExists("message 'm1' is taken"), is_kept=False))
+    removal = Remove(session_id="ses_1", message_id="m3")
+    hear(Refused(removal, NotFound("there is no m3"), is_kept=True))
+    theirs = ChangePreferences(session_id=lane_of_user("ann"), user_id="ann", patch={})
+    hear(Refused(theirs, AlreadyExists("not of a session"), is_kept=False))
+    events = (await here.tracer.read("ses_1")).events
+    assert [(event.stage, event.op, event.id, event.detail) for event in events] == [
+        ("refused", "message.append", "m1", "already-exists: message 'm1' is taken"),
+        ("refused", "message.append", "m2", "already-exists: message 'm1' is taken"),
+        ("refused", "message.remove", "m3", "not-found: there is no m3; kept as a conflict"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("properties", "record_id"),
     [
@@ -142,6 +169,7 @@ async def test_switched_off_nobody_listens_and_nothing_is_kept(core: Services) -
         core.store.on_commit,
         core.feeds.on_seen,
         here.hooks.on_write,
+        here.hooks.on_refused,
     ]
     before = [list(each) for each in lists]
     here.tracer.switch(on=True)

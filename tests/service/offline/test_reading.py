@@ -219,20 +219,21 @@ async def test_what_happens_while_copies_are_compared_is_not_missed(
     here: Machine, start: StartServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, asked = await start(instance="elsewhere"), here.core.store.positions
-    begun = False
+    begun = written = False
 
     async def old_positions(workspace: str) -> dict[str, Position]:
-        nonlocal begun
+        nonlocal begun, written
         positions = await asked(workspace)
         if "s" in positions and not begun:
             begun = True
             await other.messages.append("s", [said("meanwhile", "m1")])
+            written = True
             await asyncio.sleep(0.05)  # so that it is heard
         return positions
 
     monkeypatch.setattr(here.core.store, "positions", old_positions)
     await create(here.core, "s")
-    await until(lambda: begun)  # as after every confirmation of a subscription
+    await until(lambda: written)  # as after every confirmation of a subscription
     await here.copied("s")
 
 

@@ -78,9 +78,9 @@ async def _fill(core: Core, name: str, contents: Contents) -> int:
         NewMessage(role="assistant", content=text) for text in itertools.islice(given, _GROUP)
     ]:
         await core.messages.append(name, group)
-    page = msgspec.json.decode(await core.messages.page(name, limit=_MESSAGES))["messages"]
-    assert len(page) == _MESSAGES
-    return sum(len(msgspec.json.encode(message)) for message in page)
+    loaded = msgspec.json.decode(await core.sessions.load(name))["conversation"]["messages"]
+    assert len(loaded) == _MESSAGES
+    return sum(len(msgspec.json.encode(message)) for message in loaded)
 
 
 async def _compress(core: Core, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -43,12 +43,12 @@ class KnownSession:
         for entry in self._entries:
             self._take(entry.op, entry.id, entry.offset, entry.json, str(entry.position))
 
-    def session(self, count: Callable[[bytes], int]) -> bytes:
-        """Return all of it, as `model.Session` in JSON; `count` tells the tokens of a message."""
+    def session(self, context_window_used: int) -> bytes:
+        """Return all of it, as `model.Session` in JSON; tokens of all its messages are given."""
         documents = {name: self.outline.value(name) for name in DOCUMENTS}
         messages = self.conversation.messages()
-        used = sum(map(count, messages))
-        return session_json(documents, messages, self.position, self.outline.versions, used)
+        versions = self.outline.versions
+        return session_json(documents, messages, self.position, versions, context_window_used)
 
     def page(self, after: int, limit: int) -> bytes:
         """Return messages first written after an offset, as `model.MessagePage` in JSON."""

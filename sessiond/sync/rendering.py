@@ -19,7 +19,7 @@ def session_json(
     versions: Mapping[Any, str],
     context_window_used: int,
 ) -> bytes:
-    """Return a `model.Session`; the messages, often megabytes, are copied only twice."""
+    """Return a `model.Session`; the messages, often megabytes, are copied only once."""
     encoded = {name: json.encode(documents[name]) for name in DOCUMENTS}
     head = b'{"metadata":%b,"conversation":{"messages":[' % encoded["metadata"]
     tail = (
@@ -33,7 +33,12 @@ def session_json(
         json.encode(str(position)),
         json.encode(versions),
     )
-    return b"".join([head, b",".join(messages), tail])
+    if not messages:
+        return head + tail
+    first, *others = messages
+    bodies = [head + first, *others]
+    bodies[-1] += tail
+    return b",".join(bodies)
 
 
 def message_page_json(found: list[tuple[int, bytes]], limit: int, position: Position) -> bytes:

@@ -56,6 +56,14 @@ def test_a_kind_of_text_is_rather_thought_too_large_than_too_small(kind: str) ->
     assert -0.1 <= estimated / counted - 1 <= 0.4
 
 
+@given(st.text(), st.integers(1, 9))
+def test_a_text_is_estimated_alike_in_stretches_of_any_length(text: str, stretch: int) -> None:
+    whole = tokens.of_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "_STRETCH_BYTES", stretch)
+        assert tokens.of_text(text) == whole
+
+
 @given(st.text(), st.text())
 def test_more_text_never_takes_less(one: str, other: str) -> None:
     assert tokens.of_text(one + " " + other) >= max(tokens.of_text(one), tokens.of_text(other))

@@ -140,7 +140,7 @@ class Sessions:
             if found is not None:
                 messages, counted = found
                 end = snapshot.position
-                used = self._usage.count(session_id, end, messages, counted)
+                used = await self._usage.count(session_id, end, messages, counted)
                 documents = {name: document_value(snapshot, name) for name in DOCUMENTS}
                 bodies = [body for _, body in messages]
                 return session_json(documents, bodies, end, snapshot.versions, used)

@@ -20,7 +20,7 @@ from sessiond.service.clock import milliseconds
 from sessiond.service.content.documents import Documents
 from sessiond.service.content.messages import Messages
 from sessiond.service.content.sessions import Filter, Sessions
-from sessiond.service.content.usage import count_message
+from sessiond.service.content.usage import count_messages
 from sessiond.service.durable.outbox import Outbox
 from sessiond.service.durable.waiting import Journaled
 from sessiond.service.offline.copying import Copier
@@ -109,11 +109,16 @@ class Reading:
 
     async def load(self, session_id: str) -> Found[bytes]:
         """Return a whole session, as `model.Session` in JSON."""
-        return await self._read(
-            session_id,
-            lambda: self._online.sessions.load(session_id),
-            lambda known: known.session(count_message),
-        )
+
+        async def online() -> bytes | KnownSession:
+            return await self._online.sessions.load(session_id)
+
+        found = await self._read(session_id, online, lambda known: known)
+        if isinstance(found.value, KnownSession):
+            known = found.value
+            used = sum(await count_messages(known.conversation.messages()))
+            return Found(known.session(used), found.stale_seconds, found.waiting)
+        return Found(found.value)
 
     async def page(self, session_id: str, after: int, limit: int) -> Found[bytes]:
         """Return messages first written after an offset, as `model.MessagePage` in JSON."""

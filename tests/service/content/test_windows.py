@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import msgspec
 import pytest
 
@@ -10,7 +13,8 @@ from sessiond.core import window_defaults
 from sessiond.errors import ConfigurationError, InvalidInput
 from sessiond.model import Message, NewMessage, Session
 from sessiond.policy import tokens
-from sessiond.service.content.usage import Usage
+from sessiond.service.content import usage as usage_module
+from sessiond.service.content.usage import Usage, count_message, count_messages
 from sessiond.service.content.windows import MOST_TOKENS, WindowDefaults, Windows
 from sessiond.sync.position import Position
 from tests.service.support import create
@@ -78,20 +82,52 @@ async def test_what_was_counted_of_another_history_does_not_count(core: Services
     before = await loaded(core, name)
     epoch, _, offset = before.position.partition(":")
     usage, end = core.sessions._usage, int(offset)
-    usage.count(name, Position(epoch[::-1], end), [(end, SHORT)], None)
+    await usage.count(name, Position(epoch[::-1], end), [(end, SHORT)], None)
     counted = usage.counted(name)
     assert counted
     assert counted.by_offset[end] != tokens_of(before)
     assert (await loaded(core, name)).conversation.context_window_used == tokens_of(before)
 
 
-def test_of_many_messages_those_of_the_sessions_used_last_are_remembered(
+async def test_others_go_on_while_a_long_conversation_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usage_module, "_SLICE_SECONDS", 0)
+    turns: list[int] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    assert await count_messages([SHORT] * 50) == [count_message(SHORT)] * 50
+    beside.cancel()
+    assert len(turns) >= 50
+
+
+async def test_a_large_message_is_counted_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[int] = []
+
+    def counting(_: Message) -> int:
+        threads.append(threading.get_ident())
+        return 7
+
+    monkeypatch.setattr(tokens, "of_message", counting)
+    large = msgspec.json.encode({**msgspec.json.decode(SHORT), "content": "word " * 100_000})
+    assert await count_messages([SHORT, large]) == [7, 7]
+    assert threads[0] == threading.get_ident() != threads[1]
+
+
+async def test_of_many_messages_those_of_the_sessions_used_last_are_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sessiond.service.content.usage._REMEMBERED_MESSAGES", 3)
     usage = Usage()
     for name in ("a", "b", "b", "c"):
-        usage.count(name, Position("e", 2), [(1, SHORT), (2, SHORT)], None)
+        await usage.count(name, Position("e", 2), [(1, SHORT), (2, SHORT)], None)
     assert usage.counted("a") is None
     assert usage.counted("b") is None
     assert usage.counted("c")

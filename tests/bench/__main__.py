@@ -20,6 +20,7 @@ from tests.bench import (
     recovery,
     replica,
     store,
+    windows,
 )
 from tests.bench.machinery import Figure
 
@@ -37,6 +38,7 @@ _GROUPS = {
     "cache": caching.figures,
     "recovery": recovery.figures,
     "files": files.figures,
+    "windows": windows.figures,
 }
 
 

@@ -39,12 +39,12 @@ Contents = Callable[[], Iterator[str]]
 def figures() -> Iterator[Figure]:
     """Measure one session of 10,000 messages of 1 KiB."""
     with scratch() as folder, server(folder) as url:
-        yield from uvloop.run(_memory(url, folder / "archive", _library, "text"))
+        yield from uvloop.run(_memory(url, folder / "archive", library_texts, "text"))
         yield from uvloop.run(_memory(url, folder / "archive", _letters, "random letters"))
         yield from uvloop.run(_loads(url, folder / "archive"))
 
 
-def _library() -> Iterator[str]:
+def library_texts() -> Iterator[str]:
     size = MESSAGE_BYTES - _HEAD_BYTES
     for path in sorted(Path(os.__file__).parent.glob("*/*.py")):
         text = path.read_text(encoding="utf-8", errors="ignore")
@@ -139,7 +139,7 @@ async def _loads(url: str, archive: Path) -> list[Figure]:
     found = []
     for place, core in (("Redis", _core(url)), ("a folder", _core(url, archive))):
         name = f"ses_{place.replace(' ', '_')}"
-        await _fill(core, name, _library)
+        await _fill(core, name, library_texts)
         whole = await core.sessions.load(name)
         taken = []
         for _ in range(_ROUNDS):

@@ -95,5 +95,6 @@ class OfflineReading:
         """Stop that, and let go of the files."""
         if self.copier:
             await self.copier.close()
+        await self.preferences.close()
         if self.replica:
             await self.replica.close()

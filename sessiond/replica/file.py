@@ -45,7 +45,7 @@ _TABLES = (
 _USERS = (
     "CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, changes BLOB, read_ms INTEGER)"
 )
-_MOST_USERS = 1000
+_MOST_USERS = 100
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 _ENTRIES = msgspec.msgpack.Decoder(list[Entry])

@@ -147,10 +147,9 @@ class Replica:
         """Return what a user's preferences were made of, and when (ms); None if never seen."""
         return await self._do(lambda: self._file.user(user_id))
 
-    async def keep_user(self, user_id: str, changes: PreferenceChanges) -> None:
-        """Keep what Redis has of a user's preferences now."""
-        now_ms = self._clock()
-        await self._do(lambda: self._file.keep_user(user_id, changes, now_ms))
+    async def keep_user(self, user_id: str, changes: PreferenceChanges, read_ms: int) -> None:
+        """Keep what Redis had of a user's preferences, of the 100 users seen last."""
+        await self._do(lambda: self._file.keep_user(user_id, changes, read_ms))
 
     async def note_current(self, current_ms: int) -> None:
         """Note when all copies were what Redis had; and, with that, the times of each."""

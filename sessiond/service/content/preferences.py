@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from sessiond.sync.names import checked, is_name
 from sessiond.sync.position import Position
 from sessiond.sync.preferences import KnownWrite, PreferenceChanges, mark_of, stamp_of
 
-OnSeen = Callable[[str, PreferenceChanges], Awaitable[None]]
+OnSeen = Callable[[str, PreferenceChanges], None]
 """Told of what Redis has of a user's preferences, whenever that was read or changed."""
 
 LARGEST_BYTES = 65_536
@@ -79,7 +79,7 @@ class UserPreferences:
             InvalidInput, StoreUnavailable, StoreDamaged: as `read`.
         """
         changes = await self._store.read(checked("user_id", user_id))
-        await self._tell(user_id, changes)
+        self._tell(user_id, changes)
         return changes
 
     async def change(self, user_id: str, patch: Any, request: Request = PLAIN) -> Preferences:
@@ -113,7 +113,7 @@ class UserPreferences:
                     return _known(before, mark, known, digest)
                 after = before.with_patch(patch, stamp).with_write(mark, digest)
                 if await self._store.replace(user_id, before, after):
-                    await self._tell(user_id, after)
+                    self._tell(user_id, after)
                     return ChangedPreferences(after.preferences(), after.position)
         raise Contended(
             f"{_ATTEMPTS} tries met other writers each time", hint="try again in a moment"
@@ -140,9 +140,9 @@ class UserPreferences:
             return given
         return {**await self.read(user_id), **given}
 
-    async def _tell(self, user_id: str, changes: PreferenceChanges) -> None:
+    def _tell(self, user_id: str, changes: PreferenceChanges) -> None:
         for told in self.on_seen:
-            await told(user_id, changes)
+            told(user_id, changes)
 
 
 def check_patch(before: Preferences, patch: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -55,7 +56,14 @@ class KnownPreferences:
         self._outbox = outbox
         self._redis = redis
         self._clock = clock
+        self._unkept: dict[str, _Copy] = {}
+        self._keeping: asyncio.Task[None] | None = None
         online.on_seen.append(self._note)
+
+    async def close(self) -> None:
+        """Finish copying."""
+        if self._keeping:
+            await self._keeping
 
     async def read(self, user_id: str) -> Found[Preferences]:
         """Return a user's preferences.
@@ -112,13 +120,26 @@ class KnownPreferences:
         copy = await self._copy(user_id) or _Copy(PreferenceChanges(), self._clock())
         return self._with_waiting(user_id, copy)
 
-    async def _note(self, user_id: str, changes: PreferenceChanges) -> None:
-        """Copy what Redis has; where the disk fails, what was copied before stays."""
-        if self._replica:
+    def _note(self, user_id: str, changes: PreferenceChanges) -> None:
+        """Have copied what Redis has; nobody waits for that."""
+        if self._replica is None:
+            return
+        self._unkept[user_id] = _Copy(changes, self._clock())
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.create_task(self._keep(self._replica))
+
+    async def _keep(self, replica: Replica) -> None:
+        """Copy what was seen; where the disk fails, what was copied before stays."""
+        while self._unkept:
+            user_id, copy = next(iter(self._unkept.items()))
             with suppress(ReplicaUnavailable):
-                await self._replica.keep_user(user_id, changes)
+                await replica.keep_user(user_id, copy.changes, copy.read_ms)
+            if self._unkept[user_id] is copy:
+                del self._unkept[user_id]
 
     async def _copy(self, user_id: str) -> _Copy | None:
+        if user_id in self._unkept:
+            return self._unkept[user_id]
         if self._replica:
             with suppress(ReplicaUnavailable):
                 kept = await self._replica.user(user_id)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from sessiond.model import Preferences
 from sessiond.sync.position import START, Position
@@ -34,15 +34,15 @@ class Setting(Struct, frozen=True, omit_defaults=True, array_like=True):
     `stamp` orders settings: see `stamp_of`.
     """
 
-    path: Path
-    stamp: str
+    path: Annotated[Path, Meta(min_length=1)]
+    stamp: Annotated[str, Meta(pattern=r"^(\d{15} .+)?$")]
     value: Any = None
 
 
 class KnownWrite(Struct, frozen=True, array_like=True):
     """A write that was applied: as which one, and the digest of its content."""
 
-    number: int
+    number: Annotated[int, Meta(ge=1)]
     digest: str
 
 
@@ -55,7 +55,7 @@ class PreferenceChanges(Struct):
     """
 
     settings: list[Setting] = []
-    writes: dict[str, KnownWrite] = {}
+    writes: dict[Annotated[str, Meta(pattern="^[0-9a-f]{14}$")], KnownWrite] = {}
 
     @property
     def position(self) -> Position:

@@ -11,7 +11,7 @@ import pytest
 from sessiond.replica import Replica
 from sessiond.replica.file import FILE
 from sessiond.service.clock import system_clock
-from sessiond.sync.preferences import changes_of, stamp_of
+from sessiond.sync.preferences import changes_of, mark_of, stamp_of
 
 
 async def opened(folder: Path) -> Replica:
@@ -20,13 +20,14 @@ async def opened(folder: Path) -> Replica:
 
 async def test_what_was_kept_is_there_in_the_next_life(tmp_path: Path) -> None:
     changes = changes_of({"theme": "dark"}).with_patch({"n": {"a": None}}, stamp_of(7, "k"))
+    applied = changes.with_write(mark_of("k"), "digest")
     replica = await opened(tmp_path)
     assert await replica.user("ann") is None
     await replica.keep_user("ann", changes_of({}), 1)
-    await replica.keep_user("ann", changes.with_write("0a", "digest"), 2)
+    await replica.keep_user("ann", applied, 2)
     await replica.close()
     replica = await opened(tmp_path)
-    assert await replica.user("ann") == (changes.with_write("0a", "digest"), 2)
+    assert await replica.user("ann") == (applied, 2)
     await replica.close()
 
 

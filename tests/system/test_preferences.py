@@ -98,6 +98,25 @@ async def test_what_is_no_change_is_refused_offline_as_online(
     assert wire.get(ANN) == {"large": "x" * 40_000}
 
 
+async def test_a_change_that_is_sent_again_is_made_once_online_and_offline(
+    server: DurableServer, client: DaemonClient, wire: Client
+) -> None:
+    key = {"Idempotency_Key": "k1"}
+    wire.call("PATCH", ANN, {"theme": "dark"}, **key)
+    await client.change_user_preferences("ann", {"theme": "light"})
+    again = wire.call("PATCH", ANN, {"theme": "dark"}, **key)
+    assert (again.status, again.json) == (200, {"theme": "light"})
+    assert wire.call("PATCH", ANN, {"theme": "blue"}, **key).status == 409
+    server.kill()
+    key = {"Idempotency_Key": "k2"}
+    wire.call("PATCH", ANN, {"theme": "dark"}, **key)
+    await client.change_user_preferences("ann", {"theme": "light"})
+    wire.call("PATCH", ANN, {"theme": "dark"}, **key)
+    assert wire.get(ANN) == {"theme": "light"}
+    server.start()
+    await agreed({"theme": "light"}, client)
+
+
 @pytest.mark.parametrize("how", ["kill", "stop"])
 async def test_a_journaled_change_outlives_the_daemon_which_starts_without_redis(
     server: DurableServer, daemon: RunningDaemon, client: DaemonClient, how: str

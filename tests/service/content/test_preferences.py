@@ -158,12 +158,28 @@ async def test_too_much_is_refused(users: UserPreferences) -> None:
     assert len(await users.change("ann", {"more-mine": None})) == 3
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"{",
+        b"[]",
+        b'{"settings": [[]]}',
+        b'{"settings": [[[], "000000000000001 k", 1]]}',
+        b'{"settings": [[["a"], "yesterday", 1]]}',
+        b'{"writes": {"0000000000000a": [0, "digest"]}}',
+        b'{"writes": {"a mark": [1, "digest"]}}',
+    ],
+)
+async def test_damage_of_what_they_are_made_of_is_told(
+    core: Services, users: UserPreferences, damage: bytes
+) -> None:
+    await core.redis.hset(core.keys.user_changes("ann"), "changes", damage)
+    with pytest.raises(StoreDamaged, match="preferences of 'ann'"):
+        await users.change("ann", {"theme": "dark"})
+    assert await users.have("ann", [Position("0" * 14, 1)]) == [True]
+
+
 async def test_damage_is_told(core: Services, users: UserPreferences) -> None:
     await core.redis.hset(core.keys.user_preferences("ann"), "theme", b"{")
     with pytest.raises(StoreDamaged, match="preferences of 'ann'"):
         await users.read("ann")
-    await core.redis.delete(core.keys.user_preferences("ann"))
-    await core.redis.hset(core.keys.user_changes("ann"), "changes", b'{"settings": [[]]}')
-    with pytest.raises(StoreDamaged, match="preferences of 'ann'"):
-        await users.change("ann", {"theme": "dark"})
-    assert await users.have("ann", [Position("0" * 14, 1)]) == [True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,13 @@ from msgspec import UNSET, Struct, structs
 
 from sessiond.backend import Backend
 from sessiond.codec import json
-from sessiond.errors import AlreadyExists, InvalidInput, NotFound
+from sessiond.errors import AlreadyExists, InvalidInput, NotFound, StoreUnavailable
 from sessiond.files.folder import SessionFolder
 from sessiond.files.layout import (
     FILES,
     FileName,
     GivenConversation,
+    cache_of,
     file_of,
     parsed,
     pretty,
@@ -121,15 +123,22 @@ _KIND = msgspec.json.Decoder(_Kind)
 # Out
 
 
-def bundle_of(session: Session) -> bytes:
-    """Return a session as one JSON file."""
+async def cached_of(backend: Backend, session_id: str) -> Cache:
+    """Return what a session has cached, as `cache.json` tells it; nothing where Redis is away."""
+    with suppress(StoreUnavailable, NotFound):  # what waits for Redis is not there yet
+        return cache_of((await backend.cached(session_id)).entries)
+    return Cache()
+
+
+def bundle_of(session: Session, cache: Cache) -> bytes:
+    """Return a session, and what it has cached, as one JSON file."""
     value = {
         "format": FORMAT,
         "metadata": session.metadata,
         "conversation": session.conversation,
         "context": session.context,
         "preferences": session.preferences,
-        "cache": Cache(),
+        "cache": cache,
         "position": session.position,
         "versions": session.versions,
     }
@@ -146,8 +155,11 @@ def opencode_export_of(session: Session, directory: str) -> bytes:
     return pretty(json.encode(made))
 
 
-def write_folder(session: Session, folder: Path) -> Path:
-    """Write a session's files into a folder of its own below `folder`; return that.
+def write_folder(session: Session, cache: Cache, folder: Path) -> Path:
+    """Write the files of a session, and of its cache, into a folder of its own below `folder`.
+
+    Returns:
+        That folder.
 
     Raises:
         InvalidInput: there is something by that name, or it cannot be written.
@@ -157,7 +169,7 @@ def write_folder(session: Session, folder: Path) -> Path:
         raise InvalidInput(f"{target} is there already", hint="choose another folder")
     try:
         files = SessionFolder(target, folder / QUARANTINE)
-        files.write(FolderState(session_id=files.session_id), rendered(json.encode(session)))
+        files.write(FolderState(session_id=files.session_id), rendered(json.encode(session), cache))
     except OSError as error:
         raise InvalidInput(f"{target} cannot be written: {error}") from error
     return target

@@ -110,7 +110,7 @@ class CacheEntry(Struct, kw_only=True):
 
 
 class Cache(Struct, kw_only=True):
-    """The specification's `cache.json`."""
+    """The specification's `cache.json`; what is in it is of `CachedCall`s, by their keys."""
 
     entries: dict[str, CacheEntry] = {}
 
@@ -198,7 +198,12 @@ class CacheCounts(Struct, kw_only=True):
 
 
 class CachedCall(Struct, kw_only=True):
-    """An answer in the cache: of which call, from which machine, and until when it is kept."""
+    """An answer in the cache: of which call, from which machine, and until when it is kept.
+
+    Attributes:
+        bytes: that it takes in Redis.
+        arguments, value: of the call, and the answer; only where both take 1 KiB of JSON at most.
+    """
 
     key: str
     tool: str
@@ -208,6 +213,8 @@ class CachedCall(Struct, kw_only=True):
     bytes: int
     stored_at: Timestamp
     expires_at: Timestamp
+    arguments: Any = UNSET
+    value: Any = UNSET
 
 
 class CacheContents(Struct, kw_only=True):

@@ -18,7 +18,7 @@ from sessiond.cli.exits import CONFLICT, OK
 from sessiond.cli.terminal import one_line, paint, print_json
 from sessiond.client import DaemonClient
 from sessiond.errors import InvalidInput
-from sessiond.model import Session
+from sessiond.model import Cache, Session
 
 if TYPE_CHECKING:
     from sessiond.exchange import ImportReport
@@ -72,12 +72,16 @@ def _export(options: argparse.Namespace) -> None:
     directory = str(Path(options.directory or ".").absolute())
 
     async def export(client: DaemonClient) -> None:
+        # The daemon's parts that this needs stay out of the other commands' start.
+        from sessiond.exchange import cached_of  # noqa: PLC0415
+
         for session_id in options.id or await _all_ids(client):
             session = await client.load(session_id)
+            cache = await cached_of(client, session_id)
             if options.to is None:
-                sys.stdout.buffer.write(_encoded(session, kind, directory))
+                sys.stdout.buffer.write(_encoded(session, cache, kind, directory))
             else:
-                print(_written(session, kind, directory, options.to))
+                print(_written(session, cache, kind, directory, options.to))
 
     with_client(options, export)
 
@@ -93,21 +97,22 @@ async def _all_ids(backend: Backend) -> list[str]:
             return found
 
 
-def _encoded(session: Session, kind: str, directory: str) -> bytes:
-    # The daemon's parts that this needs stay out of the other commands' start.
-    from sessiond.exchange import bundle_of, opencode_export_of  # noqa: PLC0415
+def _encoded(session: Session, cache: Cache, kind: str, directory: str) -> bytes:
+    from sessiond.exchange import bundle_of, opencode_export_of  # noqa: PLC0415 - see `_export`
 
-    return bundle_of(session) if kind == "json" else opencode_export_of(session, directory)
+    if kind == "json":
+        return bundle_of(session, cache)
+    return opencode_export_of(session, directory)
 
 
-def _written(session: Session, kind: str, directory: str, folder: Path) -> Path:
+def _written(session: Session, cache: Cache, kind: str, directory: str, folder: Path) -> Path:
     """Write a session into a folder; return where."""
     if kind == "folder":
-        from sessiond.exchange import write_folder  # noqa: PLC0415 - see `_encoded`
+        from sessiond.exchange import write_folder  # noqa: PLC0415 - see `_export`
 
-        return write_folder(session, folder)
+        return write_folder(session, cache, folder)
     target = folder / f"{session.metadata.session_id}.json"
-    content = _encoded(session, kind, directory)
+    content = _encoded(session, cache, kind, directory)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with target.open("xb") as file:
@@ -121,7 +126,7 @@ def _written(session: Session, kind: str, directory: str, folder: Path) -> Path:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from sessiond.exchange import import_session, read_sessions  # noqa: PLC0415 - see `_encoded`
+    from sessiond.exchange import import_session, read_sessions  # noqa: PLC0415 - see `_export`
 
     async def import_all(client: DaemonClient) -> list[ImportReport]:
         return [

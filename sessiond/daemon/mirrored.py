@@ -10,6 +10,7 @@ import structlog
 from sessiond.core import Core
 from sessiond.daemon.durable import DurableWrites
 from sessiond.errors import SessiondError
+from sessiond.files.layout import MOST_CACHED
 from sessiond.files.root import FilesRoot
 from sessiond.service.finding import Finding, failed, ok, warning
 from sessiond.service.mirrored.hand_edits import Source
@@ -59,6 +60,7 @@ class MirroredFiles:
             load=core.sessions.load,
             submit=durable.outbox.submit,
             perform=core.performer.perform,
+            cached=lambda session_id, seen: core.caches.newest(session_id, MOST_CACHED, seen),
             waiting=lambda session_id: [
                 journaled.write for journaled in durable.outbox.waiting(session_id)
             ],
@@ -67,6 +69,7 @@ class MirroredFiles:
         )
         mirror = Mirror(root, source, restores=owned)
         core.store.on_commit.append(mirror.note_written)
+        core.caches.on_change.append(mirror.note_cached)
         return cls(path, mirror)
 
     def start(self) -> None:

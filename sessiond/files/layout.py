@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from sessiond.codec import json
 from sessiond.errors import InvalidInput
-from sessiond.model import Cache, Context, Metadata, NewMessage, Preferences
+from sessiond.model import (
+    Cache,
+    CachedCall,
+    CacheEntry,
+    Context,
+    Metadata,
+    NewMessage,
+    Preferences,
+)
 
 FileName = Literal["metadata", "conversation", "context", "preferences", "cache"]
 FILES: tuple[FileName, ...] = get_args(FileName)
 """The names of a session's files, without `.json`."""
 
+MOST_CACHED = 256
+"""Answers that `cache.json` tells of: those used last."""
+
 _INDENT = 2
+_OF_ENTRY = ("tool", "arguments", "path", "scope", "machine", "bytes", "value")
 
 
 class GivenConversation(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +70,7 @@ _LOADED = msgspec.json.Decoder(_Loaded)
 
 
 class Rendered(Struct, frozen=True):
-    """A session as its files: their bytes, the position they stand for, the documents' versions."""
+    """Files of a session: their bytes, the position they stand for, the documents' versions."""
 
     files: dict[FileName, bytes]
     position: str
@@ -68,17 +82,43 @@ def file_of(name: FileName) -> str:
     return f"{name}.json"
 
 
-def rendered(session: bytes) -> Rendered:
-    """Return the files of a session; `session` is a `model.Session` in JSON."""
+def cache_of(calls: Iterable[CachedCall]) -> Cache:
+    """Return what `cache.json` says of the answers that were used last, given in that order."""
+    entries = {
+        call.key: CacheEntry(
+            value={
+                name: value for name in _OF_ENTRY if (value := getattr(call, name)) is not UNSET
+            },
+            stored_at=call.stored_at,
+            expires_at=call.expires_at,
+        )
+        for call in islice(calls, MOST_CACHED)
+    }
+    return Cache(entries=entries)
+
+
+def cache_file(cache: Cache) -> bytes:
+    """Return the content of `cache.json`."""
+    return pretty(json.encode(cache))
+
+
+def rendered(session: bytes, cache: Cache | None = None) -> Rendered:
+    """Return the files of a session; without `cache.json` where nothing is known of the cache.
+
+    Args:
+        session: a `model.Session` in JSON.
+        cache: what it has cached.
+    """
     loaded = _LOADED.decode(session)
     raw: dict[FileName, bytes] = {
         "metadata": bytes(loaded.metadata),
         "conversation": bytes(loaded.conversation),
         "context": bytes(loaded.context),
         "preferences": bytes(loaded.preferences),
-        "cache": json.encode(Cache()),
     }
     files = {name: pretty(value) for name, value in raw.items()}
+    if cache is not None:
+        files["cache"] = cache_file(cache)
     return Rendered(files, loaded.position, loaded.versions)
 
 

@@ -207,7 +207,8 @@ class SessionManager:
             InvalidInput: there is something by its name in the folder, or it cannot be written.
         """
         loaded = await retried(lambda: self._backend.load(session_id))
-        return await asyncio.to_thread(exchange.write_folder, loaded, folder)
+        cache = await retried(lambda: exchange.cached_of(self._backend, session_id))
+        return await asyncio.to_thread(exchange.write_folder, loaded, cache, folder)
 
     async def import_from(self, path: Path) -> builtins.list[ImportReport]:
         """Take in the sessions at a path: JSON files of `export`, or of `opencode export`.

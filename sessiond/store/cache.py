@@ -26,7 +26,7 @@ LARGEST_ANSWER = 1024 * 1024
 _MOST_ENTRIES = 4096
 _WORTH_COMPRESSING = 1024
 _ENTRY = re.compile(rb"(\d{1,15}) (\d{1,15}) (\w{1,128}) (json|zstd) ", re.ASCII)
-_COUNTS = re.compile(rb"(\d{1,15}) \d{1,15} (\d{1,15}) (\d{1,15}) (\d{1,15}) (\d{1,15})")
+_COUNTS = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15}) (\d{1,15}) (\d{1,15}) (\d{1,15})")
 
 
 class Answer(Struct, frozen=True):
@@ -138,11 +138,21 @@ class CacheStore:
         entries = [entry for entry in found if entry]
         return self._counts(session_id, counts, len(entries)), entries
 
+    async def mark(self, session_id: str) -> str:
+        """Return what is another text after each change of a cache and each use; "" of none.
+
+        Raises:
+            StoreDamaged: the key of the cache is none of ours.
+        """
+        key, _ = self._keys.cache(session_id)
+        match = _COUNTS.fullmatch(await answered(self._redis.hget(key, "_counts")) or b"")
+        return b" ".join(match.group(1, 2, 6)).decode() if match else ""
+
     def _counts(self, session_id: str, text: bytes, entries: int) -> CacheCounts:
         match = _COUNTS.fullmatch(text)
         if match is None:
             raise StoreDamaged(f"the cache of session {session_id!r} is damaged")
-        size, hits, misses, stale, evicted = map(int, match.groups())
+        size, _, hits, misses, stale, evicted = map(int, match.groups())
         return CacheCounts(
             entries=entries,
             bytes=size,

@@ -12,6 +12,7 @@ import pytest
 from sessiond.client import DaemonClient
 from sessiond.model import Context, NewMessage, NewSession, Part, Session
 from tests.cli.commands import ask, called, sessiond
+from tests.cli.test_caching import fill
 from tests.daemons import RunningDaemon, running_daemon
 
 PARTS: list[Part] = [
@@ -74,6 +75,24 @@ def test_an_export_comes_back_the_same_on_another_machine(
     position = load(other, f"ses_{kind}").position
     sessiond(other, "import", str(tmp_path))
     assert load(other, f"ses_{kind}").position == position, "nothing is written twice"
+
+
+def test_an_export_tells_what_is_cached_and_an_import_leaves_that_to_the_tools(
+    daemon: RunningDaemon, other: RunningDaemon, tmp_path: Path
+) -> None:
+    ask(daemon, lambda client: client.create(NewSession(session_id="ses_cache")))
+    ask(daemon, lambda client: fill(client, "ses_cache", "cat"))
+    called(daemon, "export", "ses_cache", "--to", str(tmp_path))
+    one = json.loads(sessiond(daemon, "export", "ses_cache").stdout)["cache"]
+    told = json.loads((tmp_path / "ses_cache" / "cache.json").read_bytes())
+    assert told == one
+    values = [entry["value"] for entry in told["entries"].values()]
+    assert [(value["tool"], value["value"]) for value in values] == [
+        ("grep", "found"),
+        ("cat", "text"),
+    ]
+    sessiond(other, "import", str(tmp_path))
+    assert "0 answers" in called(other, "cache", "show", "ses_cache").stdout
 
 
 def test_all_sessions_are_exported(daemon: RunningDaemon, tmp_path: Path) -> None:

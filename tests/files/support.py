@@ -10,6 +10,7 @@ import msgspec
 from sessiond.files.folder import SessionFolder
 from sessiond.files.layout import Rendered, rendered
 from sessiond.files.state import FolderState
+from sessiond.model import Cache
 
 SESSION = {
     "metadata": {
@@ -48,7 +49,8 @@ SESSION = {
 
 def session(**preferences: str) -> Rendered:
     """The session as its files, with other preferences if they are given."""
-    return rendered(msgspec.json.encode({**SESSION, "preferences": preferences or {"theme": "d"}}))
+    given = {**SESSION, "preferences": preferences or {"theme": "d"}}
+    return rendered(msgspec.json.encode(given), Cache())
 
 
 def written(root: Path) -> tuple[SessionFolder, FolderState]:

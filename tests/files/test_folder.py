@@ -17,12 +17,13 @@ from sessiond.files.layout import FILES, file_of, rendered
 from sessiond.files.reading import stamp_of
 from sessiond.files.root import FilesRoot
 from sessiond.files.state import FileState, FolderState
+from sessiond.model import Cache
 from tests.files.support import SESSION, overwrite, session, written
 
 
 def test_the_files_say_what_the_specification_s_say(tmp_path: Path) -> None:
     folder = SessionFolder(tmp_path / "ses_1", tmp_path / ".quarantine")
-    folder.write(FolderState(session_id="ses_1"), rendered(msgspec.json.encode(SESSION)))
+    folder.write(FolderState(session_id="ses_1"), rendered(msgspec.json.encode(SESSION), Cache()))
     for name in FILES[:-1]:
         content = folder.file(name).read_text(encoding="utf-8")
         assert msgspec.json.decode(content) == SESSION[name]

@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from sessiond.files.layout import MOST_CACHED
 from sessiond.files.root import FilesRoot
 from sessiond.service.durable.performing import Performed, Performer
 from sessiond.service.mirrored.hand_edits import Source
 from sessiond.service.mirrored.mirroring import Mirror
 from sessiond.service.offline.reachability import Reachability
 from sessiond.service.writes import Write, completed
+from tests.service.cached.test_caching import caches_on
 from tests.store.support import Services
 
 
@@ -27,6 +29,7 @@ class Mirrored:
         self.folder = folder
         self.seconds = 0.0
         self.waiting: list[Write] = []
+        self.caches = caches_on(core)
         self.redis = Reachability(core.redis.ping)
         self.redis.note_answer()
         self.performer = Performer(
@@ -43,6 +46,7 @@ class Mirrored:
             load=core.sessions.load,
             submit=self._submit,
             perform=self.performer.perform,
+            cached=lambda session_id, seen: self.caches.newest(session_id, MOST_CACHED, seen),
             waiting=lambda _: self.waiting,
             redis=self.redis,
             clock=core.clock,
@@ -50,6 +54,7 @@ class Mirrored:
         root = FilesRoot.open(folder)
         self.mirror = Mirror(root, source, restores=restores, now=lambda: self.seconds)
         core.store.on_commit.append(self.mirror.note_written)
+        self.caches.on_change.append(self.mirror.note_cached)
 
     async def _submit(self, write: Write) -> Performed:
         write = completed(write, self.core.clock(), secrets.token_bytes)

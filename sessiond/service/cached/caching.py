@@ -20,6 +20,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from sessiond.codec import json
 from sessiond.errors import InvalidInput, NotFound, StoreUnavailable
@@ -51,6 +52,9 @@ _CHANGED = "the files are not what they were before the tool ran"
 _NOT_TAKEN = "it is larger than 1 MiB, or than half of the cache"
 _AWAY = "Redis does not answer"
 _MISS = Found("miss")
+_SHOWN_BYTES = 1024
+_AT_ONCE = 8
+"""Answers that are decoded without letting others do anything meanwhile."""
 
 Reply = TypeVar("Reply")
 
@@ -66,6 +70,9 @@ class Caches:
         active_files: what a session's context says is worked on.
         ahead: answers that are loaded before they are asked for, after each lookup; 0 for none.
         now: seconds, of whatever beginning.
+
+    Attributes:
+        on_change: each is called with a session's id when this process changed what it has cached.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Caches:
         ahead: int = AHEAD,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.on_change: list[Callable[[str], None]] = []
         self._store = store
         self._sessions = sessions
         self._watcher = watcher = Watcher(fingerprints)
@@ -171,6 +179,8 @@ class Caches:
             put = partial(self._store.put, session_id, key, state.digest, answer)
             stored = await self._in_time(put)
             reason = _AWAY if stored is None else "" if stored else _NOT_TAKEN
+        if not reason:
+            self._tell(session_id)
         return CacheStored(key=key, stored=not reason, reason=reason)
 
     async def read(self, session_id: str, key: str, root: str) -> CacheAnswer:
@@ -197,7 +207,9 @@ class Caches:
             StoreUnavailable: Redis does not answer.
         """
         self._near.drop(session_id)
-        return CacheDropped(dropped=await self._store.drop(session_id, [key]))
+        dropped = await self._store.drop(session_id, [key])
+        self._tell(session_id)
+        return CacheDropped(dropped=dropped)
 
     async def invalidate(self, session_id: str, paths: Sequence[str]) -> CacheDropped:
         """Drop what depends on files that changed, and tell those who listen to the session.
@@ -213,6 +225,7 @@ class Caches:
         self._near.drop(session_id)
         dropped = await self._store.drop(session_id, subjects_of_change(paths))
         if dropped:
+            self._tell(session_id)
             changed = sorted({relative_path(path) for path in paths})
             body = {"cache": {"changed": changed, "machine": self._machine}}
             live = Live(session_id=session_id, origin=self._sessions.writer, body=body)
@@ -227,7 +240,13 @@ class Caches:
             StoreUnavailable: Redis does not answer.
         """
         self._near.drop(session_id)
-        return CacheDropped(dropped=await self._store.clear(session_id))
+        dropped = await self._store.clear(session_id)
+        self._tell(session_id)
+        return CacheDropped(dropped=dropped)
+
+    def _tell(self, session_id: str) -> None:
+        for callback in self.on_change:
+            callback(session_id)
 
     def forget(self, session_id: str) -> None:
         """Drop what is in this process's memory of a session that was deleted."""
@@ -264,6 +283,30 @@ class Caches:
         counts, entries = await self._store.look(session_id)
         counts.hits += self._unreported[session_id]
         return CacheContents(counts=counts, entries=[_summary(entry) for entry in entries])
+
+    async def newest(
+        self, session_id: str, most: int, seen: str | None = None
+    ) -> tuple[str, list[CachedCall]] | None:
+        """Return the answers used last, the latest first, and a mark of this state of the cache.
+
+        Args:
+            session_id: whose cache.
+            most: how many at most.
+            seen: the mark of an earlier call: None is returned where nothing changed since.
+
+        Raises:
+            NotFound, SessionDeleted: there is no such session, or no more.
+            StoreUnavailable, StoreDamaged.
+        """
+        mark = await self._store.mark(session_id)
+        if mark == seen:
+            return None
+        found: list[CachedCall] = []
+        keys = (await self._store.order(session_id, most))[::-1] if mark else []
+        for start in range(0, len(keys), _AT_ONCE):
+            _, entries = await self._store.look(session_id, *keys[start : start + _AT_ONCE])
+            found += map(_summary, entries)
+        return mark, found
 
     async def _in_time(self, ask: Callable[[], Awaitable[Reply]]) -> Reply | None:
         """Return what Redis answers; None where it does not, soon: asking must cost little.
@@ -319,7 +362,8 @@ def _answer(key: str, state: Fingerprint, found: Found, here: Project, away: str
 
 
 def _summary(entry: Entry) -> CachedCall:
-    call = entry.answer.call
+    call, value = entry.answer.call, entry.answer.value
+    is_shown = len(json.encode([call.arguments, value])) <= _SHOWN_BYTES
     return CachedCall(
         key=entry.key,
         tool=call.tool,
@@ -329,4 +373,6 @@ def _summary(entry: Entry) -> CachedCall:
         bytes=entry.bytes,
         stored_at=datetime.fromtimestamp(entry.stored_ms / 1000, UTC),
         expires_at=datetime.fromtimestamp(entry.expires_ms / 1000, UTC),
+        arguments=call.arguments if is_shown else UNSET,
+        value=value if is_shown else UNSET,
     )

@@ -13,7 +13,7 @@ from sessiond.errors import InvalidInput, NotFound
 from sessiond.files.folder import Edited
 from sessiond.files.layout import GivenConversation
 from sessiond.files.state import FolderState
-from sessiond.model import Cache, Context, Metadata, Session
+from sessiond.model import Cache, CachedCall, Context, Metadata, Session
 from sessiond.service.clock import Clock
 from sessiond.service.mirrored.baseline import base_at, unknown_base
 from sessiond.service.mirrored.intake import Base, Given, changes
@@ -38,6 +38,8 @@ class Source(Struct, frozen=True):
         load: returns a session as `model.Session` in JSON.
         submit: takes a write, journaled; raises what the service raises.
         perform: performs a write on Redis, without the journal.
+        cached: returns the answers that a session has cached, the last used first, and a mark; None
+            where nothing changed since the mark that is given.
         waiting: returns the writes of a session that are journaled and not done.
         redis: whether it answers.
         clock: milliseconds since 1970.
@@ -47,6 +49,7 @@ class Source(Struct, frozen=True):
     load: Callable[[str], Awaitable[bytes]]
     submit: Callable[[Write], Awaitable[Any]]
     perform: Callable[[Write], Awaitable[Any]]
+    cached: Callable[[str, str | None], Awaitable[tuple[str, list[CachedCall]] | None]]
     waiting: Callable[[str], list[Write]]
     redis: Reachability
     clock: Clock
@@ -96,7 +99,9 @@ def given_of(edit: Edited) -> Given:
         case Context():
             return Given(context=edit.value)
         case Cache():
-            raise InvalidInput("cache.json is written for reading only")
+            raise InvalidInput(
+                "cache.json is written for reading only: what tools answered is cached by them"
+            )
         case _:
             return Given(preferences=edit.value)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from sessiond.errors import NotFound, SessionDeleted, SessiondError
+from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreDamaged
 from sessiond.files.folder import (
     Damaged,
     Edited,
@@ -17,7 +17,7 @@ from sessiond.files.folder import (
     Rejected,
     SessionFolder,
 )
-from sessiond.files.layout import FileName, file_of, rendered
+from sessiond.files.layout import FileName, Rendered, cache_file, cache_of, file_of, rendered
 from sessiond.files.reading import Unreadable
 from sessiond.files.state import (
     STATE_FILE,
@@ -28,11 +28,13 @@ from sessiond.files.state import (
     with_file,
     without_file,
 )
+from sessiond.model import CachedCall
 from sessiond.service.mirrored.hand_edits import Source, take_edit
 from sessiond.service.mirrored.incidents import Incidents
 from sessiond.service.status import FileProblem
 
 _PAUSE_SECONDS = 1.0
+_CACHE_PAUSE_SECONDS = 10.0
 _LEAST_SHARE = 20
 """Writing a session pauses it for so many times as long as it took."""
 
@@ -51,6 +53,7 @@ class MirroredSession:
     Attributes:
         is_behind: whether the session may be another one than the files say.
         due: when they may be written again, in seconds of `now`.
+        is_cache_behind, cache_due: the same of `cache.json`, which is written on its own.
 
     Raises:
         NotFound, SessionDeleted: by every method that asks for the session: it is gone.
@@ -68,6 +71,9 @@ class MirroredSession:
         self.state = FolderState(session_id=folder.session_id)
         self.is_behind = True
         self.due = 0.0
+        self.is_cache_behind = True
+        self.cache_due = 0.0
+        self._cache_mark: str | None = None  # of the cache that the file tells of
         self._source = source
         self._incidents = incidents
         self._now = now
@@ -132,11 +138,11 @@ class MirroredSession:
     async def _take(self, finding: Finding) -> None:
         match finding:
             case Missing():
-                self.is_behind = True
+                self._note_gone(finding.name)
             case Damaged():
                 await self._quarantine(file_of(finding.name), finding.reason)
                 self.state = without_file(self.state, finding.name)
-                self.is_behind = True
+                self._note_gone(finding.name)
             case Rejected():
                 self._reject(finding)
             case Edited() if not self.state.files:
@@ -145,6 +151,11 @@ class MirroredSession:
                 await self._take_edit(finding)
             case Edited():
                 self._seen[finding.name] = finding.stamp  # next time, unless it still changes
+
+    def _note_gone(self, name: FileName) -> None:
+        self.is_behind = True
+        if name == "cache":
+            self.is_cache_behind, self._cache_mark = True, None
 
     async def _take_edit(self, edit: Edited) -> None:
         known = self._rejected.get(edit.name)
@@ -207,17 +218,55 @@ class MirroredSession:
             self.due = self._now() + max(_PAUSE_SECONDS, _LEAST_SHARE * (self._now() - began))
 
     async def _write_loaded(self, loaded: bytes) -> None:
-        session = await asyncio.to_thread(rendered, loaded)
-        if not self.state.files:
+        if self.state.files:
+            session = await asyncio.to_thread(rendered, loaded)
+        else:
+            self._cache_mark, calls = await self._cached(None) or (None, [])
+            session = await asyncio.to_thread(rendered, loaded, cache_of(calls))
             await self._adopt(session.files)
+        await self._replace(session)
+        self.is_cache_behind = True  # others may have cached something meanwhile
+
+    async def write_cache(self) -> None:
+        """Write what the session has cached, if it changed since; rarely, as it may be much."""
+        if not self.state.files or await self._source.store.archived([self.session_id]):
+            self.is_cache_behind = False
+            return
+        began = self._now()
+        self.is_cache_behind = False
+        try:
+            if found := await self._cached(self._cache_mark):
+                mark, calls = found
+                files: dict[FileName, bytes] = {"cache": cache_file(cache_of(calls))}
+                await self._replace(Rendered(files, self.state.position, self.state.versions))
+                self._cache_mark = mark
+        except FolderChanged:
+            self.is_cache_behind = True  # the next look finds out how
+        except BaseException:
+            self.is_cache_behind = True
+            raise
+        finally:
+            pause = max(_CACHE_PAUSE_SECONDS, _LEAST_SHARE * (self._now() - began))
+            self.cache_due = self._now() + pause
+
+    async def _cached(self, seen: str | None) -> tuple[str, list[CachedCall]] | None:
+        """Return what is cached, and its mark; None where that is known, or cannot be read."""
+        try:
+            return await self._source.cached(self.session_id, seen)
+        except StoreDamaged as error:  # the conversation is worth more: it is kept all the same
+            _log.warning("files.cache_unreadable", session_id=self.session_id, reason=error.detail)
+            return None
+
+    async def _replace(self, session: Rendered) -> None:
+        """Write files; what somebody made of them that cannot be taken is kept beside."""
         left: list[FileName] = []
-        for name in self._rejected:
+        for name in self._rejected.keys() & session.files.keys():
             known = self.state.files.get(name)
             if known and known.digest == digest(session.files[name]):
                 left.append(name)
             else:
                 await self._set_aside(name)
-        self._rejected = {name: self._rejected[name] for name in left}
+                del self._rejected[name]
         self.state = await asyncio.to_thread(self.folder.write, self.state, session, left)
 
     async def _adopt(self, files: dict[FileName, bytes]) -> None:

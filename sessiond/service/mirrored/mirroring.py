@@ -94,6 +94,10 @@ class Mirror:
         else:
             self._of(session_id).is_behind = True
 
+    def note_cached(self, session_id: str) -> None:
+        """Take note that this process changed what a session has cached."""
+        self._of(session_id).is_cache_behind = True
+
     def status(self) -> FilesStatus:
         """Return what is kept, and what is wrong with it."""
         rejected = [problem for each in self._mirrored.values() for problem in each.rejected()]
@@ -261,6 +265,15 @@ class Mirror:
             is_due = now >= each.due if until is None else now < until
             if is_due and each.session_id not in self._lost:
                 await self._one(each, each.write())
+        await self._write_caches()
+
+    async def _write_caches(self) -> None:
+        """Write what is cached, where that is due; what a session says is not kept up by it."""
+        for each in [each for each in self._mirrored.values() if each.is_cache_behind]:
+            if self._now() >= each.cache_due and not (
+                each.is_behind or each.session_id in self._lost
+            ):
+                await self._one(each, each.write_cache())
 
 
 def _touched(mirrored: list[MirroredSession]) -> list[MirroredSession]:

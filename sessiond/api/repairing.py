@@ -1,4 +1,4 @@
-"""The routes about damage in Redis: looking for it, and repairing it."""
+"""The routes about damage in Redis and in files: looking for it, and repairing it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sessiond.api.answers import answer
 from sessiond.api.routes import Route
 from sessiond.errors import InvalidInput
 from sessiond.service.health.repairing import Repairer, RepairPlan, RepairRequest
-from sessiond.service.health.scanning import Scanner, ScanPage, ScanRequest
+from sessiond.service.health.scanning import ScanPage, ScanRequest
+from sessiond.service.health.whole_scan import WholeScan
 from sessiond.sync.names import checked
 
 _SCAN = msgspec.json.Decoder(ScanRequest)
@@ -20,7 +21,7 @@ _REPAIR = msgspec.json.Decoder(RepairRequest)
 class RepairHandlers:
     """One method per route."""
 
-    def __init__(self, scanner: Scanner, repairer: Repairer) -> None:
+    def __init__(self, scanner: WholeScan, repairer: Repairer) -> None:
         self._scanner = scanner
         self._repairer = repairer
 
@@ -52,7 +53,8 @@ def repair_routes(handlers: RepairHandlers) -> list[Route]:
             "POST",
             "/v1/scan",
             handlers.scan,
-            "Compare all keys of sessions with their logs: of some, or of all, a page at a time",
+            "Compare all keys of sessions with their logs, and check their files: of some, or of "
+            "all, a page at a time",
             ScanPage,
             ScanRequest,
         ),

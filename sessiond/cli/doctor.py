@@ -41,8 +41,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--scan",
         nargs="*",
         metavar="ID",
-        help="instead, compare all that Redis holds of sessions with their logs: of these, or all; "
-        "exit code 12 where something is damaged",
+        help="instead, compare all that Redis holds of sessions with their logs, and check their "
+        "JSON files: of these, or all; exit code 12 where something is damaged",
     )
     parser.set_defaults(command=_doctor)
 

@@ -75,7 +75,7 @@ async def _wanted(client: DaemonClient, options: argparse.Namespace) -> AsyncIte
     async for page in pages(client, []):
         for damage in page.damage:
             is_there = "{" in damage.key or damage.severity == "damaged"
-            if is_there and damage.session_id not in seen | {""}:
+            if is_there and not damage.is_file and damage.session_id not in seen | {""}:
                 seen.add(damage.session_id)
                 yield damage.session_id
 

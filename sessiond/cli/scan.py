@@ -1,4 +1,4 @@
-"""`sessiond doctor --scan [ID…]`: is anything in Redis not what was written there?"""
+"""`sessiond doctor --scan [ID…]`: is anything in Redis, or in files, not what was written there?"""
 
 from __future__ import annotations
 

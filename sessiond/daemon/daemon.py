@@ -46,6 +46,7 @@ from sessiond.paths import api_socket, data_folder, host_name
 from sessiond.service.clock import system_clock
 from sessiond.service.health.checks import check_server
 from sessiond.service.health.tracing import Hooks, Tracer
+from sessiond.service.health.whole_scan import WholeScan
 from sessiond.service.opencode.opencodes import Opencodes
 from sessiond.service.opencode.outbox import Target
 from sessiond.service.retention.cleanup import Cleanup
@@ -157,7 +158,10 @@ class Daemon:
         self._trace_sessions()
         if facts is None:
             durable.redis.note_failure()
-        self._server = self._api(self._core, durable, offline, self._opencodes, listening)
+        scan = files.whole_scan(self._core.scanner)
+        self._server = self._api(
+            self._core, durable, offline, self._opencodes, scan=scan, listening=listening
+        )
         durable.watch.call_in_doubt(self._opencodes.recheck)
         await durable.start()
         offline.start()
@@ -310,6 +314,8 @@ class Daemon:
         durable: DurableWrites,
         offline: OfflineReading,
         opencodes: Opencodes,
+        *,
+        scan: WholeScan,
         listening: list[socket.socket],
     ) -> ApiServer:
         api = self.configuration.api
@@ -333,7 +339,7 @@ class Daemon:
         writing = WriteHandlers(durable.outbox, offline.reading, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
         repairer = core.repairer(offline.copied_log, durable.outbox.confirmed.doubt)
-        repairing = RepairHandlers(core.scanner, repairer)
+        repairing = RepairHandlers(scan, repairer)
         table = [
             *trace_routes(TraceHandlers(self._tracing)),  # before the documents of any name
             *cache_routes(CacheHandlers(core.caches)),

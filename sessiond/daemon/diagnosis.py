@@ -112,8 +112,8 @@ class Examiner:
             found = [failed("redis", error.detail, error.hint, code=error.code)]
             found += [journal_finding(waiting), *map(folder_finding, folders)]
             said = promises_without_redis(in_memory=self._in_memory)
-            return Diagnosis(findings=[*found, *self._files.findings()], promises=said)
-        found = [*findings(here, folders), *self._files.findings(), *troubles]
+            return Diagnosis(findings=[*found, *await self._files.findings()], promises=said)
+        found = [*findings(here, folders), *await self._files.findings(), *troubles]
         return Diagnosis(findings=found, promises=promises(here))
 
     async def _installation(self, waiting: int) -> Installation:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from sessiond.core import Core
 from sessiond.daemon.durable import DurableWrites
-from sessiond.errors import SessiondError
+from sessiond.errors import SessiondError, StoreUnavailable
 from sessiond.files.layout import MOST_CACHED
 from sessiond.files.root import FilesRoot
 from sessiond.service.finding import Finding, failed, ok, warning
+from sessiond.service.health.scanning import Scanner
+from sessiond.service.health.whole_scan import WholeScan
 from sessiond.service.mirrored.hand_edits import Source
 from sessiond.service.mirrored.mirroring import Mirror
 from sessiond.service.status import FilesStatus
+
+_CHECK_SECONDS = 2.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -35,6 +41,7 @@ class MirroredFiles:
         self._path = path
         self._mirror = mirror
         self._fault = fault
+        self._checked = 0
 
     @classmethod
     async def open(
@@ -81,14 +88,35 @@ class MirroredFiles:
         """Return what is kept; None where nothing is."""
         return self._mirror.status() if self._mirror else None
 
-    def findings(self) -> list[Finding]:
-        """Return what the doctor says of the files."""
+    def whole_scan(self, scanner: Scanner) -> WholeScan:
+        """Return what scans the files besides what Redis has."""
+        return WholeScan(scanner, self._mirror)
+
+    async def findings(self) -> list[Finding]:
+        """Look at the files for a bounded time; return what the doctor says of them."""
         if self._path is None:
             return []
         if self._fault:
             return [failed("files", self._fault.detail, self._fault.hint, code=self._fault.code)]
-        status = self.status()
-        return [] if status is None else [_finding(status)]
+        if self._mirror is None:
+            return []
+        checked = await self._check(self._mirror)
+        return [_finding(self._mirror.status(), checked)]
+
+    async def _check(self, mirror: Mirror) -> int:
+        """Check every byte of the files of some sessions, in turns; return of how many."""
+        everyone = mirror.sessions()
+        first = self._checked % max(1, len(everyone))
+        deadline = time.monotonic() + _CHECK_SECONDS
+        checked = 0
+        with suppress(StoreUnavailable):  # what somebody edited waits for it
+            for session_id in everyone[first:] + everyone[:first]:
+                await mirror.scan_session(session_id)
+                checked += 1
+                if time.monotonic() > deadline:
+                    break
+        self._checked = first + checked
+        return checked
 
     async def close(self) -> None:
         """Write what is behind, and let go of the folder."""
@@ -96,7 +124,7 @@ class MirroredFiles:
             await self._mirror.close()
 
 
-def _finding(status: FilesStatus) -> Finding:
+def _finding(status: FilesStatus, checked: int) -> Finding:
     check = "files"
     if status.rejected:
         first = status.rejected[0]
@@ -114,4 +142,9 @@ def _finding(status: FilesStatus) -> Finding:
             f"{last.session_id}/{last.file}: {last.reason}; it is {last.kept}",
             "look whether you need anything of it; check the disk if nobody touched the files",
         )
-    return ok(check, f"{status.sessions} sessions in {status.directory}, {status.behind} behind")
+    rest = "" if checked >= status.sessions else "; sessiond doctor --scan checks all"
+    return ok(
+        check,
+        f"{status.sessions} sessions in {status.directory}, {status.behind} behind; the files of "
+        f"{checked} are whole{rest}",
+    )

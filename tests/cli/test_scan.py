@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -31,6 +33,21 @@ def daemon() -> Iterator[RunningDaemon]:
         yield daemon
 
 
+def mirrored(daemon: RunningDaemon, session_id: str, name: str = "metadata.json") -> Path:
+    """Return where a file of a session is, once it is there."""
+    path = daemon.folder / "sessiond/.opencode/sessions" / session_id / name
+    wait_for(path.exists)
+    return path
+
+
+def rot(path: Path, right: bytes, wrong: bytes) -> None:
+    """Change bytes of a file as a bad disk does: at no time. Only a scan notices that."""
+    before, content = path.stat(), path.read_bytes()
+    assert right in content
+    path.write_bytes(content.replace(right, wrong))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_a_scan_names_what_is_wrong_and_what_to_do(daemon: RunningDaemon) -> None:
     done = called(daemon, "doctor", "--scan", code=12)
     assert "damaged  sessiond:{ses_bad}:conversation: entries 2 to 2 are missing" in done.stdout
@@ -43,6 +60,24 @@ def test_a_scan_of_some_sessions_looks_at_these_alone(daemon: RunningDaemon) -> 
     assert (done.returncode, done.stdout) == (0, "1 session scanned, nothing found\n")
     called(daemon, "doctor", "--scan", "ses_none", code=8)
     called(daemon, "doctor", "--scan", "no/id", code=3)
+
+
+def test_a_scan_tells_of_damaged_files_and_no_repair_of_redis_is_planned_for_them(
+    daemon: RunningDaemon,
+) -> None:
+    path = mirrored(daemon, "ses_good")
+    rot(path, b"ses_good", b"sas_good")
+    done = called(daemon, "doctor", "--scan", "ses_good", code=12)
+    assert f"damaged  {path}: its content changed though nobody wrote it\n" in done.stdout
+    (kept,) = (path.parent.parent / ".quarantine").glob("ses_good.*")
+    assert f"→ it is {kept} now, and is written anew" in done.stdout
+    wait_for(path.exists)
+    rot(path, b"ses_good", b"sas_good")
+    told = json.loads(called(daemon, "doctor", "--scan", "--json", code=12).stdout)
+    keys = [each["key"] for each in told["damage"] if each["session_id"] == "ses_good"]
+    assert keys == [str(path)]
+    wait_for(path.exists)
+    assert "ses_good" not in called(daemon, "repair", "--all", code=12).stdout
 
 
 def test_a_scan_tells_programs_the_same(daemon: RunningDaemon) -> None:
@@ -71,6 +106,19 @@ def test_a_repair_is_planned_first_and_done_when_it_is_said(daemon: RunningDaemo
     kept = sessiond(daemon, "redis", "cat", f"{plan['quarantine']}conversation").stdout
     assert "session.create" in kept
     wait_for(lambda: "one" in sessiond(daemon, "show", "ses_bad").stdout)
+
+
+def test_the_doctor_looks_at_the_files_and_tells_what_it_moved_aside(
+    daemon: RunningDaemon,
+) -> None:
+    path = mirrored(daemon, "ses_good", "context.json")
+    rot(path, b"working", b"wurking")
+    told = json.loads(called(daemon, "doctor", "--json").stdout)
+    (finding,) = [each for each in told["findings"] if each["check"] == "files"]
+    assert finding["state"] == "warning"
+    assert "ses_good/context.json: its content changed though nobody wrote it" in finding["finding"]
+    assert "check the disk" in finding["remedy"]
+    wait_for(lambda: path.exists() and b"working" in path.read_bytes())
 
 
 def test_a_repair_needs_sessions(daemon: RunningDaemon) -> None:

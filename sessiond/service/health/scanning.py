@@ -30,10 +30,11 @@ _FOREIGN = "something other than sessiond wrote it; `sessiond repair {session_id
 
 
 class Damage(Struct, kw_only=True):
-    """What is wrong with one key in Redis.
+    """What is wrong with one key in Redis, or with one file of a session.
 
     Attributes:
-        session_id: whose key it is; empty for those of no session.
+        session_id: whose it is; empty for the keys of no session.
+        key: of Redis; or the path of the file.
         severity: `damaged`: something cannot be read, or is not what was written; `warning`: works.
         remedy: what to do about it.
     """
@@ -43,6 +44,7 @@ class Damage(Struct, kw_only=True):
     finding: str
     severity: Severity
     remedy: str
+    is_file: bool = False
 
 
 class ScanRequest(Struct, kw_only=True, forbid_unknown_fields=True):

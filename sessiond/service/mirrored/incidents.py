@@ -38,14 +38,13 @@ class Incidents:
         what: Literal["quarantined", "set_aside", "restored", "unknown"],
         reason: str,
         kept: str = "",
-    ) -> None:
-        """Tell what happened to a file, or with none to a session; see `FileProblem`."""
+    ) -> FileProblem:
+        """Tell, and return, what happened to a file, or with none to a session."""
         at = timestamp(self._clock())
-        self._told.append(
-            FileProblem(
-                session_id=session_id, file=file, what=what, reason=reason, kept=kept, at=at
-            )
+        told = FileProblem(
+            session_id=session_id, file=file, what=what, reason=reason, kept=kept, at=at
         )
+        self._told.append(told)
         _log.warning(
             f"files.{what}",
             session_id=session_id,
@@ -53,3 +52,4 @@ class Incidents:
             reason=reason,
             kept=kept or None,
         )
+        return told

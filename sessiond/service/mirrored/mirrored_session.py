@@ -11,7 +11,6 @@ from sessiond.errors import NotFound, SessionDeleted, SessiondError, StoreDamage
 from sessiond.files.folder import (
     Damaged,
     Edited,
-    Finding,
     FolderChanged,
     Missing,
     Rejected,
@@ -50,6 +49,8 @@ class MirroredSession:
         incidents: is told what happened to the files.
         now: a monotonic clock, in seconds.
 
+    What is done to the files is done one after the other, whoever asks for it.
+
     Attributes:
         is_behind: whether the session may be another one than the files say.
         due: when they may be written again, in seconds of `now`.
@@ -77,6 +78,7 @@ class MirroredSession:
         self._source = source
         self._incidents = incidents
         self._now = now
+        self._turn = asyncio.Lock()
         self._rejected: dict[FileName, Rejected] = {}
         self._seen: dict[FileName, Stamp] = {}  # of files that somebody is perhaps still writing
 
@@ -102,6 +104,10 @@ class MirroredSession:
 
     async def load(self) -> None:
         """Find out what is known of the files, and check every byte of them."""
+        async with self._turn:
+            await self._load()
+
+    async def _load(self) -> None:
         if not self.folder.is_folder():
             kept = await asyncio.to_thread(self.folder.quarantine_whole, self._source.clock())
             self._incidents.tell(
@@ -114,34 +120,44 @@ class MirroredSession:
             await self._quarantine(STATE_FILE, str(error))
         else:
             self.state = state or self.state
-        await self.examine(wholly=True)
+        await self._examine(wholly=True)
 
     def is_touched(self) -> bool:
         """Tell whether somebody may have written a file since; quickly."""
         looked_at = {name: rejected.stamp for name, rejected in self._rejected.items()}
         return self.folder.is_touched(self.state, looked_at)
 
-    async def examine(self, *, wholly: bool) -> None:
+    async def examine(self, *, wholly: bool) -> list[FileProblem]:
         """Look at the files, and do something about what is found.
 
         Args:
             wholly: whether to read also what nobody seems to have touched.
+
+        Returns:
+            What was damaged, and is moved aside.
         """
+        async with self._turn:
+            return await self._examine(wholly=wholly)
+
+    async def _examine(self, *, wholly: bool) -> list[FileProblem]:
+        damaged: list[FileProblem] = []
         self.state, findings = await asyncio.to_thread(
             self.folder.examine, self.state, wholly=wholly
         )
         for finding in findings:
-            await self._take(finding)
+            if isinstance(finding, Damaged):
+                damaged.append(await self._quarantine(file_of(finding.name), finding.reason))
+                self.state = without_file(self.state, finding.name)
+                self._note_gone(finding.name)
+            else:
+                await self._take(finding)
         edited = {found.name for found in findings if isinstance(found, Edited | Rejected)}
         self._rejected = {name: self._rejected[name] for name in self._rejected.keys() & edited}
+        return damaged
 
-    async def _take(self, finding: Finding) -> None:
+    async def _take(self, finding: Missing | Rejected | Edited) -> None:
         match finding:
             case Missing():
-                self._note_gone(finding.name)
-            case Damaged():
-                await self._quarantine(file_of(finding.name), finding.reason)
-                self.state = without_file(self.state, finding.name)
                 self._note_gone(finding.name)
             case Rejected():
                 self._reject(finding)
@@ -191,15 +207,19 @@ class MirroredSession:
                 reason=rejected.reason,
             )
 
-    async def _quarantine(self, file: str, reason: str) -> None:
+    async def _quarantine(self, file: str, reason: str) -> FileProblem:
         """Move what is damaged out of the way, and tell."""
         kept = await asyncio.to_thread(self.folder.quarantine, file, self._source.clock())
-        self._incidents.tell(self.session_id, file, "quarantined", reason, str(kept))
+        return self._incidents.tell(self.session_id, file, "quarantined", reason, str(kept))
 
     # Writing
 
     async def write(self) -> None:
         """Write what the session is now into its files; one that is archived is left there."""
+        async with self._turn:
+            await self._write()
+
+    async def _write(self) -> None:
         if self._source.waiting(self.session_id):  # it is not yet what somebody here made of it
             return
         if await self._source.store.archived([self.session_id]):  # loading would bring it back
@@ -229,6 +249,10 @@ class MirroredSession:
 
     async def write_cache(self) -> None:
         """Write what the session has cached, if it changed since; rarely, as it may be much."""
+        async with self._turn:
+            await self._write_cache()
+
+    async def _write_cache(self) -> None:
         if not self.state.files or await self._source.store.archived([self.session_id]):
             self.is_cache_behind = False
             return

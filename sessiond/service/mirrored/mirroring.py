@@ -21,7 +21,7 @@ from sessiond.service.mirrored.hand_edits import Source
 from sessiond.service.mirrored.incidents import Incidents
 from sessiond.service.mirrored.mirrored_session import MirroredSession
 from sessiond.service.mirrored.restoring import restore
-from sessiond.service.status import FilesStatus
+from sessiond.service.status import FileProblem, FilesStatus
 from sessiond.store.draft import Draft
 from sessiond.store.outcome import Committed
 from sessiond.sync.position import Position
@@ -98,11 +98,16 @@ class Mirror:
         """Take note that this process changed what a session has cached."""
         self._of(session_id).is_cache_behind = True
 
+    @property
+    def directory(self) -> str:
+        """Where the folders of the sessions are."""
+        return str(self._root.path)
+
     def status(self) -> FilesStatus:
         """Return what is kept, and what is wrong with it."""
         rejected = [problem for each in self._mirrored.values() for problem in each.rejected()]
         return FilesStatus(
-            directory=str(self._root.path),
+            directory=self.directory,
             sessions=len(self._mirrored),
             behind=sum(each.is_behind for each in self._mirrored.values()),
             rejected=rejected,
@@ -152,7 +157,7 @@ class Mirror:
             self._mirrored[session_id] = known
         return known
 
-    async def _one(self, each: MirroredSession, work: Awaitable[None]) -> None:
+    async def _one(self, each: MirroredSession, work: Awaitable[object]) -> None:
         """Do something about one session; what is wrong with it does not concern the others.
 
         Raises:
@@ -187,13 +192,35 @@ class Mirror:
         for each in await asyncio.to_thread(_touched, turn):
             await self._one(each, each.examine(wholly=False))
 
-    async def scan(self) -> FilesStatus:
-        """Check every byte of every file, now; return what is wrong. It is done every hour."""
+    async def scan(self) -> None:
+        """Check every byte of every file, now; it is done every hour."""
         self._scan_due = self._now() + _SCAN_SECONDS
-        for each in list(self._mirrored.values()):
-            if each.state.files:
-                await self._one(each, each.examine(wholly=True))
-        return self.status()
+        for session_id in self.sessions():
+            await self.scan_session(session_id)
+
+    async def scan_session(self, session_id: str) -> list[FileProblem]:
+        """Check every byte of a session's files, now.
+
+        Returns:
+            What was damaged, and is moved aside, to be written anew; and the edits that cannot be
+            taken, which are left as they are.
+
+        Raises:
+            StoreUnavailable: Redis is away, and somebody has edited a file.
+        """
+        each, damaged = self._mirrored.get(session_id), list[FileProblem]()
+        if each is None or not each.state.files:
+            return []
+
+        async def check() -> None:
+            damaged.extend(await each.examine(wholly=True))
+
+        await self._one(each, check())
+        return damaged + each.rejected()
+
+    def sessions(self) -> list[str]:
+        """Return whose files are kept, in order."""
+        return sorted(self._mirrored)
 
     # The sessions, as Redis has them
 

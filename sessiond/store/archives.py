@@ -88,7 +88,9 @@ class ArchiveStore:
         }
         return Captured(_archive(session_id, keys), standing, at_ms)
 
-    async def put(self, captured: Captured, place: str, packed: bytes, at: str) -> None:
+    async def put(
+        self, captured: Captured, place: str, packed: bytes, at: str, *, keep_conflicts: bool
+    ) -> None:
         """Let a session go that was captured.
 
         Args:
@@ -96,6 +98,7 @@ class ArchiveStore:
             place: where its archive is.
             packed: the archive, for Redis to keep; empty where it is elsewhere.
             at: when that is, for the stub.
+            keep_conflicts: whether its conflicts stay in Redis, too, to be listed.
 
         Raises:
             SessionInUse, AlreadyArchived, NotFound, SessionDeleted: see `capture`.
@@ -104,6 +107,7 @@ class ArchiveStore:
         session_id = captured.archive.session_id
         arguments = [captured.standing, captured.at_ms, _CAPTURE_MS, place, packed, at]
         arguments.append(int(_is_of_opencode(captured.archive)))
+        arguments.append(self._keys.conflicts(session_id) if keep_conflicts else "")
         keys = self._keys.archiving(session_id)
         _check(
             session_id, await answered(ARCHIVE.run(self._redis.execute_command, keys, arguments))

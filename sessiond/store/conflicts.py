@@ -62,7 +62,7 @@ class ConflictStore:
                     "XRANGE", self._keys.conflicts(session_id), begin, "+", "COUNT", _PAGE
                 )
             )
-            found += [_entry(session_id, raw) for raw in page]
+            found += [parse_conflict(session_id, raw) for raw in page]
             if len(page) < _PAGE:
                 return found
             begin = f"({page[-1][0].decode()}"
@@ -125,7 +125,12 @@ def _number(stream_id: bytes) -> str:
     return stream_id.decode("ascii").removesuffix("-0")
 
 
-def _entry(session_id: str, raw: Any) -> ConflictEntry:
+def parse_conflict(session_id: str, raw: Any) -> ConflictEntry:
+    """Return an entry of a session's stream, as Redis gives it.
+
+    Raises:
+        StoreDamaged: it is not one that sessiond writes.
+    """
     stream_id, flat = raw
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     try:

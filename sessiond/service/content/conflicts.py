@@ -70,6 +70,8 @@ class Conflicts:
     ) -> list[ConflictRecord]:
         """Return the newest conflicts of a session, oldest first; also of one that was deleted.
 
+        An archived session comes back for it, unless its conflicts stayed because some are open.
+
         Raises:
             StoreUnavailable, StoreDamaged.
         """
@@ -78,12 +80,21 @@ class Conflicts:
             await self._check_known(session_id)
         return [record for record in found if state in (None, record.state)][-limit:]
 
+    async def is_open(self, session_id: str) -> bool:
+        """Tell whether something in a session is to be decided; an archived one stays so.
+
+        Raises:
+            StoreUnavailable, StoreDamaged.
+        """
+        return has_open(session_id, await self._around.conflicts.entries(session_id))
+
     async def of_all(
         self, state: ConflictState | None = None, limit: int = MOST
     ) -> list[ConflictRecord]:
         """Return the conflicts of all sessions, the session with the newest first.
 
-        Damaged ones are passed over: they must not hide the others. Archived ones stay so.
+        Damaged ones are passed over: they must not hide the others. Archived sessions stay so: of
+        them those are here that have something open.
         """
         found: list[ConflictRecord] = []
         for session_id in await self._around.conflicts.sessions():
@@ -156,7 +167,7 @@ class Conflicts:
                 await self._around.conflicts.drop(session_id, old, now_ms)
 
     async def _entries(self, session_id: str, first: str = "") -> list[ConflictEntry]:
-        """Return entries of a session, which comes back first if it is archived."""
+        """Return entries of a session, which comes back if an archive has them alone."""
         found = await self._around.conflicts.entries(session_id, first)
         if not found and await self._around.store.recall(session_id):
             found = await self._around.conflicts.entries(session_id, first)
@@ -247,6 +258,15 @@ class Conflicts:
             client=request.client,
             changes=tuple(FieldChange("conflict", *field) for field in fields.items()),
         )
+
+
+def has_open(session_id: str, entries: list[ConflictEntry]) -> bool:
+    """Tell whether something in a session is still to be decided.
+
+    Raises:
+        StoreDamaged: an entry is not one that sessiond writes.
+    """
+    return any(record.state == "open" for record in _folded(session_id, entries))
 
 
 def _old(session_id: str, entries: list[ConflictEntry], oldest_ms: int) -> Iterator[str]:

@@ -97,14 +97,18 @@ class Look:
         await self._compare_with_indexes(whole=whole)
 
     async def _compare_stub(self, metadata: Hash) -> None:
-        """Look at what Redis keeps of an archived session. The archive itself is not read."""
+        """Look at what Redis keeps of an archived session. The archive itself is not read.
+
+        Its conflicts are there where some are open; they are checked for their form.
+        """
         self._looked.is_archived = True
         self._looked.faults += stub_faults(metadata)
         is_here = metadata[b"archive"].decode("utf-8", "replace") == IN_REDIS
         is_sought = is_here and "archive" not in self._wrong
         if is_sought and not await self._keyspace.has_field(self._session_id, "archive", "packed"):
             self._looked.faults.append(Fault("archive", "the session's archive is gone"))
-        kept = ["metadata", *PASSING_KINDS, *(["archive"] if is_here else [])]
+        self._looked.faults += _foreign(await self._conflicts())
+        kept = ["metadata", "conflicts", *PASSING_KINDS, *(["archive"] if is_here else [])]
         await self._find_left(kept, "archived")
 
     async def _find_left(self, kept: Collection[str], state: str) -> None:
@@ -124,11 +128,7 @@ class Look:
         faults += form_faults("presence", await self._hash("presence"))
         if not whole:
             self._looked.faults += self._log.faults or [Fault("conversation", "is empty")]
-            faults += (
-                Fault("conflicts", f"entry {raw[0].decode()} is not one of sessiond's")
-                for raw in conflicts
-                if not is_conflict(raw[1])
-            )
+            faults += _foreign(conflicts)
             return
         self._looked.derived = derived
         self._log.ids = set()  # what is written from here on is left aside, and proven itself
@@ -191,6 +191,14 @@ class Look:
                 Fault("sessions", f"the list of {derived.workspace!r} lacks this session")
             )
         return faults
+
+
+def _foreign(conflicts: list[Any]) -> list[Fault]:
+    return [
+        Fault("conflicts", f"entry {raw[0].decode()} is not one of sessiond's")
+        for raw in conflicts
+        if not is_conflict(raw[1])
+    ]
 
 
 def _number(value: bytes | None) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 from sessiond.archive.folder import ArchiveFile, ArchiveFolder, file_name
 from sessiond.archive.record import Archive, pack, unpack
@@ -23,6 +24,7 @@ from sessiond.errors import (
 )
 from sessiond.model import ArchivedSession
 from sessiond.service.clock import milliseconds, timestamp
+from sessiond.service.content.conflicts import has_open
 from sessiond.service.writing import PLAIN, Request, Surroundings, asked_at
 from sessiond.store.archives import (
     IN_REDIS,
@@ -32,6 +34,7 @@ from sessiond.store.archives import (
     check_log,
     compacted,
 )
+from sessiond.store.conflicts import parse_conflict
 from sessiond.sync.position import Position
 
 IDLE_SECONDS = 300.0
@@ -84,7 +87,7 @@ class Archiving:
             idle_ms = _idle_ms(captured.archive, now_ms)
             _check_idle(session_id, idle_ms, idle_seconds)
             packed = await asyncio.to_thread(_packed, captured.archive, idle_ms=idle_ms)
-            await self._put(captured, packed, timestamp(now_ms))
+            await self._put(captured, packed, timestamp(now_ms), keep_conflicts=_has_open(captured))
         except AlreadyArchived:
             return await self._standing(session_id)
         position = f"{captured.archive.epoch}:{captured.archive.version}"
@@ -166,16 +169,19 @@ class Archiving:
             return end == at
         return (await self._around.store.have(file.session_id, [at]))[0]
 
-    async def _put(self, captured: Captured, packed: bytes, at: str) -> None:
+    async def _put(
+        self, captured: Captured, packed: bytes, at: str, *, keep_conflicts: bool
+    ) -> None:
+        put = partial(self._archives.put, captured, at=at, keep_conflicts=keep_conflicts)
         if self._folder is None:
-            await self._archives.put(captured, IN_REDIS, packed, at)
+            await put(place=IN_REDIS, packed=packed)
             return
         archive = captured.archive
         token = self._around.entropy(_TOKEN_BYTES).hex()
         name = file_name(archive.session_id, archive.epoch, archive.version, token)
         await self._folder.write(name, packed)
         unpack(await self._folder.read(name), archive.session_id)
-        await self._archives.put(captured, _IN_FOLDER + name, b"", at)
+        await put(place=_IN_FOLDER + name, packed=b"")
 
     async def _read(self, session_id: str, place: str) -> bytes:
         if place == IN_REDIS:
@@ -227,6 +233,16 @@ def _packed(archive: Archive, *, idle_ms: int) -> bytes:
     if unpack(packed, archive.session_id) != archive:
         raise ArchiveDamaged(f"the archive of session {archive.session_id!r} is not what went in")
     return packed
+
+
+def _has_open(captured: Captured) -> bool:
+    """Tell whether somebody may still want to decide a conflict: what is damaged may be one."""
+    session_id, content = captured.archive.session_id, captured.archive.keys.get("conflicts")
+    try:
+        entries = [parse_conflict(session_id, raw) for raw in content.items] if content else []
+        return has_open(session_id, entries)
+    except StoreDamaged:
+        return True
 
 
 def _idle_ms(archive: Archive, now_ms: int) -> int:

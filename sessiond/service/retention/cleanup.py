@@ -215,9 +215,7 @@ class Cleanup:
             use = await self._stores.use.of(session_id)
             if use is None:
                 return None
-            is_open = is_contested and bool(
-                await self._stores.conflicts.of_session(session_id, "open", limit=1)
-            )
+            is_open = is_contested and await self._stores.conflicts.is_open(session_id)
             return use, self._facts(session_id, use, has_open_conflicts=is_open)
         except StoreDamaged as error:
             return error

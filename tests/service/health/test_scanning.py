@@ -15,6 +15,7 @@ from sessiond.service.writing import Request
 from sessiond.store.blocks import BlockStore, pack
 from sessiond.store.keys import SESSION_KINDS, TABLE
 from sessiond.store.keyspace import Keyspace
+from tests.service.contested import leave_open_conflict
 from tests.service.support import create, said, text
 from tests.service.test_agreement import act, course
 from tests.store.support import Services, contents, keys_of, until_awaited
@@ -367,10 +368,13 @@ async def test_a_block_that_is_gone_is_noticed(core: Services, scanner: Scanner,
     assert any("are missing" in damage.finding for damage in await found(scanner))
 
 
+@pytest.mark.parametrize("is_open", [False, True])
 async def test_an_archived_session_scans_clean_and_stays_archived(
-    core: Services, scanner: Scanner
+    core: Services, scanner: Scanner, *, is_open: bool
 ) -> None:
     await furnished(core)
+    if is_open:
+        await leave_open_conflict(core, "ses_1")
     await core.archiving.archive("ses_1", idle_seconds=0)
     before = await contents(core)
     assert await found(scanner) == []
@@ -386,6 +390,9 @@ STUBS: dict[str, Plant] = {
         core.keys.metadata("ses_1"), "epoch", "x"
     ),
     "another status": lambda core: core.redis.hset(core.keys.metadata("ses_1"), "status", "active"),
+    "a conflict that is none": lambda core: core.redis.xadd(
+        core.keys.conflicts("ses_1"), {"json": "{}"}
+    ),
     "a key that an archived session has not": lambda core: core.redis.hset(
         core.keys.messages("ses_1"), "m1", "1"
     ),

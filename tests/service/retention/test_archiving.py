@@ -31,6 +31,7 @@ from sessiond.store.keys import ARCHIVED_KINDS, PASSING_KINDS, TABLE
 from sessiond.store.leases import LeaseStore
 from sessiond.store.presence import About, PresenceStore
 from sessiond.sync.position import START, Position
+from tests.service.contested import leave_open_conflict
 from tests.store.support import Services, StartServices, keys_of, roll_back, take_copy
 
 HOUR_MS = 3600 * 1000
@@ -256,6 +257,49 @@ async def test_looking_for_lost_writes_brings_nothing_back(core: Services) -> No
     assert len(await core.conflicts.of_all()) == 1
 
 
+async def test_open_conflicts_of_an_archived_session_are_listed_and_decided_as_ever(
+    core: Services, other: Services
+) -> None:
+    await leave_open_conflict(core, "ses_1")
+    core.clock.ms += HOUR_MS
+    before = await core.conflicts.of_session("ses_1")
+    (undecided,) = [record for record in before if record.state == "open"]
+    await archive(core)
+    assert await other.conflicts.of_all("open") == [undecided]
+    assert await other.conflicts.of_session("ses_1") == before
+    assert await other.conflicts.read("ses_1", undecided.number) == undecided
+    core.clock.ms += DAY_MS
+    await core.conflicts.trim()
+    assert await other.conflicts.of_all("open") == [undecided]
+    assert await is_archived(core), "looking brings nothing back"
+    await other.conflicts.resolve("ses_1", undecided.number, Choice(take="theirs"))
+    assert not await is_archived(core)
+    assert await core.conflicts.of_all("open") == []
+    after = await core.conflicts.of_session("ses_1")
+    assert [record.number for record in after] == [record.number for record in before]
+    core.clock.ms += HOUR_MS
+    await archive(core)
+    await core.conflicts.trim()
+    assert "conflicts" not in await keys_of(core, "ses_1"), "none is open: they go, too"
+
+
+async def test_damaged_conflicts_of_a_session_are_not_hidden_by_its_archive(
+    core: Services,
+) -> None:
+    damaged = {"what": "conflict", "at": "", "json": "{"}
+    await core.redis.xadd(core.keys.conflicts("ses_1"), damaged)
+    await archive(core)
+    assert "conflicts" in await keys_of(core, "ses_1")
+
+
+async def test_whether_a_conflict_is_open_is_asked_without_bringing_a_session_back(
+    core: Services,
+) -> None:
+    await archive(core)
+    assert not await core.conflicts.is_open("ses_1")
+    assert await is_archived(core)
+
+
 async def test_a_session_in_use_stays(core: Services) -> None:
     core.clock.ms -= HOUR_MS - 299_000
     with pytest.raises(SessionInUse, match="written to 299 s ago"):
@@ -294,10 +338,14 @@ async def test_a_write_in_between_wins(core: Services, other: Services) -> None:
     captured = await archives.capture("ses_1")
     await other.messages.append("ses_1", [NewMessage(role="user", id="late", content="new")])
     with pytest.raises(Contended, match="changed while it was archived"):
-        await archives.put(captured, "redis", b"packed", "2026-01-13T10:30:00.000Z")
+        await archives.put(
+            captured, "redis", b"packed", "2026-01-13T10:30:00.000Z", keep_conflicts=False
+        )
     stale = msgspec.structs.replace(await archives.capture("ses_1"), at_ms=1_000)
     with pytest.raises(Contended):
-        await archives.put(stale, "redis", b"packed", "2026-01-13T10:30:00.000Z")
+        await archives.put(
+            stale, "redis", b"packed", "2026-01-13T10:30:00.000Z", keep_conflicts=False
+        )
     assert (await core.messages.read("ses_1", "late")).message.content == "new"
 
 

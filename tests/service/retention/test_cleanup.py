@@ -8,22 +8,19 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from sessiond.config.merging import merge_rules
-from sessiond.config.options import MergeOptions
 from sessiond.errors import CleanupHeld, InvalidInput, StoreUnavailable
 from sessiond.model import Context, NewMessage, NewSession
 from sessiond.policy.retention import DAY_MS, HOUR_MS, Limits
-from sessiond.service.content.documents import Documents
 from sessiond.service.retention.cleanup import Cleanup
 from sessiond.service.retention.schedule import FIRST_SECONDS, CleanupSchedule
 from sessiond.service.status import CleanupReport, CleanupStatus
-from sessiond.service.writing import Request, Surroundings
-from sessiond.store.conflicts import ConflictStore
+from sessiond.service.writing import Request
 from sessiond.store.janitor import JanitorStore
 from sessiond.store.leases import LeaseStore
 from sessiond.store.presence import About, PresenceStore
 from sessiond.store.use import UseStore
 from tests.service.cleaning import MarkingArchiver, cleanup_on
+from tests.service.contested import leave_open_conflict
 from tests.store.support import Services, StartServices, keys_of, until
 
 MONTH = Limits(max_sessions=50, max_age_days=30)
@@ -43,22 +40,6 @@ def outcomes(report: CleanupReport) -> dict[str, str]:
 async def status_of(core: Services, name: str) -> str:
     value: bytes = await core.redis.hget(core.keys.metadata(name), "status")
     return value.decode()
-
-
-async def leave_open_conflict(core: Services, name: str) -> None:
-    """Change a field twice from one version that only a person can merge."""
-    around = Surroundings(
-        core.store,
-        ConflictStore(core.redis, core.keys),
-        rules=merge_rules(MergeOptions(context={"working_directory": "manual"})),
-        clock=core.clock,
-    )
-    documents = Documents(around)
-    base = str((await documents.read(name, "context")).version)
-    for folder in ("/theirs", "/ours"):
-        change = {"working_directory": folder}
-        await documents.change(name, "context", change, Request(base=base))
-    assert await core.conflicts.of_session(name, "open")
 
 
 @pytest.fixture

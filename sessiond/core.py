@@ -34,7 +34,7 @@ from sessiond.service.content.windows import WindowDefaults, Windows
 from sessiond.service.durable.performing import Performer
 from sessiond.service.durable.refusals import Refusals
 from sessiond.service.health.checks import check_server
-from sessiond.service.health.repairing import Copies, Repairer
+from sessiond.service.health.repairing import Copies, Journaled, Repairer
 from sessiond.service.health.scanning import Scanner
 from sessiond.service.identity import Entropy
 from sessiond.service.live.feeds import Feeds
@@ -210,7 +210,9 @@ class Core:
             clock=clock,
         )
 
-    def repairer(self, copies: Copies, changed: Callable[[str], None]) -> Repairer:
+    def repairer(
+        self, copies: Copies, journaled: Journaled, changed: Callable[[str], None]
+    ) -> Repairer:
         """Return what repairs sessions; see Repairer."""
         return Repairer(
             self.scanner,
@@ -218,6 +220,7 @@ class Core:
             RepairStore(self.redis, self.keys),
             self.store,
             copies=copies,
+            journaled=journaled,
             changed=changed,
             clock=self.around.clock,
         )

@@ -98,6 +98,8 @@ def _print(plan: RepairPlan) -> None:
     print(f"{plan.session_id} {verb}", flush=True)
     for step in plan.steps:
         print(f"  {one_line(step.key)}: {one_line(step.action)}")
+    for again in plan.again:
+        print(f"  {paint('again:', 'yellow')} {one_line(again)}")
     for lost in plan.lost:
         print(f"  {paint('lost:', 'red')} {one_line(lost)}")
     if plan.applied:

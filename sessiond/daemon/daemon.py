@@ -338,7 +338,9 @@ class Daemon:
         plugin = OpencodeHandlers(opencodes, self._streams)
         writing = WriteHandlers(durable.outbox, offline.reading, lambda: core.is_degraded)
         journal = JournalHandlers(durable.journal, durable.outbox)
-        repairer = core.repairer(offline.copied_log, durable.outbox.confirmed.doubt)
+        repairer = core.repairer(
+            offline.copied_log, durable.journaled_places, durable.outbox.confirmed.doubt
+        )
         repairing = RepairHandlers(scan, repairer)
         table = [
             *trace_routes(TraceHandlers(self._tracing)),  # before the documents of any name

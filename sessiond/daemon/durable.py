@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sessiond.config import JournalOptions as Options
 from sessiond.core import Core
-from sessiond.errors import InvalidInput
+from sessiond.errors import InvalidInput, JournalUnavailable
 from sessiond.journal import Journal, JournalOptions
 from sessiond.journal.options import MIB
 from sessiond.service.durable.announcing import announcements
@@ -16,7 +16,7 @@ from sessiond.service.durable.confirmed import Lookup
 from sessiond.service.durable.outbox import Outbox
 from sessiond.service.durable.rollbacks import RollbackWatch
 from sessiond.service.durable.tries import Surroundings
-from sessiond.service.durable.waiting import Journaled
+from sessiond.service.durable.waiting import Journaled, places_of
 from sessiond.service.offline.reachability import Reachability
 from sessiond.service.writes import user_of_lane
 from sessiond.store.watermarks import WatermarkStore
@@ -71,6 +71,17 @@ class DurableWrites:
             ),
         )
         return cls(core, journal, options)
+
+    async def journaled_places(self, session_id: str) -> set[int]:
+        """Return the offsets in a session's log of what this journal can write again.
+
+        None where the journal cannot be read.
+        """
+        found: set[int] = set()
+        with suppress(JournalUnavailable):
+            async for page in self.journal.of_session(session_id):
+                found.update(*map(places_of, page))
+        return found
 
     async def start(self) -> None:
         """Take up what an earlier life left undone, and begin to watch Redis."""

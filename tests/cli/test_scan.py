@@ -96,7 +96,7 @@ def test_who_loads_a_damaged_session_is_told_to_scan(daemon: RunningDaemon) -> N
 def test_a_repair_is_planned_first_and_done_when_it_is_said(daemon: RunningDaemon) -> None:
     done = called(daemon, "repair", "--all", code=12)
     assert done.stdout.startswith("ses_bad would be repaired\n")
-    assert "lost: operation 2" in done.stdout
+    assert "again: operation 2 is in this machine's journal" in done.stdout
     assert done.stdout.endswith("nothing was changed; --apply does it\n")
     done = called(daemon, "repair", "ses_bad", "--apply", "--json", code=12)
     (plan,) = json.loads(done.stdout)["plans"]

@@ -75,8 +75,10 @@ def test_what_only_the_journal_has_is_written_again(daemon: RunningDaemon) -> No
     daemon.start()
     before = shown(daemon)["conversation"]["messages"]
     damage_log(daemon)
-    told = called(daemon, "repair", "ses_1", "--apply", code=12).stdout
-    assert "lost: operation 3" in told
+    offer = called(daemon, "repair", "ses_1", code=12).stdout
+    assert "again: operation 3 is in this machine's journal, which writes it again" in offer
+    assert "lost:" not in offer
+    assert "again: operation 3" in called(daemon, "repair", "ses_1", "--apply").stdout
 
     def messages() -> list[Any]:
         found: list[Any] = shown(daemon)["conversation"]["messages"]

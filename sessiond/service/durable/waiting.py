@@ -67,6 +67,15 @@ def write_of(entry: Entry) -> Write:
     return writes.decode(encoded)
 
 
+def places_of(entry: Entry) -> range:
+    """Return where a session's log has what a confirmed entry wrote; nothing of one that waits."""
+    if entry.position is None:
+        return range(0)
+    write, last = write_of(entry), entry.position.offset
+    count = len(write.messages) if isinstance(write, Append) else 1
+    return range(last - count + 1, last + 1)
+
+
 def again(write: Write) -> Write:
     """Return a write that was done, as it is to be done again: what it was based on may be gone.
 

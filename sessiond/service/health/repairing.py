@@ -8,7 +8,7 @@ was planned, so that it never stands above a newer write.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from msgspec import Struct, field
@@ -31,8 +31,10 @@ from sessiond.sync.mending import Mended, Remains, mend
 from sessiond.sync.position import Position
 
 _TRIES = 4
+_AGAIN = "operation {offset} is in this machine's journal, which writes it again"
 
 Copies = Callable[[str], Awaitable[list[Entry]]]
+Journaled = Callable[[str], Awaitable[set[int]]]
 
 
 class RepairRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -54,12 +56,15 @@ class RepairPlan(Struct, kw_only=True):
     Attributes:
         lost: what cannot be restored here.
         quarantine: how the names of the keys begin that hold what was replaced.
+        again: what cannot be restored in its place, and is written again, at the end of the log,
+            from this machine's journal, as soon as the repair is done.
     """
 
     session_id: str
     steps: list[RepairStep]
     lost: list[str]
     quarantine: str
+    again: list[str] = []
     applied: bool = False
 
 
@@ -70,6 +75,7 @@ class _Draft(Struct):
     steps: list[RepairStep] = field(default_factory=list)
     replacements: list[Replacement] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    again: set[int] = field(default_factory=set)
     mended: Mended | None = None
 
 
@@ -89,6 +95,7 @@ class Repairer:
         repairs: replaces keys.
         store: announces what changed.
         copies: returns what this machine has copied of a session's log.
+        journaled: returns the offsets of what this machine's journal can write again.
         changed: is told of a session whose log became another one: who wrote to it looks whether
             its writes are there still.
         clock: milliseconds since 1970.
@@ -102,6 +109,7 @@ class Repairer:
         store: SessionStore,
         *,
         copies: Copies,
+        journaled: Journaled,
         changed: Callable[[str], None],
         clock: Clock,
     ) -> None:
@@ -110,6 +118,7 @@ class Repairer:
         self._repairs = repairs
         self._store = store
         self._copies = copies
+        self._journaled = journaled
         self._changed = changed
         self._clock = clock
 
@@ -147,6 +156,7 @@ class Repairer:
             session_id=session_id,
             steps=draft.steps,
             lost=draft.lost,
+            again=[_AGAIN.format(offset=offset) for offset in sorted(draft.again)],
             quarantine=self._keyspace.keys.quarantine(session_id, time, ""),
         )
 
@@ -210,14 +220,19 @@ class Repairer:
                 "nothing of the session is touched; repair it on a machine that has a copy"
             )
             return
-        draft.lost += mended.lost.values()
-        draft.lost += (
-            f"operation {at} is not proven: what was before it is lost" for at in mended.unproven
-        )
+        await self._tell_lost(session_id, draft, mended)
         self._plan_log(session_id, draft, mended, held)
         await self._plan_rest(session_id, draft, mended.derived)
         if any(fault.kind == "sessions" for fault in looked.faults):
             draft.steps.append(RepairStep(key=keys.sessions, action="list the session again"))
+
+    async def _tell_lost(self, session_id: str, draft: _Draft, mended: Mended) -> None:
+        if mended.lost:
+            draft.again = mended.lost.keys() & await self._journaled(session_id)
+        draft.lost += (why for at, why in mended.lost.items() if at not in draft.again)
+        draft.lost += (
+            f"operation {at} is not proven: what was before it is lost" for at in mended.unproven
+        )
 
     def _plan_log(self, session_id: str, draft: _Draft, mended: Mended, held: _Held) -> None:
         types, wanted = draft.standing.types, stream_of(mended.entries)
@@ -230,7 +245,8 @@ class Repairer:
         sources = [f"{place} from {source}" for place, source in mended.restored.items()]
         parts = [
             f"restored: {', '.join(sources)}" if sources else "",
-            f"lost: {', '.join(map(str, mended.lost))}" if mended.lost else "",
+            _listed("written again at the end", draft.again),
+            _listed("lost", mended.lost.keys() - draft.again),
         ]
         action = "; ".join(filter(None, ["write the log anew", *parts]))
         self._put(session_id, draft, "conversation", wanted, action)
@@ -311,6 +327,11 @@ class Repairer:
     def _move(self, draft: _Draft, key: str, kind: str, action: str) -> None:
         draft.steps.append(RepairStep(key=key, action=action))
         draft.replacements.append(Replacement(key, kind, None))
+
+
+def _listed(what: str, offsets: Iterable[int]) -> str:
+    shown = ", ".join(map(str, sorted(offsets)))
+    return f"{what}: {shown}" if shown else ""
 
 
 def _archived(session_id: str, looked: Looked) -> StoreDamaged:

@@ -31,11 +31,12 @@ DERIVED = ["messages", "parts", "context", "preferences", "metadata", "applied"]
 
 
 class Machine:
-    """One machine's repairs. `copy`: what it has of the log of ses_1."""
+    """One machine's repairs of ses_1. `copy` of its log, `journal`: the offsets that it has."""
 
     def __init__(self, core: Services) -> None:
         keyspace = Keyspace(core.redis, core.keys)
         self.copy: list[Entry] = []
+        self.journal: set[int] = set()
         self.changed: list[str] = []
         self.scanner = Scanner(keyspace, core.clock)
         self.repairer = Repairer(
@@ -44,6 +45,7 @@ class Machine:
             RepairStore(core.redis, core.keys),
             core.store,
             copies=self._copied,
+            journaled=self._journaled,
             changed=self.changed.append,
             clock=core.clock,
         )
@@ -51,6 +53,10 @@ class Machine:
     async def _copied(self, session_id: str) -> list[Entry]:
         assert session_id == "ses_1"
         return self.copy
+
+    async def _journaled(self, session_id: str) -> set[int]:
+        assert session_id == "ses_1"
+        return self.journal
 
     async def is_clean(self) -> bool:
         return (await self.scanner.sessions(["ses_1"])).damage == []
@@ -184,6 +190,23 @@ async def test_without_a_copy_what_is_lost_is_said_and_the_rest_can_be_read(
     assert session.position != f"{entries[-1][1][9].decode()}:{len(entries)}"
     await core.messages.append("ses_1", [said("it goes on", "m9")])
     assert await machine.is_clean()
+
+
+async def test_what_the_journal_writes_again_is_offered_and_only_the_rest_is_lost(
+    core: Services, machine: Machine
+) -> None:
+    damaged = [[stream_id, list(fields)] for stream_id, fields in await raw_entries(core)]
+    for index in (2, 4):
+        damaged[index][1][11] = b"{"
+    await write_stream(core, damaged)
+    machine.journal = {1, 3}
+    plan = await machine.repairer.plan("ses_1")
+    assert plan.again == ["operation 3 is in this machine's journal, which writes it again"]
+    assert not [each for each in plan.lost if "operation 3" in each]
+    assert [each for each in plan.lost if "operation 5" in each]
+    (step,) = [step for step in plan.steps if step.key == core.keys.conversation("ses_1")]
+    assert "written again at the end: 3; lost: 5" in step.action
+    assert await repaired(core, machine) == plan.lost
 
 
 async def test_the_key_of_what_was_lost_may_be_used_again(core: Services, machine: Machine) -> None:

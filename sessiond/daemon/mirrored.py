@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from msgspec import Struct, field
 
 from sessiond.core import Core
 from sessiond.daemon.durable import DurableWrites
@@ -19,7 +20,7 @@ from sessiond.service.health.scanning import Scanner
 from sessiond.service.health.whole_scan import WholeScan
 from sessiond.service.mirrored.hand_edits import Source
 from sessiond.service.mirrored.mirroring import Mirror
-from sessiond.service.status import FilesStatus
+from sessiond.service.status import FileProblem, FilesStatus
 
 _CHECK_SECONDS = 2.0
 
@@ -41,7 +42,7 @@ class MirroredFiles:
         self._path = path
         self._mirror = mirror
         self._fault = fault
-        self._checked = 0
+        self._turn = 0
 
     @classmethod
     async def open(
@@ -103,19 +104,20 @@ class MirroredFiles:
         checked = await self._check(self._mirror)
         return [_finding(self._mirror.status(), checked)]
 
-    async def _check(self, mirror: Mirror) -> int:
-        """Check every byte of the files of some sessions, in turns; return of how many."""
+    async def _check(self, mirror: Mirror) -> _Checked:
+        """Check every byte of the files of some sessions, in turns."""
         everyone = mirror.sessions()
-        first = self._checked % max(1, len(everyone))
+        first = self._turn % max(1, len(everyone))
         deadline = time.monotonic() + _CHECK_SECONDS
-        checked = 0
+        checked = _Checked(of=len(everyone))
         with suppress(StoreUnavailable):  # what somebody edited waits for it
             for session_id in everyone[first:] + everyone[:first]:
-                await mirror.scan_session(session_id)
-                checked += 1
+                found = await mirror.scan_session(session_id)
+                checked.unmoved += (problem for problem in found if problem.what == "damaged")
+                checked.sessions += 1
                 if time.monotonic() > deadline:
                     break
-        self._checked = first + checked
+        self._turn = first + checked.sessions
         return checked
 
     async def close(self) -> None:
@@ -124,8 +126,24 @@ class MirroredFiles:
             await self._mirror.close()
 
 
-def _finding(status: FilesStatus, checked: int) -> Finding:
+class _Checked(Struct):
+    """How many `of` the sessions with files were checked, and what is damaged and stays there."""
+
+    of: int
+    sessions: int = 0
+    unmoved: list[FileProblem] = field(default_factory=list)
+
+
+def _finding(status: FilesStatus, checked: _Checked) -> Finding:
     check = "files"
+    if checked.unmoved:
+        first = checked.unmoved[0]
+        return failed(
+            check,
+            f"{status.directory}/{first.session_id}: {first.reason}",
+            "look at that folder, at .quarantine beside it, and at the disk",
+            code="store-damaged",
+        )
     if status.rejected:
         first = status.rejected[0]
         return warning(
@@ -142,9 +160,9 @@ def _finding(status: FilesStatus, checked: int) -> Finding:
             f"{last.session_id}/{last.file}: {last.reason}; it is {last.kept}",
             "look whether you need anything of it; check the disk if nobody touched the files",
         )
-    rest = "" if checked >= status.sessions else "; sessiond doctor --scan checks all"
+    rest = "" if checked.sessions == checked.of else "; sessiond doctor --scan checks all"
     return ok(
         check,
         f"{status.sessions} sessions in {status.directory}, {status.behind} behind; the files of "
-        f"{checked} are whole{rest}",
+        f"{checked.sessions} are whole{rest}",
     )

@@ -146,9 +146,10 @@ class FileProblem(Struct, kw_only=True):
         session_id: whose.
         file: its name; empty for the whole folder.
         what: `rejected` (an edit that cannot be taken; the file stays as it is), `quarantined`
-            (damaged; moved away and written again), `set_aside` (a rejected one, kept under another
-            name because the session went on), `restored` (Redis had lost the session), `unknown`
-            (Redis does not have the session, and it is not ours to make it again).
+            (damaged; moved away and written again), `damaged` (some are, and cannot be moved away:
+            `file` is empty), `set_aside` (a rejected one, kept under another name because the
+            session went on), `restored` (Redis had lost the session), `unknown` (Redis does not
+            have the session, and it is not ours to make it again).
         reason: why.
         kept: where the file is now; empty where none was moved.
         at: when; empty for what is so now.

@@ -112,7 +112,17 @@ def test_the_doctor_looks_at_the_files_and_tells_what_it_moved_aside(
     daemon: RunningDaemon,
 ) -> None:
     path = mirrored(daemon, "ses_good", "context.json")
+    aside = path.parent.parent / ".quarantine"
+    kept = aside.rename(aside.with_name(".kept")) if aside.exists() else None
+    aside.write_text("in the way", encoding="utf-8")
     rot(path, b"working", b"wurking")
+    told = json.loads(called(daemon, "doctor", "--json", code=12).stdout)
+    (finding,) = [each for each in told["findings"] if each["check"] == "files"]
+    assert (finding["state"], finding["exit_code"]) == ("failed", 12)
+    assert "ses_good: something is damaged, and cannot be moved aside" in finding["finding"]
+    aside.unlink()
+    if kept:
+        kept.rename(aside)
     told = json.loads(called(daemon, "doctor", "--json").stdout)
     (finding,) = [each for each in told["findings"] if each["check"] == "files"]
     assert finding["state"] == "warning"

@@ -17,7 +17,10 @@ _FILES_PHASE = "files:"
 _FILES_CURSOR = re.compile(r"files:([A-Za-z0-9_-]{0,64})", re.ASCII)
 
 _MOVED = "it is {kept} now, and is written anew; check the disk if nobody touched the file"
-_PUT_RIGHT = "put it right, or delete it: then it is written anew"
+_REMEDIES = {
+    "rejected": "put it right, or delete it: then it is written anew",
+    "damaged": "look at this folder, at .quarantine beside it, and at the disk; then scan again",
+}
 
 
 class WholeScan:
@@ -79,6 +82,6 @@ class WholeScan:
             key=str(Path(mirror.directory, problem.session_id, problem.file)),
             finding=f"cannot be taken: {problem.reason}" if is_rejected else problem.reason,
             severity="warning" if is_rejected else "damaged",
-            remedy=_PUT_RIGHT if is_rejected else _MOVED.format(kept=problem.kept),
+            remedy=_REMEDIES.get(problem.what, _MOVED.format(kept=problem.kept)),
             is_file=True,
         )

@@ -202,8 +202,8 @@ class Mirror:
         """Check every byte of a session's files, now.
 
         Returns:
-            What was damaged, and is moved aside, to be written anew; and the edits that cannot be
-            taken, which are left as they are.
+            What was damaged, and is moved aside, to be written anew; that something cannot be
+            moved aside; and the edits that cannot be taken, which are left as they are.
 
         Raises:
             StoreUnavailable: Redis is away, and somebody has edited a file.
@@ -213,14 +213,18 @@ class Mirror:
             return []
 
         async def check() -> None:
-            damaged.extend(await each.examine(wholly=True))
+            try:
+                damaged.extend(await each.examine(wholly=True))
+            except OSError as error:
+                damaged.append(_unmoved(session_id, error))
+                _log.warning("files.not_moved_aside", session_id=session_id, reason=str(error))
 
         await self._one(each, check())
         return damaged + each.rejected()
 
     def sessions(self) -> list[str]:
-        """Return whose files are kept, in order."""
-        return sorted(self._mirrored)
+        """Return whose files are there, in order."""
+        return sorted(name for name, each in self._mirrored.items() if each.state.files)
 
     # The sessions, as Redis has them
 
@@ -301,6 +305,11 @@ class Mirror:
                 each.is_behind or each.session_id in self._lost
             ):
                 await self._one(each, each.write_cache())
+
+
+def _unmoved(session_id: str, error: OSError) -> FileProblem:
+    reason = f"something is damaged, and cannot be moved aside: {error}"
+    return FileProblem(session_id=session_id, file="", what="damaged", reason=reason)
 
 
 def _touched(mirrored: list[MirroredSession]) -> list[MirroredSession]:

@@ -64,6 +64,23 @@ async def test_an_edit_that_cannot_be_taken_is_a_warning_and_stays(
         assert here.path("context").read_text(encoding="utf-8") == "{"
 
 
+async def test_damage_that_cannot_be_moved_aside_is_told_as_long_as_it_is_there(
+    core: Services, tmp_path: Path
+) -> None:
+    await create(core)
+    async with mirrored(core, tmp_path) as here:
+        here.flip("context")
+        (tmp_path / ".quarantine").write_text("in the way", encoding="utf-8")
+        scan = scan_of(core, here)
+        for _ in range(2):
+            (damage,) = (await scan.sessions(["ses_1"])).damage
+            assert (damage.severity, damage.key) == ("damaged", str(tmp_path / "ses_1"))
+            assert "cannot be moved aside" in damage.finding
+        (tmp_path / ".quarantine").unlink()
+        (damage,) = (await scan.sessions(["ses_1"])).damage
+        assert damage.key == str(here.path("context"))
+
+
 async def test_all_files_come_after_all_keys_some_sessions_a_page(
     core: Services, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from sessiond.client import DaemonClient
 from sessiond.manager.session_cache import SessionCache
 from sessiond.model import NewSession
 from tests.cli.commands import EVIL, SHOWN, ask, called, controls
-from tests.daemons import RunningDaemon
+from tests.daemons import RunningDaemon, wait_for
 
 OLD = str(Path(os.__file__).parent)
 
@@ -50,6 +50,16 @@ def test_it_shows_what_is_cached_and_how_well_that_serves(
     assert f"cache          {expected}\n" in called(daemon, "show", cached).stdout
     told = json.loads(called(daemon, "cache", "show", cached, "--json").stdout)
     assert [entry["tool"] for entry in told["entries"]] == ["grep", "cat"]
+
+
+def test_the_session_s_cache_json_tells_the_same(daemon: RunningDaemon, cached: str) -> None:
+    path = daemon.folder / "sessiond/.opencode/sessions" / cached / "cache.json"
+
+    def told() -> list[str]:
+        entries = json.loads(path.read_bytes())["entries"] if path.exists() else {}
+        return [entry["value"]["tool"] for entry in entries.values()]
+
+    wait_for(lambda: told() == ["grep", "cat"])
 
 
 def test_it_clears_and_says_before_what_would_go(daemon: RunningDaemon, cached: str) -> None:

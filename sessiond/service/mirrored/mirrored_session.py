@@ -34,6 +34,7 @@ from sessiond.service.status import FileProblem
 
 _PAUSE_SECONDS = 1.0
 _CACHE_PAUSE_SECONDS = 10.0
+"""Between two readings of what is cached, which may be 16 MiB."""
 _LEAST_SHARE = 20
 """Writing a session pauses it for so many times as long as it took."""
 
@@ -256,10 +257,11 @@ class MirroredSession:
         if not self.state.files or await self._source.store.archived([self.session_id]):
             self.is_cache_behind = False
             return
-        began = self._now()
+        began, least = self._now(), _PAUSE_SECONDS
         self.is_cache_behind = False
         try:
             if found := await self._cached(self._cache_mark):
+                least = _CACHE_PAUSE_SECONDS
                 mark, calls = found
                 files: dict[FileName, bytes] = {"cache": cache_file(cache_of(calls))}
                 await self._replace(Rendered(files, self.state.position, self.state.versions))
@@ -270,8 +272,7 @@ class MirroredSession:
             self.is_cache_behind = True
             raise
         finally:
-            pause = max(_CACHE_PAUSE_SECONDS, _LEAST_SHARE * (self._now() - began))
-            self.cache_due = self._now() + pause
+            self.cache_due = self._now() + max(least, _LEAST_SHARE * (self._now() - began))
 
     async def _cached(self, seen: str | None) -> tuple[str, list[CachedCall]] | None:
         """Return what is cached, and its mark; None where that is known, or cannot be read."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from redis.asyncio import Redis
 
-from sessiond.errors import StoreDamaged
+from sessiond.errors import ArchiveUnavailable, StoreDamaged
 from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
 from sessiond.store.entries import checked, checked_behind, offset_of, parse_entry
@@ -108,7 +108,7 @@ class LogReader:
         Raises:
             StoreUnavailable, StoreDamaged: Redis does not answer, or has something foreign.
         """
-        return await self._read(session_id, after, limit, oldest=False)
+        return await self._read(session_id, after, limit)
 
     async def stretch(self, session_id: str, after: Position, limit: int = PAGE) -> LogPage:
         """Return up to `limit` entries after a position, fewer where they are long.
@@ -140,17 +140,24 @@ class LogReader:
         until: int | None = None,
         *,
         oldest: bool = False,
+        recall: bool = True,
     ) -> AsyncIterator[LogPage]:
         """Yield page after page, to the end of the log or to offset `until`.
 
         The last page may be a refusal: the log changed under the reader. Pages are kept near
         4 MiB, whatever the size of the messages. While the caller works on one page, Redis
         works on the next. With `oldest`, a log whose beginning is gone is read from what is left.
+        Without `recall`, an archived session stays where it is.
+
+        Raises:
+            ArchiveUnavailable: it is archived, and is not to be brought back or cannot be.
+            StoreUnavailable, StoreDamaged.
         """
         limit = _limit(_FIRST_PAGE, after, until)
         if not limit:
             return
-        fetching = asyncio.ensure_future(self._read(session_id, after, limit, oldest=oldest))
+        read = partial(self._read, session_id, oldest=oldest, recall=recall)
+        fetching = asyncio.ensure_future(read(after=after, limit=limit))
         try:
             while limit:
                 page = await fetching
@@ -158,21 +165,29 @@ class LogReader:
                 after = page.position
                 limit = 0 if ended else _limit(_next_count(page), after, until)
                 if limit:
-                    fetching = asyncio.ensure_future(
-                        self._read(session_id, after, limit, oldest=oldest)
-                    )
+                    fetching = asyncio.ensure_future(read(after=after, limit=limit))
                     await asyncio.sleep(0)  # so that it is under way
                 if page.raw or page.reset:
                     yield page
         finally:
             fetching.cancel()
 
-    async def _read(self, session_id: str, after: Position, limit: int, *, oldest: bool) -> LogPage:
+    async def _read(
+        self,
+        session_id: str,
+        after: Position,
+        limit: int,
+        *,
+        oldest: bool = False,
+        recall: bool = True,
+    ) -> LogPage:
         """Return a page; where nothing is there, an archived session comes back first."""
         raw = await self._fetch(session_id, after, limit)
         while not raw and (archived := await self._recall.position(session_id)):
             if after == archived:  # who has all of it does not need it
                 return LogPage([], after)
+            if not recall:
+                raise ArchiveUnavailable(f"session {session_id!r} is archived, and stays so")
             await self._recall(session_id)
             raw = await self._fetch(session_id, after, limit)
         return _page(after, raw, oldest=oldest)

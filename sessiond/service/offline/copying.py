@@ -2,7 +2,8 @@
 
 A session is copied once somebody here loads, reads, writes or watches it. The bus says when there
 is more: it only wakes, the log is read by offset. What happens within half a second is read
-together. Where the log is another one than was copied, the copy is dropped and read anew.
+together. Where the log is another one than was copied, the copy is dropped and read anew. An
+archived session does not come back for this.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import structlog
 from msgspec import Struct
 
 from sessiond.errors import (
+    ArchiveUnavailable,
     NotFound,
     ReplicaUnavailable,
     SessionDeleted,
@@ -91,6 +93,7 @@ class Copier:
         self._behind: set[str] = set(replica.copies)  # until Redis says that they are not
         self._reading: set[str] = set()
         self._unfit: set[str] = set()
+        self._archived: set[str] = set()
         self._sure_ms = 0
         self._is_closed = False
         self._heard: dict[str, Listener] = {}
@@ -124,7 +127,10 @@ class Copier:
 
     def see(self, session_id: str) -> None:
         """Take note that somebody here has to do with a session: it is copied from now on."""
-        if self._replica.use(session_id) or session_id in self._unfit:
+        is_copied = self._replica.use(session_id)
+        if session_id in self._archived:  # it comes back for whoever uses it
+            self._read_soon(session_id)
+        if is_copied or session_id in self._unfit:
             return
         dropped_ms = self._replica.dropped.get(session_id)
         if dropped_ms is None or self._source.clock() - dropped_ms > _REST_MS:
@@ -256,6 +262,7 @@ class Copier:
         """Copy what a session has more than its copy."""
         now = self._source.clock()
         self._behind.discard(session_id)  # what is said of it from now on counts again
+        self._archived.discard(session_id)
         self._reading.add(session_id)
         try:
             await self._copy(session_id)
@@ -265,6 +272,11 @@ class Copier:
                 self.written.forget(session_id, copy.position.offset)
         except (NotFound, SessionDeleted):
             pass  # there is nothing to copy
+        except ArchiveUnavailable:  # what was copied before may not be all
+            self._archived.add(session_id)
+            copy = self._replica.copies.get(session_id)
+            if copy and not copy.current_ms:
+                await self._replica.drop([session_id])
         except (TooLarge, StoreDamaged) as error:
             _log.warning("replica.not_copied", session_id=session_id, reason=error.detail)
             self._unfit.add(session_id)
@@ -283,7 +295,7 @@ class Copier:
         copy = self._replica.copies.get(session_id) or await self._begin(session_id)
         restarted = False
         while True:
-            async for page in self._source.store.log.pages(session_id, copy.position):
+            async for page in self._source.store.log.pages(session_id, copy.position, recall=False):
                 if page.reset:
                     break
                 added = await self._replica.add(session_id, page.entries)
@@ -334,7 +346,7 @@ class Copier:
     def _current_ms(self, copy: Copy) -> int:
         known_ms = max(copy.current_ms, self._replica.current_ms)
         session_id = copy.session_id
-        is_sure = session_id not in self._behind | self._reading | self._unfit
+        is_sure = session_id not in self._behind | self._reading | self._unfit | self._archived
         return max(known_ms, self._sure_ms) if is_sure else known_ms
 
     def _all_current_ms(self) -> int:

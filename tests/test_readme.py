@@ -106,7 +106,7 @@ def test_every_option_named_in_the_readme_exists() -> None:
 
 
 def test_the_test_command_is_what_ci_runs() -> None:
-    command = "pip install '.[test]' && pytest"
+    command = "pip install '.[test]' && pytest -n 2 --dist loadfile"
     assert command in TEXT
     ci = (README.parent / ".ci" / "run").read_text(encoding="utf-8")
     assert command.replace("pip install", "pip install --quiet --disable-pip-version-check") in ci

@@ -130,7 +130,7 @@ class Client:
         """Create a session and return its path."""
         body = {"session_id": session_id, **content}
         answer = self.call("POST", "/v1/sessions", body, Prefer="wait=20")
-        assert answer.status == 201, answer
+        assert answer.status in (200, 201), answer  # 200: Redis was slow, and was asked twice
         return f"/v1/sessions/{session_id}"
 
     def append(self, path: str, message_id: str, content: str = "hello") -> str:

@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
@@ -15,6 +16,7 @@ from sessiond.client import DaemonClient
 from sessiond.codec import json
 from sessiond.errors import NotFound, SessionDeleted, SessiondError
 from sessiond.model import NewSession, Operation, Session
+from sessiond.retrying import retried
 from sessiond.service.status import OutboxStatus
 from tests.system.faults.history import FinalSession, History, Seen
 from tests.system.faults.machines import Machine, Machines
@@ -208,7 +210,7 @@ async def _operations(client: DaemonClient, session_id: str) -> list[Operation]:
     log: list[Operation] = []
     after = "0"
     while True:
-        page = await client.operations(session_id, after=after, limit=_PAGE)
+        page = await retried(partial(client.operations, session_id, after=after, limit=_PAGE))
         log += page.operations
         if not page.more:
             return log

@@ -20,6 +20,8 @@ from sessiond.errors import (
 )
 from sessiond.model import Message, NewMessage
 from sessiond.service.writing import Request
+from sessiond.store.sessions import RecordVersion
+from sessiond.sync.entry import Entry
 from tests.service.support import create, load, page, said, text
 from tests.store.support import Services, StartServices, appending, contents
 
@@ -455,3 +457,24 @@ async def test_messages_that_redis_loses_while_it_is_asked_for_them_are_tried_ag
     with pytest.raises(StoreWentBack) as refusal:
         await core.messages.append("ses_1", [said("a", "m1")])
     assert refusal.value.temporary
+
+
+@pytest.mark.parametrize("shift", [1, 10], ids=["another message is there", "nothing is there"])
+async def test_messages_that_redis_loses_between_its_index_and_its_log_are_tried_again(
+    core: Services, monkeypatch: pytest.MonkeyPatch, shift: int
+) -> None:
+    """Else it would look as if their id was another message's: refused for good, and dropped."""
+    await core.messages.append("ses_1", [said("a", "m1"), said("b", "m2")])
+    versions, present_at = core.store.message_versions, core.store.log.present_at
+
+    async def lost_meanwhile(session_id: str, message_ids: list[str]) -> list[RecordVersion | None]:
+        found = await versions(session_id, message_ids)
+        monkeypatch.setattr(core.store.log, "present_at", in_another_life)
+        return found
+
+    async def in_another_life(session_id: str, offsets: list[int]) -> list[Entry | None]:
+        return await present_at(session_id, [offset + shift for offset in offsets])
+
+    monkeypatch.setattr(core.store, "message_versions", lost_meanwhile)
+    with pytest.raises(StoreWentBack):
+        await core.messages.append("ses_1", [said("a", "m1")])

@@ -182,8 +182,8 @@ def _accepted(outcome: Journaled, changed: Document | None) -> web.Response:
             headers["Location"] = f"/v1/sessions/{outcome.write.session_id}"
             return answer(body, status=202, headers=headers)
         case Document():
-            value = changed.value if changed else body.value
-            return answer(value, status=202, version=outcome.version, headers=headers)
+            shown = changed or body  # a version stands for what was shown with it
+            return answer(shown.value, status=202, version=shown.version, headers=headers)
         case _:
             return answer(body, status=202, version=outcome.version, headers=headers)
 

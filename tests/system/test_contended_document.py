@@ -24,7 +24,7 @@ OPTIONS = "sync:\n  merge:\n    context:\n      state.highest: max\n"
 
 
 @contextmanager
-def two_daemons(module: str) -> Iterator[list[RunningDaemon]]:
+def two_daemons(module: str, *, wait_seconds: float = 1.0) -> Iterator[list[RunningDaemon]]:
     """Run two daemons on the embedded server of the first."""
     with ExitStack() as stack:
         daemons: list[RunningDaemon] = []
@@ -32,7 +32,7 @@ def two_daemons(module: str) -> Iterator[list[RunningDaemon]]:
             flags = ("--redis-url", f"unix://{daemons[0].redis_socket}") if daemons else ()
             daemon = stack.enter_context(running_daemon("--instance", name, *flags, start=False))
             daemon.module = module
-            daemon.configure(OPTIONS)
+            daemon.configure(f"{OPTIONS}journal:\n  wait_seconds: {wait_seconds}\n")
             daemon.start()
             daemons.append(daemon)
         yield daemons
@@ -84,10 +84,14 @@ def check(accounts: list[Account], final: Context, conflicts: list[ConflictRecor
     assert {conflict.path[0] for conflict in conflicts} <= {"working_directory"}
 
 
-async def test_eight_processes_change_one_document_and_every_change_is_in_it() -> None:
-    with two_daemons("sessiond") as daemons:
-        accounts, final, conflicts = await contend(daemons, EACH)
-    assert sum(len(account.files) for account in accounts) == PROCESSES * EACH
+@pytest.mark.parametrize(("each", "wait_seconds"), [(EACH, 1.0), (50, 0.005)])
+async def test_eight_processes_change_one_document_and_every_change_is_in_it(
+    each: int, wait_seconds: float
+) -> None:
+    """Also those that were only journaled when their process went on from what it was told."""
+    with two_daemons("sessiond", wait_seconds=wait_seconds) as daemons:
+        accounts, final, conflicts = await contend(daemons, each)
+    assert sum(len(account.files) for account in accounts) == PROCESSES * each
     assert conflicts, "nobody met anybody: this proves nothing"
     check(accounts, final, conflicts)
 

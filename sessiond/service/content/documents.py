@@ -341,7 +341,8 @@ class Documents:
         """Return what a change makes of a document, whatever it was made on."""
         name, request = change.name, change.request
         before = seen(history.base, request)
-        if not request.base or (not history.since and before is not None):
+        is_current = not history.since and not request.made and before is not None
+        if not request.base or is_current:
             return Outcomes(change.subject, request.base, change.made_of(current))
         wanted = change.made_of(current if before is None else before)
         if name == "metadata" and "last_activity" in wanted:  # every operation moves it

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
-from msgspec import structs
+import msgspec
+from msgspec import Struct, structs
 
-from sessiond.model import Document
+from sessiond.model import Document, DocumentName
 from sessiond.service import writes
 from sessiond.service.durable.performing import Performed
 from sessiond.service.identity import content_digest
-from sessiond.service.writes import Append, Create, PutPart, Write, made_before
+from sessiond.service.writes import Append, ChangeDocument, Create, PutPart, Write, made_before
+from sessiond.service.writing import Made
 from sessiond.sync.position import Position
 
 _REMEMBERED = 10_000
+_SHOWN_BYTES = 64 * 1024 * 1024
 
 _Place = tuple[str, str]
 """A session, and a position in it or what stands for one."""
+
+
+class _Shown(Struct, frozen=True):
+    """A document as it was shown while changes of it waited, and a version of the log before it."""
+
+    base: str
+    value: bytes
 
 
 class Bases:
@@ -26,6 +37,8 @@ class Bases:
         self._moved: dict[_Place, str] = {}
         self._told: dict[_Place, Write] = {}
         self._values: dict[_Place, str] = {}
+        self._shown: OrderedDict[tuple[str, DocumentName, str], _Shown] = OrderedDict()
+        self._shown_bytes = 0
 
     def based(self, write: Write) -> Write:
         """Return a write with a base that the log knows, where it was made on one that it does not.
@@ -36,6 +49,9 @@ class Bases:
         request = write.request
         if not (request.base or request.expected):
             return write
+        if isinstance(write, ChangeDocument) and (shown := self._shown_before(write)):
+            seen = Made(msgspec.json.decode(shown.value), replace=True)
+            request = structs.replace(request, base=shown.base, made=[seen])
         before = self._told.get((write.session_id, request.base))
         if before and before.request.base and (made := made_before(write, before)):
             request = structs.replace(request, base=before.request.base, made=made)
@@ -43,6 +59,35 @@ class Bases:
         expected = self._moved.get((write.session_id, request.expected), request.expected)
         request = structs.replace(request, base=base, expected=expected)
         return structs.replace(write, request=request)
+
+    def shown(
+        self, session_id: str, name: DocumentName, version: str, base: str, value: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a document is shown as while changes of it wait: the same for a version.
+
+        What its readers change then is compared with just this. With what the log has it could not
+        be: others' changes may be in it that wait as well, or that they wait for.
+
+        Args:
+            session_id: the session.
+            name: which of its documents.
+            version: what stands for the version that it will have.
+            base: its version in the log, before what waits.
+            value: what it would be shown as now.
+        """
+        place = session_id, name, version
+        if known := self._shown.get(place):
+            self._shown.move_to_end(place)
+            return dict(msgspec.json.decode(known.value))
+        shown = self._shown[place] = _Shown(base, writes.encode(value))
+        self._shown_bytes += len(shown.value)
+        while self._shown_bytes > _SHOWN_BYTES and len(self._shown) > 1:
+            _, oldest = self._shown.popitem(last=False)
+            self._shown_bytes -= len(oldest.value)
+        return value
+
+    def _shown_before(self, write: ChangeDocument) -> _Shown | None:
+        return self._shown.get((write.session_id, write.name, write.request.base))
 
     def note_told(self, write: Write, place: Position) -> None:
         """Note that a writer was told of a write that waits, and may go on from there."""

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from sessiond.errors import JournalFull, JournalUnavailable, SessiondError
 from sessiond.journal import Span
+from sessiond.model import DocumentName
 from sessiond.service import writes
 from sessiond.service.durable.lanes import Lanes
 from sessiond.service.durable.performing import Performed
@@ -125,6 +127,12 @@ class Outbox:
             for session_id in self._lanes.sessions()
             if user_of_lane(session_id) is None
         }
+
+    def shown(
+        self, session_id: str, name: DocumentName, version: str, base: str, value: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a document is shown as while changes of it wait; see `Bases`."""
+        return self._tries.bases.shown(session_id, name, version, base, value)
 
     async def drained(self, session_id: str, seconds: float) -> bool:
         """Tell whether nothing of a session waits; what is on its way is waited for a while."""

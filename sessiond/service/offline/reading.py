@@ -262,7 +262,13 @@ class Reading:
             if created_here is None:
                 return None
             known, stale = KnownSession(session_id, created_here), 0.0
+        before = dict(known.outline.versions)
         lay_over(known, waiting)
+        for name, version in known.outline.versions.items():
+            if version != before.get(name):  # it is changed by what waits
+                value = known.outline.documents[name]
+                value = offline.outbox.shown(session_id, name, version, before[name], value)
+                known.outline.documents[name] = value
         return Found(known, stale, len(waiting))
 
     async def _known_outlines(self, offline: Offline) -> tuple[list[Outline], int]:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -808,3 +809,19 @@ async def test_what_need_not_be_read_first_goes_together_and_each_record_once(
     redis.gate.set()
     await machine.settled()
     assert [name_of(write) for write in redis.done] == ["a", "m/p 1", "b", "m/p 2", "c"]
+
+
+async def test_a_change_on_a_document_that_was_shown_is_compared_with_just_that(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    redis.is_away = True
+    told = await machine.outbox.submit(change(1, "base:5"))
+    assert isinstance(told, Journaled)
+    with_others = {"state": {"n": 1, "others": 2}}
+    shown = partial(machine.outbox.shown, "s", "context", told.version)
+    assert shown("newer:7", with_others) == with_others
+    assert shown("newer:8", {"state": {}}) == with_others
+    going_on = await machine.outbox.submit(change(3, told.version))
+    assert isinstance(going_on, Journaled)
+    assert going_on.write.request.base == "newer:7"
+    assert going_on.write.request.made == [Made(with_others, replace=True)]

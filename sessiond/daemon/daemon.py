@@ -33,7 +33,7 @@ from sessiond.core import Core
 from sessiond.daemon import sockets
 from sessiond.daemon.diagnosis import Examiner
 from sessiond.daemon.durable import DurableWrites
-from sessiond.daemon.memory import give_large_blocks_back
+from sessiond.daemon.memory import give_large_blocks_back, give_the_rest_back
 from sessiond.daemon.mirrored import MirroredFiles
 from sessiond.daemon.offline import OfflineReading
 from sessiond.daemon.places import begin_memory, embedded_options, end_memory, places
@@ -172,7 +172,7 @@ class Daemon:
             with contextlib.suppress(StoreUnavailable):  # full, or away by now: so is the next beat
                 await self._beat_once()
         jobs = [self._beat(), self._trim(), self._examiner.watch(), CleanupSchedule(cleanup).run()]
-        jobs += [self._lag.run(), tracer.run()]
+        jobs += [self._lag.run(), tracer.run(), give_the_rest_back()]
         if self.configuration.performance.compression_enabled:
             jobs.append(self._compression(self._core).run())
         self._tasks = [asyncio.create_task(job) for job in jobs]

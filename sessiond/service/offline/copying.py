@@ -278,7 +278,8 @@ class Copier:
             if copy and not copy.current_ms:
                 await self._replica.drop([session_id])
         except (TooLarge, StoreDamaged) as error:
-            _log.warning("replica.not_copied", session_id=session_id, reason=error.detail)
+            if session_id not in self._unfit:  # once is enough
+                _log.warning("replica.not_copied", session_id=session_id, reason=error.detail)
             self._unfit.add(session_id)
             self.written.drop(session_id)
             copy = self._replica.copies.get(session_id)

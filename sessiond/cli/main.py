@@ -40,10 +40,13 @@ _COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that also says where options stand."""
+    """A parser that also says where options stand, and which commands there are."""
 
     def error(self, message: str) -> NoReturn:
         """Tell what is wrong, and exit with 2."""
+        if message.endswith("required: COMMAND"):
+            self.print_help(sys.stderr)
+            self.exit(2)
         if message.startswith("unrecognized arguments: -"):
             message += " (options stand behind their command: `sessiond status --json`)"
         super().error(message)

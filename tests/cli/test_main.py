@@ -30,6 +30,16 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert bare == [], "arguments without a word about them"
 
 
+@pytest.mark.parametrize(("name", "shown"), [("", "demo "), ("redis", "keys ")])
+def test_without_a_command_all_of_them_are_shown(
+    name: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(name.split())
+    assert ended.value.code == 2
+    assert shown in capsys.readouterr().err
+
+
 def test_an_option_before_its_command_is_told_its_place(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

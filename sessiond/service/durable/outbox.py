@@ -166,7 +166,8 @@ class Outbox:
         if performed is None or life != self.confirmed.lives:
             is_hopeless = wait_seconds is None and not self._tries.takes_writes
             left = 0.0 if is_hopeless else max(0.0, until - loop.time())
-            return await self._wait(write, span, left)
+            outcome = await self._wait(write, span, left)
+            return outcome.as_the_first(performed) if isinstance(outcome, Performed) else outcome
         if isinstance(performed, SessiondError):
             self._around.journal.discard(span)
             self._tries.note_refused(write, performed, is_kept=False)

@@ -43,6 +43,17 @@ class Performed(Struct, frozen=True):
     result: Any
     position: Position
 
+    def as_the_first(self, first: object) -> Performed:
+        """Return this as its writer is told: what was new when it was performed first is still new.
+
+        Args:
+            first: what came of it then; anything else than a `Performed` if that is not known.
+        """
+        if isinstance(first, Performed) and isinstance(self.result, Created | Written):
+            result = structs.replace(self.result, duplicate=first.result.duplicate)
+            return structs.replace(self, result=result)
+        return self
+
 
 class Performer:
     """Performs writes on Redis. The same write performed once more comes to the same.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import resource
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE_BYTES = 1024 * 1024
-_PERIOD_SECONDS = 10.0
+_PERIOD_SECONDS = 5.0
 _REST_SECONDS = 60.0
 _WORTH_BYTES = 32 * 1024 * 1024
 _STATM = Path("/proc/self/statm")
@@ -45,6 +46,7 @@ async def give_the_rest_back() -> None:
         await asyncio.sleep(pause)
         before, pause = _resident_bytes(), _PERIOD_SECONDS
         if before - usual >= _WORTH_BYTES:
+            gc.collect()  # closed connections are cycles, and an idle process makes no garbage
             await asyncio.to_thread(trim, 0)  # ctypes lets others run meanwhile
             if before - _resident_bytes() < _WORTH_BYTES:
                 pause = _REST_SECONDS

@@ -21,8 +21,6 @@ from tests.system.observing import Observer, until
 MIB = 1024 * 1024
 EACH_BYTES = 192 * 1024
 """What a reader that takes nothing may cost, with what the kernel keeps of it."""
-KEPT_BYTES = 16 * 1024
-"""What the interpreter keeps of it for the next ones."""
 SLACK_BYTES = 96 * MIB
 _LARGE = "x" * (15 * MIB)
 _DELAY_SECONDS = 4.0
@@ -146,7 +144,7 @@ async def test_readers_that_take_nothing_are_reset_and_cost_little(
     assert not any(end.endswith(b"\r\n0\r\n\r\n") for end in endings), "it looks like an end"
 
     async def is_back() -> bool:
-        return memory.now - left < SLACK_BYTES + readers * KEPT_BYTES
+        return memory.now - left < SLACK_BYTES
 
-    await until(is_back, 90)  # what the heap keeps is given back within a minute
+    await until(is_back, 30)
     await observer.stop()

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import resource
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE_BYTES = 1024 * 1024
 _PERIOD_SECONDS = 5.0
-_REST_SECONDS = 60.0
 _WORTH_BYTES = 32 * 1024 * 1024
-_STATM = Path("/proc/self/statm")
 
 
 def give_large_blocks_back() -> bool:
@@ -32,32 +28,36 @@ def give_large_blocks_back() -> bool:
 
 
 async def give_the_rest_back() -> None:
-    """Have glibc return what is free amid its heap, while the process is large; for ever.
+    """Have glibc return what is free amid its heap, whenever much was freed; for ever.
 
-    It does not by itself: after thousands of connections were closed, hundreds of MiB stay. Where
-    little came of it, it is tried again a minute later.
+    It does not by itself: after thousands of connections were closed, hundreds of MiB stay.
     """
-    trim = _function("malloc_trim")
-    if trim is None:
+    trim, info = _function("malloc_trim"), _function("mallinfo2")
+    if trim is None or info is None:
         return
-    usual = _resident_bytes()
-    pause = _PERIOD_SECONDS
+    info.restype = _HeapInfo
+    free = info().free_bytes
     while True:
-        await asyncio.sleep(pause)
-        before, pause = _resident_bytes(), _PERIOD_SECONDS
-        if before - usual >= _WORTH_BYTES:
+        await asyncio.sleep(_PERIOD_SECONDS)
+        free = min(free, info().free_bytes)
+        if info().free_bytes - free >= _WORTH_BYTES:
             gc.collect()  # closed connections are cycles, and an idle process makes no garbage
             await asyncio.to_thread(trim, 0)  # ctypes lets others run meanwhile
-            if before - _resident_bytes() < _WORTH_BYTES:
-                pause = _REST_SECONDS
+            free = info().free_bytes  # what was returned counts as free as well
 
 
-def _function(name: str) -> Callable[..., int] | None:
+class _HeapInfo(ctypes.Structure):
+    """What glibc's mallinfo2 tells: ten sizes, the ninth of what is free in its heaps."""
+
+    _fields_ = (
+        ("others", ctypes.c_size_t * 8),
+        ("free_bytes", ctypes.c_size_t),
+        ("at_its_top", ctypes.c_size_t),
+    )
+
+
+def _function(name: str) -> Any:
     """Return a function of glibc; None where there is none."""
     if sys.platform != "linux":
         return None
     return getattr(ctypes.CDLL(None), name, None)
-
-
-def _resident_bytes() -> int:
-    return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()

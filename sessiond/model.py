@@ -115,7 +115,7 @@ class Cache(Struct, kw_only=True):
     entries: dict[str, CacheEntry] = {}
 
 
-CacheScope = Literal["file", "tree"]
+CacheScope = Literal["file", "tree", "revision"]
 CacheOutcome = Literal["hit", "stale", "miss", "unknown"]
 
 
@@ -126,7 +126,8 @@ class CacheCall(Struct, kw_only=True, forbid_unknown_fields=True):
         tool: its name, and of which version where that matters: what it answers may change.
         arguments: as the tool got them.
         path: what the answer depends on, relative to the project's folder.
-        scope: `file`: on the content of that file alone; `tree`: on all files below that folder.
+        scope: `file`: on the content of that file alone; `tree`: on all files below that folder;
+            `revision`: on the commit that is checked out, as what git tells of that path's history.
     """
 
     tool: Annotated[str, Meta(min_length=1, max_length=128)]

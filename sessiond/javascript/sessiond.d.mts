@@ -296,8 +296,11 @@ export interface CacheCall {
   arguments?: unknown;
   /** The file that the answer depends on, relative to the project's folder, */
   path: string;
-  /** or, with "tree", the folder below which it depends on all files. */
-  scope?: "file" | "tree";
+  /**
+   * or, with "tree", the folder below which it depends on all files; with "revision", what it tells
+   * the history of, as of the commit that is checked out.
+   */
+  scope?: "file" | "tree" | "revision";
 }
 
 /** `unknown`: what the call depends on cannot be told; `reason` says why. */
@@ -343,7 +346,7 @@ export interface CacheContents {
     key: string;
     tool: string;
     path: string;
-    scope: "file" | "tree";
+    scope: "file" | "tree" | "revision";
     machine: string;
     bytes: number;
     stored_at: string;

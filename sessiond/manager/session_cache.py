@@ -79,7 +79,8 @@ class SessionCache:
             tool: its name, and of which version where that matters.
             arguments: what else its answer depends on; anything that JSON has.
             path: the file that it depends on, relative to the project's folder; or
-            scope: with "tree": the folder below which it depends on all files.
+            scope: with "tree": the folder below which it depends on all files; with "revision":
+                what it tells the history of, as of the commit that is checked out.
 
         Raises:
             InvalidInput: the path leads out of the project's folder.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -67,6 +69,37 @@ async def test_a_search_depends_on_all_files_below_its_folder(session: Session) 
     found = await cache.get("grep", "loads", path="json", scope="tree")
     assert (found.is_hit, found.value) == (True, ["decoder.py"])
     assert not (await cache.get("grep", "dumps", path="json", scope="tree")).is_hit
+
+
+async def test_what_tells_the_history_is_asked_for_again_after_a_commit(
+    session: Session, tmp_path: Path
+) -> None:
+    def commit(name: str) -> None:
+        names = ("-c", "user.name=t", "-c", "user.email=t@t")
+        for what in (("init",), ("commit", "--allow-empty", "-m", name)):
+            subprocess.run(["git", *names, *what], cwd=tmp_path, check=True, capture_output=True)
+
+    def history() -> str:
+        command = ["git", "log", "--format=%s", "."]
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True
+        ).stdout.decode()
+
+    cache = session.cache.below(tmp_path)
+
+    async def run() -> str:
+        return await asyncio.to_thread(history)
+
+    async def is_cached() -> bool:
+        answer = await cache.through("log", path=".", scope="revision", run=run)
+        assert answer == await run()
+        return (await cache.get("log", path=".", scope="revision")).is_hit
+
+    await asyncio.to_thread(commit, "one")
+    await until(is_cached)
+    await asyncio.to_thread(commit, "two")
+    assert not (await cache.get("log", path=".", scope="revision")).is_hit
+    assert await cache.through("log", path=".", scope="revision", run=run) == "two\none\n"
 
 
 async def test_what_changed_is_dropped_and_the_rest_cleared(session: Session) -> None:

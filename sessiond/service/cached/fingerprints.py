@@ -5,6 +5,8 @@ the signature of its file (device, inode, size, mtime, ctime), so that looking a
 `fstat`. As in git's index, a signature is not trusted where the file changed less than 2 s before
 its content was read, by the same clock: a further change may have left it as it is.
 
+What depends on history instead is compared by the commit that is checked out.
+
 Nothing outside of the project's folder is read, and no symbolic link is followed below it. What
 this cannot see: a change through a writable mapping that was never flushed, and one of the user's
 own ignore file of git outside of the project.
@@ -14,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from threading import Lock
 
@@ -45,6 +48,8 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _IGNORE_FILES = (".gitignore", ".ignore", ".rgignore")
 _GIT = ".git"
+_BRANCH = "ref: "
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 Signature = tuple[int, int, int, int, int, int]
 
@@ -95,7 +100,8 @@ class Fingerprints:
         Args:
             root: the project's folder, absolute.
             path: below it.
-            scope: whether the file there counts, or all files below that folder.
+            scope: whether the file there counts, all files below that folder, or the commit that
+                is checked out.
 
         Raises:
             Unknown: it is not there, not readable, reached by a link, no regular file, too large,
@@ -103,6 +109,8 @@ class Fingerprints:
             InvalidInput: the path leads out of the project's folder.
         """
         names = [name for name in relative_path(path).split("/") if name != "."]
+        if scope == "revision":
+            return self._revision(root)
         try:
             with _opened(root, names, _FOLDER if scope == "tree" else 0) as descriptor:
                 if scope == "tree":
@@ -129,6 +137,20 @@ class Fingerprints:
                     digests += [os.fsencode("/".join(item.names)), content]
                 signatures = [signature for _, signature in rules if signature]
                 return _fingerprint(digests, signatures + [item.signature for item in items], began)
+        raise Unknown("it changes while it is looked at")
+
+    def _revision(self, root: str) -> Fingerprint:
+        """Find the commit that is checked out, as git does: HEAD names it, or a branch."""
+        for _ in range(_TRIES):
+            began = self._clock_ns()
+            commit, *signatures = head = _git_file(root, "HEAD")
+            if commit.startswith(_BRANCH):
+                commit, signature = _branch(root, commit.removeprefix(_BRANCH))
+                signatures.append(signature)
+            if not _COMMIT.fullmatch(commit):
+                raise Unknown("no commit is checked out")
+            if _git_file(root, "HEAD") == head:
+                return _fingerprint([commit.encode()], signatures, began)
         raise Unknown("it changes while it is looked at")
 
     def _contents(self, folder: int, items: list[_Item]) -> list[bytes]:
@@ -252,6 +274,31 @@ def _opened(folder: str | int, names: list[str], flags: int = 0) -> Iterator[int
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _branch(root: str, name: str) -> tuple[str, Signature]:
+    """Return the commit of a branch; it has a file of its own, or a line among the packed ones."""
+    names = name.split("/")
+    if not {"", ".", ".."}.isdisjoint(names):
+        raise Unknown("HEAD names no branch")
+    with suppress(Unknown):
+        return _git_file(root, *names)
+    packed, signature = _git_file(root, "packed-refs")
+    commits = (line.partition(" ") for line in packed.splitlines())
+    return next((commit for commit, _, other in commits if other == name), ""), signature
+
+
+def _git_file(root: str, *names: str) -> tuple[str, Signature]:
+    """Return what a file of the project's repository says, and its signature."""
+    try:
+        with _opened(root, [_GIT, *names]) as descriptor:
+            before = _signature(os.fstat(descriptor))
+            content = os.read(descriptor, LARGEST_FILE)
+            if not stat.S_ISREG(before[5]) or _signature(os.fstat(descriptor)) != before:
+                raise Unknown("it changes while it is looked at")
+            return content.decode("utf-8", "surrogateescape").strip(), before
+    except OSError as error:
+        raise Unknown(f"{_GIT}/{'/'.join(names)} is not there, or is elsewhere") from error
 
 
 def _listing(folder: int) -> list[_Item]:

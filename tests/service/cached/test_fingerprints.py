@@ -216,29 +216,85 @@ def test_what_a_search_ignores_by_rules_from_above_is_part_of_its_state(
     assert after.stamp != before.stamp
 
 
-def test_git_s_own_files_do_not_count_and_a_checkout_does(root: Path, prints: Fingerprints) -> None:
-    def git(*arguments: str) -> None:
-        subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments],
-            cwd=root,
-            check=True,
-            capture_output=True,
-        )
+def git(root: Path, *arguments: str) -> None:
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
 
-    git("init", "-b", "main")
-    git("add", ".")
-    git("commit", "-m", "one")
-    on_main = of(prints, root, ".")
-    git("tag", "t")
-    assert of(prints, root, ".").digest == on_main.digest
-    git("checkout", "-b", "branch")
+
+def revision(prints: Fingerprints, root: Path) -> Fingerprint:
+    return prints.of(str(root), "src", "revision")
+
+
+def test_a_revision_is_the_commit_that_is_checked_out_and_nothing_else(
+    root: Path, prints: Fingerprints, tmp_path: Path
+) -> None:
+    git(root, "init", "-b", "topic/main")
+    git(root, "add", ".")
+    git(root, "commit", "-m", "one")
+    one = revision(prints, root)
+    assert one.stamp
     (root / "src" / "a.py").write_text("cccc")
-    git("commit", "-am", "two")
+    git(root, "tag", "t")
+    git(root, "branch", "other")
+    assert revision(prints, root) == one
+    git(root, "commit", "-am", "two")
+    two = revision(prints, root)
+    assert two.digest != one.digest
+    git(root, "pack-refs", "--all")
+    assert revision(prints, root).digest == two.digest
+    git(root, "checkout", "--detach", "HEAD")
+    assert revision(prints, root).digest == two.digest
+    git(root, "checkout", "other")
+    back = revision(prints, root)
+    assert (back.digest, back.stamp == one.stamp) == (one.digest, False)
+    git(tmp_path, "clone", str(root), "clone")
+    assert revision(prints, tmp_path / "clone").digest == one.digest
+
+
+def test_a_revision_of_a_moment_ago_is_given_but_nothing_is_cached_for_it(root: Path) -> None:
+    git(root, "init")
+    git(root, "commit", "--allow-empty", "-m", "one")
+    assert revision(Fingerprints(), root).stamp == ""
+
+
+def test_without_a_commit_there_is_no_revision(root: Path, prints: Fingerprints) -> None:
+    with pytest.raises(Unknown):
+        revision(prints, root)
+    git(root, "init")
+    with pytest.raises(Unknown):
+        revision(prints, root)
+
+
+@pytest.mark.parametrize("head", ["ref: ../../outside", "ref: refs//x", "nonsense", ""])
+def test_a_head_that_leads_nowhere_is_no_revision(
+    root: Path, prints: Fingerprints, head: str
+) -> None:
+    (root.parent / "outside").write_text("0" * 40)
+    (root / ".git").mkdir()
+    (root / ".git" / "HEAD").write_text(head)
+    with pytest.raises(Unknown):
+        revision(prints, root)
+
+
+def test_git_s_own_files_do_not_count_and_a_checkout_does(root: Path, prints: Fingerprints) -> None:
+    git(root, "init", "-b", "main")
+    git(root, "add", ".")
+    git(root, "commit", "-m", "one")
+    on_main = of(prints, root, ".")
+    git(root, "tag", "t")
+    assert of(prints, root, ".").digest == on_main.digest
+    git(root, "checkout", "-b", "branch")
+    (root / "src" / "a.py").write_text("cccc")
+    git(root, "commit", "-am", "two")
     on_branch = of(prints, root, ".")
     assert on_branch.digest != on_main.digest
-    git("checkout", "main")
+    git(root, "checkout", "main")
     assert of(prints, root, ".").digest == on_main.digest
-    git("checkout", "branch")
+    git(root, "checkout", "branch")
     assert of(prints, root, ".").digest == on_branch.digest
 
 

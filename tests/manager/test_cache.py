@@ -80,7 +80,7 @@ async def test_what_tells_the_history_is_asked_for_again_after_a_commit(
             subprocess.run(["git", *names, *what], cwd=tmp_path, check=True, capture_output=True)
 
     def history() -> str:
-        command = ["git", "log", "--format=%s", "."]
+        command = ["git", "log", "--format=%s"]
         return subprocess.run(
             command, cwd=tmp_path, check=True, capture_output=True
         ).stdout.decode()

@@ -110,3 +110,13 @@ def running_daemon(*flags: str, start: bool = True) -> Iterator[RunningDaemon]:
     finally:
         daemon.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def impatient_daemon(url: str) -> Iterator[RunningDaemon]:
+    """Run a daemon on somebody's Redis that does not wait long for it."""
+    with running_daemon("--redis-url", url, start=False) as daemon:
+        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
+        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
+        daemon.start()
+        yield daemon

@@ -8,7 +8,7 @@ import pytest
 
 from sessiond.client import DaemonClient
 from tests.api.servers import DurableServer, durable_server
-from tests.daemons import RunningDaemon, running_daemon
+from tests.daemons import RunningDaemon, impatient_daemon, running_daemon
 
 
 @pytest.fixture
@@ -47,10 +47,7 @@ def server() -> Iterator[DurableServer]:
 @pytest.fixture
 def daemon(server: DurableServer) -> Iterator[RunningDaemon]:
     """A daemon on that server, which does not wait long for it."""
-    with running_daemon("--redis-url", server.url, start=False) as daemon:
-        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
-        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
-        daemon.start()
+    with impatient_daemon(server.url) as daemon:
         yield daemon
 
 

@@ -17,7 +17,7 @@ from tests.api.client import Client
 from tests.api.servers import DurableServer
 from tests.api.wire import Answer
 from tests.cli.commands import sessiond
-from tests.daemons import RunningDaemon, running_daemon, wait_for
+from tests.daemons import RunningDaemon, impatient_daemon, wait_for
 from tests.system.observing import settled, until
 
 ANN = "/v1/users/ann/preferences"
@@ -31,10 +31,7 @@ def wire(daemon: RunningDaemon) -> Client:
 @pytest.fixture
 def other(server: DurableServer) -> Iterator[RunningDaemon]:
     """A second daemon on the same server."""
-    with running_daemon("--redis-url", server.url, start=False) as daemon:
-        daemon.environ["SESSIOND_SYNC_RETRY_SECONDS"] = "0.5"
-        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
-        daemon.start()
+    with impatient_daemon(server.url) as daemon:
         yield daemon
 
 

@@ -8,25 +8,14 @@ from typing import Any, TypeAlias
 from msgspec import Struct, structs
 
 from sessiond.model import ConflictRecord, Document, Written, WrittenRecord
+from sessiond.service import writes
 from sessiond.service.content.conflicts import Conflicts
 from sessiond.service.content.documents import Documents
 from sessiond.service.content.messages import Messages
 from sessiond.service.content.preferences import UserPreferences
 from sessiond.service.content.records import Records
 from sessiond.service.content.sessions import Created, Sessions
-from sessiond.service.writes import (
-    Append,
-    ChangeDocument,
-    ChangePreferences,
-    Create,
-    Delete,
-    Edit,
-    PutPart,
-    Remove,
-    RemovePart,
-    Resolve,
-    Write,
-)
+from sessiond.service.writes import Write
 from sessiond.store.log import LogReader
 from sessiond.sync.position import Position, parse_position
 
@@ -88,7 +77,7 @@ class Performer:
         Raises:
             SessiondError: what the service raises.
         """
-        if isinstance(write, ChangePreferences):
+        if isinstance(write, writes.ChangePreferences):
             changed = await self._preferences.perform(write.user_id, write.patch, write.request)
             return Performed(changed, changed.position)
         result = await self._result(write)
@@ -102,30 +91,30 @@ class Performer:
         session_id, request = write.session_id, write.request
         pending: Awaitable[Result]
         match write:
-            case Append():
+            case writes.Append():
                 pending = self._messages.append(session_id, write.messages, request)
-            case ChangeDocument():
+            case writes.ChangeDocument():
                 pending = self._documents.change(
                     session_id, write.name, write.patch, request, replace=write.replace
                 )
-            case Edit():
+            case writes.Edit():
                 pending = self._records.edit(session_id, write.message_id, write.patch, request)
-            case PutPart():
+            case writes.PutPart():
                 pending = self._records.put_part(
                     session_id, write.message_id, write.part_id, write.part, request
                 )
-            case Remove():
+            case writes.Remove():
                 pending = self._records.remove(session_id, write.message_id, request)
-            case RemovePart():
+            case writes.RemovePart():
                 pending = self._records.remove_part(
                     session_id, write.message_id, write.part_id, request
                 )
-            case Create():
+            case writes.Create():
                 new = structs.replace(write.new, session_id=session_id)
                 pending = self._sessions.create(new, request)
-            case Delete():
+            case writes.Delete():
                 pending = self._sessions.delete(session_id, request)
-            case Resolve():
+            case writes.Resolve():
                 pending = self._conflicts.resolve(session_id, write.number, write.choice, request)
         return await pending
 

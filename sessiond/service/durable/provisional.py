@@ -19,20 +19,9 @@ from sessiond.model import (
     Written,
     WrittenRecord,
 )
+from sessiond.service import writes
 from sessiond.service.clock import moment
-from sessiond.service.writes import (
-    Append,
-    ChangeDocument,
-    ChangePreferences,
-    Create,
-    Delete,
-    Edit,
-    PutPart,
-    Remove,
-    RemovePart,
-    Resolve,
-    Write,
-)
+from sessiond.service.writes import Write
 from sessiond.sync.position import START
 
 Provisional: TypeAlias = Session | Written | WrittenRecord | Document | PositionReply | Preferences
@@ -51,31 +40,31 @@ def provisional(write: Write, version: str) -> Provisional:
         StoreUnavailable: of a decision nothing can be said before it is made.
     """
     match write:
-        case Create():
+        case writes.Create():
             return _session(write, version)
-        case Append():
+        case writes.Append():
             records = [
                 WrittenRecord(id=str(message.id), version=version) for message in write.messages
             ]
             return Written(records=records, position="", durability=JOURNALED)
-        case Edit() | Remove() | PutPart() | RemovePart():
+        case writes.Edit() | writes.Remove() | writes.PutPart() | writes.RemovePart():
             return WrittenRecord(id=write.record_id, version=version, durability=JOURNALED)
-        case ChangeDocument():
+        case writes.ChangeDocument():
             return Document(
                 name=write.name, value=write.patch, version=version, durability=JOURNALED
             )
-        case Delete():
+        case writes.Delete():
             return PositionReply(session_id=write.session_id, position="", durability=JOURNALED)
-        case ChangePreferences():
+        case writes.ChangePreferences():
             return dict(write.patch)
-        case Resolve():
+        case writes.Resolve():
             raise StoreUnavailable(
                 "the decision is journaled, and is made when Redis answers again",
                 hint="read the conflict then, to see what became of it",
             )
 
 
-def _session(write: Create, version: str) -> Session:
+def _session(write: writes.Create, version: str) -> Session:
     new, at = write.new, moment(write.request.at_ms)
     metadata = Metadata(
         session_id=write.session_id,

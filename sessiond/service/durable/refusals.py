@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, structs
 
 from sessiond.errors import SessionDeleted, SessiondError, StoreDamaged
+from sessiond.service import writes
 from sessiond.service.content.deletion import keep
 from sessiond.service.content.merging import (
     REFUSAL,
@@ -21,19 +22,7 @@ from sessiond.service.content.merging import (
 )
 from sessiond.service.content.shapes import decoded_document
 from sessiond.service.content.standing import standing_of
-from sessiond.service.writes import (
-    Append,
-    ChangeDocument,
-    ChangePreferences,
-    Create,
-    Delete,
-    Edit,
-    PutPart,
-    Remove,
-    RemovePart,
-    Resolve,
-    Write,
-)
+from sessiond.service.writes import Write
 from sessiond.service.writing import Surroundings, asked_at, now, written_before
 from sessiond.store.draft import Draft, IdempotencyKey
 from sessiond.store.outcome import KeyUsed
@@ -65,7 +54,7 @@ class Refusals:
             SessionMissing: there is no such session.
             StoreUnavailable, StoreDamaged.
         """
-        if isinstance(write, ChangePreferences):
+        if isinstance(write, writes.ChangePreferences):
             if isinstance(error, StoreDamaged):
                 raise error
             return None
@@ -93,7 +82,9 @@ class Refusals:
     ) -> list[Draft]:
         around, request = self._around, write.request
         theirs = await self._standing(subject)
-        if isinstance(write, ChangeDocument | Edit) and isinstance(theirs.value, dict):
+        if isinstance(write, writes.ChangeDocument | writes.Edit) and isinstance(
+            theirs.value, dict
+        ):
             value = merge_patch(theirs.value, value)
         ours = own_side(around, request, value, asked_at(around, request))
         contest = whole(UNSET, ours, theirs, REFUSAL, "theirs")
@@ -116,18 +107,18 @@ def _asked_for(write: Write) -> Iterator[tuple[Subject, Any]]:
     """Yield what a write was to change, and the value it brought."""
     session_id = write.session_id
     match write:
-        case Append():
+        case writes.Append():
             for message in write.messages:
                 yield Subject(session_id, "message", str(message.id)), msgspec.to_builtins(message)
-        case Edit():
+        case writes.Edit():
             yield Subject(session_id, "message", write.record_id), write.patch
-        case Remove():
+        case writes.Remove():
             yield Subject(session_id, "message", write.record_id), UNSET
-        case PutPart():
+        case writes.PutPart():
             yield Subject(session_id, "part", write.record_id), write.part
-        case RemovePart():
+        case writes.RemovePart():
             yield Subject(session_id, "part", write.record_id), UNSET
-        case ChangeDocument():
+        case writes.ChangeDocument():
             yield Subject(session_id, write.name), write.patch
-        case Create() | Resolve() | Delete() | ChangePreferences():
+        case writes.Create() | writes.Resolve() | writes.Delete() | writes.ChangePreferences():
             yield Subject(session_id, "metadata"), msgspec.to_builtins(write)

@@ -147,9 +147,9 @@ class Daemon:
             await answered(self._core.replicas.check())
         listening = self._bind()
         self._bound = True
-        self._opencodes = self._open_opencodes(self._core)
         self._durable = durable = await self._open_durable(self._core)
         self._offline = offline = await self._open_offline(self._core, durable)
+        self._opencodes = self._open_opencodes(self._core, offline)
         self._files = files = await self._open_files(self._core, durable)
         self._examiner = self._open_examiner(self._core, durable, files)
         self._cleanup = cleanup = self._open_cleanup(self._core, durable)
@@ -295,8 +295,15 @@ class Daemon:
         core.store.on_commit.append(compression.note)
         return compression
 
-    def _open_opencodes(self, core: Core) -> Opencodes:
-        target = Target(core.sessions, core.store, core.opencode, core.documents, system_clock)
+    def _open_opencodes(self, core: Core, offline: OfflineReading) -> Opencodes:
+        target = Target(
+            core.sessions,
+            core.store,
+            core.opencode,
+            core.documents,
+            system_clock,
+            revive=offline.revive,
+        )
         folder = data_folder(self._environ) / "opencode"
         return Opencodes(
             target,

@@ -11,11 +11,13 @@ from sessiond.core import Core
 from sessiond.daemon.durable import DurableWrites
 from sessiond.errors import ReplicaUnavailable
 from sessiond.replica import Replica
+from sessiond.service.durable.confirmed import Revive, leave_alone
 from sessiond.service.durable.reviving import Revival
 from sessiond.service.offline.copying import Copier, Source
 from sessiond.service.offline.preferences import KnownPreferences
 from sessiond.service.offline.reading import Offline, Reading, Services
 from sessiond.service.status import ReplicaStatus
+from sessiond.store.losses import LossStore
 from sessiond.sync.entry import Entry
 
 _MIB = 1024 * 1024
@@ -30,17 +32,24 @@ class OfflineReading:
         reading: answers who reads.
         preferences: answers who reads those of users.
         copier: keeps the copies; None where none are kept.
+        revive: puts back what Redis lost of a session that is copied.
     """
 
     def __init__(self, core: Core, durable: DurableWrites, replica: Replica | None) -> None:
         self.replica = replica
         self.copier: Copier | None = None
+        self.revive: Revive = leave_alone
         offline: Offline | None = None
         if replica:
-            source = Source(core.store, core.bus, core.keys, durable.redis, core.around.clock)
+            losses = LossStore(core.redis, core.keys)
+            source = Source(
+                core.store, core.bus, core.keys, durable.redis, core.around.clock, losses
+            )
             self.copier = copier = Copier(replica, source)
             core.store.on_commit.append(copier.take_written)
-            durable.outbox.revive_with(Revival(core.around, replica).revive)
+            self.revive = copier.revive = Revival(core.around, losses, replica).revive
+            durable.outbox.revive_with(self.revive)
+            durable.watch.call_in_doubt(copier.recheck)
             offline = Offline(replica, copier, durable.outbox, core.workspace)
         online = Services(core.sessions, core.messages, core.documents)
         self.reading = Reading(online, offline, durable.redis, core.note_read)

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from sessiond.folders import PRIVATE_FILE
+from sessiond.sync.aside import Aside
 from sessiond.sync.entry import Entry
 from sessiond.sync.outline import Outline
 from sessiond.sync.position import Position
@@ -42,13 +43,26 @@ _TABLES = (
     "CREATE TABLE seen (current_ms INTEGER)",
     "INSERT INTO seen VALUES (0)",
 )
-_USERS = (
-    "CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, changes BLOB, read_ms INTEGER)"
+_YOUNGER_TABLES = (
+    "CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, changes BLOB, read_ms INTEGER)",
+    "CREATE TABLE IF NOT EXISTS lines (session_id TEXT PRIMARY KEY, lines BLOB)",
+    """
+    CREATE TABLE IF NOT EXISTS conflicts (session_id TEXT, offset INTEGER, fields BLOB,
+                                          PRIMARY KEY (session_id, offset))
+    """,
+)
+"""A file without them is whole."""
+_DROPS = (
+    "DELETE FROM entries WHERE session_id = ?",
+    "DELETE FROM lines WHERE session_id = ?",
+    "DELETE FROM conflicts WHERE session_id = ?",
 )
 _MOST_USERS = 100
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 _ENTRIES = msgspec.msgpack.Decoder(list[Entry])
+_LINES = msgspec.msgpack.Decoder(dict[str, str])
+_FIELDS = msgspec.msgpack.Decoder(list[bytes])
 _OUTLINE = msgspec.json.Decoder(Outline)
 _CHANGES = msgspec.json.Decoder(PreferenceChanges)
 
@@ -130,14 +144,29 @@ class ReplicaFile:
         )
         return [entry for (encoded,) in rows for entry in _ENTRIES.decode(encoded)]
 
-    def put(self, copy: Copy, outline: Outline, entries: bytes, *, anew: bool) -> None:
-        """Keep what a session is now, and add entries to its log, or put them in its place."""
+    def aside(self, session_id: str) -> Aside:
+        """Return what a session's log does not tell."""
+        row = self._connection.execute(
+            "SELECT lines FROM lines WHERE session_id = ?", (session_id,)
+        ).fetchone()
+        conflicts = self._connection.execute(
+            "SELECT offset, fields FROM conflicts WHERE session_id = ?", (session_id,)
+        )
+        return Aside(
+            _LINES.decode(row[0]) if row else {},
+            {offset: _FIELDS.decode(fields) for offset, fields in conflicts},
+        )
+
+    def put(
+        self, copy: Copy, outline: Outline, entries: bytes, aside: Aside | None, *, anew: bool
+    ) -> None:
+        """Keep what a session is now, and add to its log and its conflicts, or begin them anew."""
         session_id, position = copy.session_id, copy.position
         times = copy.used_ms, copy.current_ms
         row = (session_id, copy.workspace, position.epoch, position.offset, copy.size, *times)
         with self._transaction():
             if anew:
-                self._drop_entries(session_id)
+                self._drop_content(session_id)
             if entries:
                 self._connection.execute(
                     "INSERT INTO entries (session_id, entries) VALUES (?, ?)",
@@ -147,12 +176,14 @@ class ReplicaFile:
                 "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, msgspec.json.encode(outline)),
             )
+            if aside:
+                self._put_aside(session_id, aside)
 
     def drop(self, session_ids: list[str]) -> None:
         """Forget sessions."""
         with self._transaction():
             for session_id in session_ids:
-                self._drop_entries(session_id)
+                self._drop_content(session_id)
                 self._connection.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
 
     def note(self, times: dict[str, tuple[int, int]], current_ms: int) -> None:
@@ -188,8 +219,19 @@ class ReplicaFile:
         """Let go of the file."""
         self._connection.close()
 
-    def _drop_entries(self, session_id: str) -> None:
-        self._connection.execute("DELETE FROM entries WHERE session_id = ?", (session_id,))
+    def _put_aside(self, session_id: str, aside: Aside) -> None:
+        encode = msgspec.msgpack.encode
+        self._connection.execute(
+            "INSERT OR REPLACE INTO lines VALUES (?, ?)", (session_id, encode(aside.lines))
+        )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO conflicts VALUES (?, ?, ?)",
+            [(session_id, offset, encode(fields)) for offset, fields in aside.conflicts.items()],
+        )
+
+    def _drop_content(self, session_id: str) -> None:
+        for statement in _DROPS:
+            self._connection.execute(statement, (session_id,))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -225,7 +267,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         _create_tables(connection)
-        connection.execute(_USERS)  # younger than the version: a file without it is whole
+        for table in _YOUNGER_TABLES:
+            connection.execute(table)
     except BaseException:
         connection.close()
         raise

@@ -16,6 +16,7 @@ import structlog
 from sessiond.errors import ReplicaUnavailable, TooLarge
 from sessiond.folders import private_folder
 from sessiond.replica.file import Copy, ReplicaFile, encoded_entries, is_damage
+from sessiond.sync.aside import Aside
 from sessiond.sync.entry import Entry
 from sessiond.sync.outline import Outline
 from sessiond.sync.position import START
@@ -108,18 +109,26 @@ class Replica:
         """Begin to keep a session, or to keep it anew: what was kept of it is dropped."""
         copy = Copy(session_id, workspace, START, 0, self._clock(), 0)
         async with self._changing:
-            await self._put(copy, Outline(), [], anew=True)
+            await self._put(copy, Outline(), [], None, anew=True)
         return copy
 
-    async def add(self, session_id: str, entries: list[Entry]) -> Copy | None:
+    async def add(
+        self, session_id: str, entries: list[Entry], aside: Aside | None = None
+    ) -> Copy | None:
         """Add to the log of a session what follows there; None where it is not kept any more.
+
+        Args:
+            session_id: which.
+            entries: what follows.
+            aside: what the log does not tell: all lines as they are now, and conflicts that are
+                new; None where that is not known.
 
         Raises:
             TooLarge: this session alone is more than may be kept.
             StoreDamaged: an entry cannot be applied.
         """
         async with self._changing:
-            return await self._add(session_id, entries)
+            return await self._add(session_id, entries, aside)
 
     async def drop(self, session_ids: list[str]) -> None:
         """Forget sessions."""
@@ -142,6 +151,10 @@ class Replica:
             return None if outline is None else (outline, self._file.entries(session_id))
 
         return await self._do(read)
+
+    async def aside(self, session_id: str) -> Aside:
+        """Return what a session's log does not tell."""
+        return await self._do(lambda: self._file.aside(session_id))
 
     async def user(self, user_id: str) -> tuple[PreferenceChanges, int] | None:
         """Return what a user's preferences were made of, and when (ms); None if never seen."""
@@ -166,7 +179,7 @@ class Replica:
         finally:
             self._thread.shutdown()
 
-    async def _add(self, session_id: str, entries: list[Entry]) -> Copy | None:
+    async def _add(self, session_id: str, entries: list[Entry], aside: Aside | None) -> Copy | None:
         before = self.copies.get(session_id)
         if before is None:
             return None
@@ -175,18 +188,22 @@ class Replica:
         for entry in entries:
             outline.apply(entry)
         size = before.size + sum(len(entry.json) + _ENTRY_BYTES for entry in entries)
+        if aside:
+            size += sum(sum(map(len, fields)) for fields in aside.conflicts.values())
         if outline.deleted:  # nothing else is left of it
-            size, entries = _ENTRY_BYTES, entries[-1:]
+            size, entries, aside = _ENTRY_BYTES, entries[-1:], None
         if size > self._limit_bytes:
             raise TooLarge("it is larger than all that may be kept")
         copy = msgspec.structs.replace(before, position=outline.position, size=size)
-        await self._put(copy, outline, entries, anew=outline.deleted)
+        await self._put(copy, outline, entries, aside, anew=outline.deleted)
         await self._make_room(session_id)
         return copy
 
-    async def _put(self, copy: Copy, outline: Outline, entries: list[Entry], *, anew: bool) -> None:
+    async def _put(
+        self, copy: Copy, outline: Outline, entries: list[Entry], aside: Aside | None, *, anew: bool
+    ) -> None:
         encoded = encoded_entries(entries) if entries else b""
-        await self._do(lambda: self._file.put(copy, outline, encoded, anew=anew))
+        await self._do(lambda: self._file.put(copy, outline, encoded, aside, anew=anew))
         before = self.copies.get(copy.session_id)
         self._size += copy.size - (before.size if before else 0)
         self.copies[copy.session_id] = copy

@@ -21,6 +21,7 @@ from sessiond.errors import (
 from sessiond.policy.compression import BlockRules, block_length
 from sessiond.store.blocks import pack, parse_block, raw_block, unpack
 from sessiond.store.connection import answered
+from sessiond.store.content import NOTHING, hash_arguments, stream_arguments
 from sessiond.store.entries import checked, parse_entry
 from sessiond.store.keys import ARCHIVED_KINDS, Keys
 from sessiond.store.scripts import ARCHIVE, CAPTURE, RESTORE
@@ -133,7 +134,7 @@ class ArchiveStore:
         arguments: list[Any] = [place]
         for kind in ARCHIVED_KINDS:
             content = archive.keys.get(kind)
-            arguments += _arguments(content) if content else ["none", 0]
+            arguments += _arguments(content) if content else NOTHING
         keys = self._keys.archiving(session_id)
         if "conflicts" in archive.keys:
             await answered(self._redis.zadd(self._keys.contested, {session_id: now_ms}))
@@ -215,13 +216,9 @@ def _type(session_id: str, given: bytes) -> Any:
 
 def _arguments(content: KeyContent) -> list[Any]:
     """Return what a key held as restore.lua takes it."""
-    arguments: list[Any] = [content.type, len(content.items)]
     if content.type == "hash":
-        return arguments + content.items
-    for stream_id, flat in content.items:
-        arguments += (stream_id, len(flat))
-        arguments += flat
-    return arguments
+        return hash_arguments(content.items)
+    return stream_arguments(content.items)
 
 
 def _check(session_id: str, reply: list[Any]) -> None:

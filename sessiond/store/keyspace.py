@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from sessiond.errors import StoreDamaged
 from sessiond.store.blocks import parse_block, unpack
 from sessiond.store.connection import answered
+from sessiond.store.content import Hash
 from sessiond.store.entries import offset_of
 from sessiond.store.keys import SESSION_KINDS, TABLE, Keys
 from sessiond.store.scripts import SNAPSHOT
@@ -23,8 +24,6 @@ _LINES = 1000
 _KEYS = 1000
 
 DOCUMENT_KINDS = ("metadata", "context", "preferences")
-
-Hash = dict[bytes, bytes]
 
 
 class Found(Struct, frozen=True):

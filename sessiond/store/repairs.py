@@ -13,16 +13,12 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from sessiond.store.connection import answered
+from sessiond.store.content import Hash, Stream
 from sessiond.store.keys import Keys
-from sessiond.store.keyspace import Hash
 from sessiond.store.scripts import SWAP
-from sessiond.sync.entry import Entry
 
 _PREPARED_MS = 10 * 60 * 1000
 _AT_ONCE = 500
-
-Stream = Sequence[tuple[str, Sequence[bytes | str]]]
-"""Ids and flat fields of a stream's entries."""
 
 
 class Standing(Struct, frozen=True):
@@ -132,20 +128,6 @@ class RepairStore:
                 for command in commands[start : start + _AT_ONCE]:
                     pipeline.execute_command(*command)
                 await answered(pipeline.execute())
-
-
-def stream_of(entries: Sequence[Entry]) -> Stream:
-    """Return a log as its stream holds it."""
-    return [
-        (
-            f"{entry.offset}-0",
-            (
-                *("op", entry.op, "at", entry.at, "origin", entry.origin),
-                *("id", entry.id, "epoch", entry.epoch, "json", entry.json),
-            ),
-        )
-        for entry in entries
-    ]
 
 
 def _text(value: bytes | None) -> str:

@@ -58,10 +58,10 @@ _SOURCES = {
     for name in dict.fromkeys(
         (
             *("log", "commit", "snapshot", "lease", "presence", "keep_refused", "drop_conflicts"),
-            *("compress", "log_page", "archiving", "capture", "archive", "restore"),
+            *("compress", "log_page", "archiving", "capture", "archive", "content", "restore"),
             *("facts", "note_read", "janitor"),
             "cache",
-            "swap",
+            *("swap", "extend"),
             "change_preferences",
             *(name for names in _FILES.values() for name in names),
         )
@@ -77,12 +77,13 @@ COMPRESS = Script(_SOURCES["compress"])
 LOG_PAGE = Script(_SOURCES["log_page"])
 CAPTURE = Script(_SOURCES["archiving"], _SOURCES["capture"])
 ARCHIVE = Script(_SOURCES["archiving"], _SOURCES["archive"])
-RESTORE = Script(_SOURCES["archiving"], _SOURCES["restore"])
+RESTORE = Script(_SOURCES["archiving"], _SOURCES["content"], _SOURCES["restore"])
 FACTS = Script(_SOURCES["use"], _SOURCES["facts"])
 NOTE_READ = Script(_SOURCES["note_read"])
 JANITOR = Script(_SOURCES["janitor"])
 CACHE = Script(_SOURCES["cache"])
 SWAP = Script(_SOURCES["swap"])
+EXTEND = Script(_SOURCES["content"], _SOURCES["extend"])
 CHANGE_PREFERENCES = Script(_SOURCES["change_preferences"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from sessiond.codec.json import encode
-from sessiond.sync.position import Position
+from sessiond.sync.position import Position, entry_hash, fold
 
 
 class Entry(Struct, frozen=True, gc=False, array_like=True):
@@ -23,6 +23,11 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
     def position(self) -> Position:
         """The position of a reader who has seen this entry."""
         return Position(self.epoch, self.offset)
+
+    def follows(self, before: Position) -> bool:
+        """Tell whether this is what was written behind a position, down to the last byte."""
+        content = entry_hash(self.op, self.at, self.origin, self.id, self.json)
+        return self.position == Position(fold(before.epoch, content), before.offset + 1)
 
 
 class _Head(Struct, gc=False):

@@ -15,6 +15,7 @@ from sessiond.service.offline.reachability import Reachability
 from sessiond.service.offline.reading import Offline, Reading
 from sessiond.service.offline.reading import Services as Online
 from sessiond.service.writes import Write
+from sessiond.store.losses import LossStore
 from sessiond.sync.position import journaled_position
 from tests.store.support import Services, until
 
@@ -55,7 +56,10 @@ class Machine:
         self.redis.note_answer()
         self.outbox = Waiting()
         outbox: Any = self.outbox
-        source = Source(core.store, core.bus, core.keys, self.redis, core.clock, sleep=_soon)
+        losses = LossStore(core.redis, core.keys)
+        source = Source(
+            core.store, core.bus, core.keys, self.redis, core.clock, losses, sleep=_soon
+        )
         self.copier = Copier(replica, source)
         offline = Offline(replica, self.copier, outbox, "default")
         online = Online(core.sessions, core.messages, core.documents)

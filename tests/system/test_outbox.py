@@ -225,11 +225,9 @@ async def test_a_session_that_no_journal_can_create_again_comes_back_from_a_copy
         await creator.append("s", [message("from the creator", "m1")])
         await creator.close()
     with running_daemon("--redis-url", server.url, start=False) as daemon:
-        daemon.environ["SESSIOND_JOURNAL_REVIVE_SECONDS"] = "2"
-        daemon.environ["SESSIOND_JOURNAL_WAIT_SECONDS"] = "0.3"
         daemon.start()
         client = DaemonClient(socket=str(daemon.socket))
-        await client.append("s", [message("from here", "m2")])
+        before = await client.append("s", [message("from here", "m2")])
 
         async def is_copied() -> bool:
             status: Status
@@ -242,12 +240,14 @@ async def test_a_session_that_no_journal_can_create_again_comes_back_from_a_copy
         server.restore("before")
         server.start()
         written = await client.append("s", [message("after the loss", "m3")])
-        assert written.durability == JOURNALED
         await settled(client)
         session = await client.load("s")
         assert session.metadata.title == "kept"
         found = [each.content for each in session.conversation.messages]
         assert found == ["from the creator", "from here", "after the loss"]
+        operations = (await client.operations("s", after=before.position)).operations
+        assert [each.id for each in operations] == ["m3"], "positions are those from before"
+        assert written.position in ("", session.position)
         await client.close()
 
 

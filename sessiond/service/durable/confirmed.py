@@ -19,6 +19,9 @@ from sessiond.sync.position import Position
 
 Answer = TypeVar("Answer")
 
+Revive = Callable[[str], Awaitable[bool]]
+"""Puts back what Redis lost of a session, as far as it can; tells whether that was all."""
+
 _CHECKED_AT_ONCE = 16
 _REMEMBERED_SESSIONS = 10_000
 """With so many, those are forgotten that the journal has dropped."""
@@ -69,6 +72,8 @@ class Confirmed:
         self._examined: set[str] = set()
         self._is_trusted = asyncio.Event()
         self._in_doubt: Callable[[], None] = lambda: None
+        self.revive: Revive = leave_alone
+        """Puts back what this machine has copied of a session."""
         self.lives = 0
         """How often Redis turned out to be another one, or an older one: an answer to what was
         asked in one life of it says nothing about the next."""
@@ -163,10 +168,12 @@ class Confirmed:
         self._too_many = max(_REMEMBERED_SESSIONS, 2 * len(self._known))
 
     async def recheck(self) -> int:
-        """Look for what Redis confirmed, and have written again what it has not any more.
+        """Look for what Redis confirmed, and see to it that it has that again.
 
-        To be called instead of `end_look` when Redis may be another one, or an older one. Until
-        that is known nothing else is to be written: it would come before what was lost.
+        What this machine has copied is put back as it was; what is lost then still is written again
+        from the journal. Until that is known nothing else is to be written: it would come before
+        what was lost. To be called instead of `end_look` when Redis may be another one, or an
+        older one.
 
         Returns:
             How many writes are done again.
@@ -193,6 +200,7 @@ class Confirmed:
         async def check(session_id: str, confirmed: list[Position]) -> int:
             if all(await self._lookup.are_there(session_id, confirmed)):
                 return 0
+            await self.revive(session_id)
             return await self._find_lost(session_id)
 
         lost = sum(await _gathered(check(*each) for each in positions.items()))
@@ -221,6 +229,11 @@ class Confirmed:
         self._looked_at = others + kept  # should Redis go back again meanwhile, that is missed
         self._examined.add(session_id)
         return self._write_again(session_id, lost)
+
+
+async def leave_alone(_: str) -> bool:
+    """Put nothing back: there are no copies."""
+    return False
 
 
 async def _gathered(lookups: Iterable[Awaitable[Answer]]) -> list[Answer]:

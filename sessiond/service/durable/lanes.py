@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
 
 import structlog
 from msgspec import Struct, field
 
 from sessiond.errors import SessiondError
 from sessiond.journal import Entry
+from sessiond.service.durable.confirmed import Revive, leave_alone
 from sessiond.service.durable.tries import Surroundings, Tries
 from sessiond.service.durable.waiting import Journaled, Waiting, again, kind, record_of, write_of
 from sessiond.service.writes import goes_after, op_of
@@ -56,7 +56,7 @@ class Lanes:
         self._around = around
         self._revive_seconds = revive_seconds
         self.tries = Tries(around, self._write_again)
-        self.revive: Callable[[str], Awaitable[bool]] = _leave_alone
+        self.revive: Revive = leave_alone
         self._lanes: dict[str, _Lane] = {}
 
     async def close(self) -> None:
@@ -266,7 +266,3 @@ class Lanes:
         """Note what keeps a write from being done: all lanes pause, or this one."""
         if not self.tries.note_obstacle(obstacle, lane.session_id):
             lane.held = f"{obstacle.code}: {obstacle.detail}"
-
-
-async def _leave_alone(_: str) -> bool:
-    return False

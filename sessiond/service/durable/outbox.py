@@ -13,13 +13,14 @@ is performed once more. Performing twice is once: see `writes`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from sessiond.errors import JournalFull, JournalUnavailable, SessiondError
 from sessiond.journal import Span
 from sessiond.model import DocumentName
 from sessiond.service import writes
+from sessiond.service.durable.confirmed import Revive
 from sessiond.service.durable.lanes import Lanes
 from sessiond.service.durable.performing import Performed
 from sessiond.service.durable.tries import Surroundings
@@ -67,13 +68,9 @@ class Outbox:
         await self._lanes.close()
         await self._around.journal.close()
 
-    def revive_with(self, revive: Callable[[str], Awaitable[bool]]) -> None:
-        """Have sessions that Redis lost written again.
-
-        Args:
-            revive: writes a session again; tells whether that was possible.
-        """
-        self._lanes.revive = revive
+    def revive_with(self, revive: Revive) -> None:
+        """Have put back what Redis lost of sessions, before anything of them is written again."""
+        self._lanes.revive = self.confirmed.revive = revive
 
     async def submit(
         self, write: Write, wait_seconds: float | None = None

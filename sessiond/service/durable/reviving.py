@@ -1,105 +1,186 @@
-"""A session that Redis lost, written again from this machine's copy of its log.
+"""What Redis lost of a session, put back from this machine's copy of its log, as it was.
 
-Its creation is older than what journals keep, or its creator's journal is lost. Machines that do
-this at once come to the same: the same creation is one, a message's id stands for one message, and
-every other operation has a key that is made of its place in the log that was lost.
+Positions, order, conflicts and keys are those from before, so readers and writers go on as if
+nothing had happened. Machines that do this at once come to the same: a stretch of the log is put
+only where the log ends just before it. What no copy has is written again from the journals.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
-import msgspec
 import structlog
+from msgspec import Struct
 
 from sessiond.codec import json
-from sessiond.errors import AlreadyExists, NotFound
-from sessiond.model import DOCUMENTS, DocumentName, NewSession
+from sessiond.errors import (
+    NotFound,
+    ReplicaUnavailable,
+    SessionDeleted,
+    StoreDamaged,
+)
+from sessiond.model import DOCUMENTS
 from sessiond.replica import Replica
-from sessiond.service.content.shapes import encode_creation, encode_fields
-from sessiond.service.writing import Surroundings, commit
-from sessiond.store.draft import Draft, IdempotencyKey
-from sessiond.store.outcome import KeyUsed
+from sessiond.service.clock import milliseconds
+from sessiond.service.writing import Surroundings
+from sessiond.store.losses import LossStore, Stretch
+from sessiond.sync.aside import Aside
+from sessiond.sync.derived import Derived, ids_of
 from sessiond.sync.entry import Entry
+from sessiond.sync.position import START, Position
 
-_TOGETHER = 64
-_NEW_SESSION = msgspec.json.Decoder(NewSession)
-_ANY = msgspec.json.Decoder()
-_DONE_BEFORE = (AlreadyExists, KeyUsed, NotFound)
-"""What tells that another machine does the same, and is further on."""
+_TRIES = 8
+_TOGETHER = 256
+_TOGETHER_BYTES = 2 * 1024 * 1024
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def draft_of(entry: Entry) -> Draft | None:
-    """Return an operation as it is written once more; None where it cannot be.
+class _Copied(Struct):
+    """A log as far as a copy of it is whole, and what it does not tell."""
 
-    What a conflict holds does not stand in the log: it is lost.
-    """
-    client = entry.origin.rpartition("@")[0]
-    plain = Draft(entry.op, entry.id, entry.at, entry.json, client=client)
-    match entry.op:
-        case "session.create":
-            new = _NEW_SESSION.decode(entry.json)
-            return msgspec.structs.replace(plain, changes=encode_creation(new, entry.at))
-        case "message.append":
-            return plain
-        case "document.change":
-            body, name = _ANY.decode(entry.json), _name(entry.id)
-            changes = encode_fields(name, body["set"], body["unset"])
-            return msgspec.structs.replace(plain, changes=changes, key=_key(entry))
-        case "message.edit" | "message.remove" | "part.put" | "part.remove":
-            return msgspec.structs.replace(plain, key=_key(entry))
-        case _:
-            return None
+    entries: list[Entry]
+    aside: Aside
 
-
-def _name(text: str) -> DocumentName:
-    return next(name for name in DOCUMENTS if name == text)
-
-
-def _key(entry: Entry) -> IdempotencyKey:
-    return IdempotencyKey(f"key:revived:{entry.position}", json.encode(entry.op).decode())
+    def goes_on_from(self, end: Position) -> bool:
+        """Tell whether something follows in this on a position."""
+        if end.offset >= len(self.entries):
+            return False
+        return end == (self.entries[end.offset - 1].position if end.offset else START)
 
 
 class Revival:
-    """Writes sessions again that Redis does not have.
+    """Puts back what Redis lost.
 
     Args:
         around: the stores and the time.
+        losses: puts a stretch of a log back.
         replica: this machine's copies.
     """
 
-    def __init__(self, around: Surroundings, replica: Replica) -> None:
+    def __init__(self, around: Surroundings, losses: LossStore, replica: Replica) -> None:
         self._around = around
+        self._losses = losses
         self._replica = replica
 
     async def revive(self, session_id: str) -> bool:
-        """Write a session again; tell whether there was a whole copy of it.
+        """Put back what Redis lost of a session; tell whether it has all of the copy then.
+
+        It does not where there is no copy, where the log went on in another way, or where it is
+        further than the copy.
 
         Raises:
             StoreUnavailable: Redis is away, or full: what is there then is a beginning of it.
-            ReplicaUnavailable: the copies cannot be read.
         """
-        content = await self._replica.content(session_id)
+        for _ in range(_TRIES):
+            copy = self._replica.copies.get(session_id)
+            try:
+                end = await self._end(session_id)
+            except (SessionDeleted, StoreDamaged):
+                return False
+            if copy is None or end.offset >= copy.position.offset:
+                return copy is not None and end == copy.position
+            copied = await self._copied(session_id)
+            if copied is None or not copied.goes_on_from(end):
+                return False
+            if await self._extend(session_id, copied, end):
+                return True
+        return False
+
+    async def _copied(self, session_id: str) -> _Copied | None:
+        """Return the copy of a session that was not deleted."""
+        try:
+            content = await self._replica.content(session_id)
+            aside = await self._replica.aside(session_id)
+        except ReplicaUnavailable as error:
+            _log.warning("session.not_revived", session_id=session_id, reason=error.detail)
+            return None
         outline, entries = content or (None, [])
-        if outline is None or outline.deleted or not entries or entries[0].op != "session.create":
-            return False
-        workspace = self._replica.copies[session_id].workspace
-        await self._around.store.announce_creation(session_id, workspace, self._around.clock())
-        drafts = [draft for entry in entries if (draft := draft_of(entry))]
-        await self._write(session_id, drafts[:1])
-        for start in range(1, len(drafts), _TOGETHER):
-            await self._write(session_id, drafts[start : start + _TOGETHER])
-        _log.warning("session.revived", session_id=session_id, count=len(drafts))
+        if outline is None or outline.deleted:
+            return None
+        whole = list(_whole(entries))
+        return _Copied(whole, aside) if whole else None
+
+    async def _end(self, session_id: str) -> Position:
+        try:
+            return (await self._around.store.end(session_id)).position
+        except NotFound:
+            return START
+
+    async def _extend(self, session_id: str, copied: _Copied, end: Position) -> bool:
+        """Put back what is behind the end of a log; False where somebody else wrote there."""
+        derived, entries = Derived(), copied.entries
+        for entry in entries[: end.offset]:
+            derived.apply(entry)
+        await self._list(session_id, copied)
+        for stretch in _stretches(entries[end.offset :]):
+            before = derived.position
+            for entry in stretch:
+                derived.apply(entry)
+            is_last = derived.offset == len(entries)
+            aside = copied.aside.between(before.offset, derived.offset, is_last=is_last)
+            if not await self._losses.extend(
+                session_id, before, _with_the_rest(stretch, derived, aside)
+            ):
+                return False
+            await asyncio.sleep(0)
+        notice = {"session_id": session_id, "position": str(derived.position)}
+        await self._around.store.publish(session_id, derived.workspace, json.encode(notice))
+        count = len(entries) - end.offset
+        _log.warning("session.revived", session_id=session_id, count=count, after=str(end))
         return True
 
-    async def _write(self, session_id: str, drafts: list[Draft]) -> None:
-        """Write operations in their order, each by itself; pass over those that are there."""
-        outcomes = await asyncio.gather(
-            *(commit(self._around, session_id, [draft]) for draft in drafts),
-            return_exceptions=True,
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, _DONE_BEFORE):
-                raise outcome
+    async def _list(self, session_id: str, copied: _Copied) -> None:
+        """Enter a session in the indexes, before it is there: so no crash can hide it."""
+        workspace = self._replica.copies[session_id].workspace
+        active_ms = milliseconds(max(entry.at for entry in copied.entries))
+        await self._around.store.announce_creation(session_id, workspace, active_ms)
+        if copied.aside.conflicts:
+            await self._around.conflicts.note(session_id, self._around.clock(), anew=True)
+
+
+def _whole(entries: list[Entry]) -> Iterator[Entry]:
+    """Yield the entries of a log from its beginning on, as far as it is what was written."""
+    end = START
+    for entry in entries:
+        if not entry.follows(end):
+            return
+        yield entry
+        end = entry.position
+
+
+def _stretches(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Yield neighbours, as many as are put back at once."""
+    stretch, size = list[Entry](), 0
+    for entry in entries:
+        if stretch and (len(stretch) == _TOGETHER or size + len(entry.json) > _TOGETHER_BYTES):
+            yield stretch
+            stretch, size = [], 0
+        stretch.append(entry)
+        size += len(entry.json)
+    if stretch:
+        yield stretch
+
+
+def _with_the_rest(entries: list[Entry], derived: Derived, aside: Aside) -> Stretch:
+    """Return entries with what the session's other keys hold behind them."""
+    touched = {name.encode() for entry in entries for name in ids_of(entry)}
+    lines = {
+        kind: {name: line for name, line in derived.index_of(kind).items() if name in touched}
+        for kind in ("messages", "parts")
+    }
+    applied = {
+        writer.encode(): b"%d %d" % line
+        for writer, line in derived.writers.items()
+        if writer.encode() in touched
+    }
+    applied |= {name.encode(): line.encode() for name, line in aside.lines.items()}
+    return Stretch(
+        entries=entries,
+        documents={name: derived.hash_of(name) for name in DOCUMENTS},
+        messages=lines["messages"],
+        parts=lines["parts"],
+        applied=applied,
+        conflicts=aside.conflicts,
+    )

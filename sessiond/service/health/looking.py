@@ -13,8 +13,9 @@ from msgspec import Struct, field
 from sessiond.errors import StoreDamaged
 from sessiond.model import DOCUMENTS
 from sessiond.store.archives import IN_REDIS
+from sessiond.store.content import Hash
 from sessiond.store.keys import ARCHIVED_KINDS, PASSING_KINDS, SESSION_KINDS, TABLE
-from sessiond.store.keyspace import Hash, Keyspace
+from sessiond.store.keyspace import Keyspace
 from sessiond.sync.audit import (
     Fault,
     LogAudit,

@@ -20,9 +20,10 @@ from sessiond.service.clock import Clock, milliseconds
 from sessiond.service.health.looking import Looked
 from sessiond.service.health.scanning import Scanner
 from sessiond.store.blocks import NewerBlock
+from sessiond.store.content import Hash, stream_of
 from sessiond.store.keys import PASSING_KINDS, SESSION_KINDS, TABLE
-from sessiond.store.keyspace import Hash, Keyspace
-from sessiond.store.repairs import RepairStore, Replacement, Standing, stream_of
+from sessiond.store.keyspace import Keyspace
+from sessiond.store.repairs import RepairStore, Replacement, Standing
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.audit import FORGETTING, applied_faults, conflict_faults, entry_of, form_faults
 from sessiond.sync.derived import Derived

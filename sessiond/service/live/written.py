@@ -14,7 +14,7 @@ from msgspec import Struct
 from sessiond.store.draft import Draft, origin_of
 from sessiond.store.outcome import Committed
 from sessiond.sync.entry import Entry
-from sessiond.sync.position import Position, entry_hash, fold
+from sessiond.sync.position import Position
 
 _GROUP_BYTES = 512
 """What a group counts for beside its JSON."""
@@ -82,13 +82,9 @@ class Written:
             for entry in self._entries(group)
         }
         found = list[Entry]()
-        epoch = position.epoch
-        while entry := known.get(position.offset + 1 + len(found)):
-            content = entry_hash(entry.op, entry.at, entry.origin, entry.id, entry.json)
-            epoch = fold(epoch, content)
-            if epoch != entry.epoch:
-                break
+        while (entry := known.get(position.offset + 1)) and entry.follows(position):
             found.append(entry)
+            position = entry.position
         return found
 
     def _entries(self, group: _Group) -> list[Entry]:

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from sessiond.errors import (
     ArchiveUnavailable,
+    Contended,
     NotFound,
     ReplicaUnavailable,
     SessionDeleted,
@@ -29,11 +30,14 @@ from sessiond.errors import (
 )
 from sessiond.replica import Copy, Replica
 from sessiond.service.clock import Clock
+from sessiond.service.durable.confirmed import Revive, leave_alone
 from sessiond.service.live.written import Written
 from sessiond.service.offline.reachability import Reachability
 from sessiond.store.bus import Bus, Listener
 from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
+from sessiond.store.log import LogPage
+from sessiond.store.losses import LossStore
 from sessiond.store.outcome import Committed
 from sessiond.store.sessions import SessionStore
 
@@ -68,6 +72,7 @@ class Source(Struct, frozen=True):
         keys: names of the channels.
         redis: whether it answers.
         clock: milliseconds since 1970.
+        losses: reads what a log does not tell.
         sleep: how to pause.
     """
 
@@ -76,6 +81,7 @@ class Source(Struct, frozen=True):
     keys: Keys
     redis: Reachability
     clock: Clock
+    losses: LossStore
     sleep: Callable[[float], Awaitable[None]] = msgspec.field(default=asyncio.sleep)
 
 
@@ -94,6 +100,7 @@ class Copier:
         self._reading: set[str] = set()
         self._unfit: set[str] = set()
         self._archived: set[str] = set()
+        self._seen_whole: set[str] = set()
         self._sure_ms = 0
         self._is_closed = False
         self._heard: dict[str, Listener] = {}
@@ -103,10 +110,12 @@ class Copier:
         self._tasks: list[asyncio.Task[None]] = []
         self.written = Written(source.store.writer)
         """What this process wrote and is not copied yet."""
+        self.revive: Revive = leave_alone
+        """Puts back what Redis lost of a session that was copied wholly since this began."""
 
     def start(self) -> None:
         """Begin to copy."""
-        self._changed = {copy.workspace for copy in self._replica.copies.values()}
+        self.recheck()
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._note())]
 
     async def close(self) -> None:
@@ -124,6 +133,11 @@ class Copier:
     def behind(self) -> int:
         """How many sessions are not known to be copied wholly."""
         return len(self._behind | self._reading)
+
+    def recheck(self) -> None:
+        """Compare all copies with what Redis has: it may have lost something."""
+        self._changed |= {copy.workspace for copy in self._replica.copies.values()}
+        self._wanted.set()
 
     def see(self, session_id: str) -> None:
         """Take note that somebody here has to do with a session: it is copied from now on."""
@@ -255,6 +269,7 @@ class Copier:
         for name in names & copies.keys():
             if positions.get(name) == copies[name].position:
                 self._replica.note_read(name, now)
+                self._seen_whole.add(name)
             else:
                 self._read_soon(name)
 
@@ -267,6 +282,7 @@ class Copier:
         try:
             await self._copy(session_id)
             await self._note_read(session_id, now)
+            self._seen_whole.add(session_id)
             self._unfit.discard(session_id)
             if copy := self._replica.copies.get(session_id):
                 self.written.forget(session_id, copy.position.offset)
@@ -299,18 +315,29 @@ class Copier:
             async for page in self._source.store.log.pages(session_id, copy.position, recall=False):
                 if page.reset:
                     break
-                added = await self._replica.add(session_id, page.entries)
+                added = await self._add(session_id, page)
                 if added is None:  # it had to make room for others
                     return
                 copy = added
             else:
                 return
+            if session_id in self._seen_whole and await self.revive(session_id):
+                continue
             with contextlib.suppress(SessionDeleted):
                 await self._source.store.end(session_id)  # NotFound: the copy is all there is
             if restarted:
                 raise StoreDamaged(f"the log of session {session_id!r}: {page.reset}")
             copy = await self._replica.begin(session_id, copy.workspace)
             restarted = True
+
+    async def _add(self, session_id: str, page: LogPage) -> Copy | None:
+        """Copy a page, with what the log does not tell of it."""
+        entries, end = page.entries, page.position
+        now, aside = await self._source.losses.aside(session_id, entries[0].offset)
+        if now.offset < end.offset:
+            raise Contended(f"Redis lost some of session {session_id!r} while it was copied")
+        aside = aside.up_to(end, now, await self._replica.aside(session_id))
+        return await self._replica.add(session_id, entries, aside)
 
     async def _note_read(self, session_id: str, now_ms: int) -> None:
         copy = self._replica.copies.get(session_id)

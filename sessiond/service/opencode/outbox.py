@@ -36,6 +36,7 @@ from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
 from sessiond.service.content.documents import Documents
 from sessiond.service.content.sessions import Sessions
+from sessiond.service.durable.confirmed import Revive, leave_alone
 from sessiond.service.opencode.late import late_records
 from sessiond.service.opencode.others import Others
 from sessiond.service.opencode.reading import Read
@@ -73,7 +74,11 @@ OnApplied = Callable[[str, Sequence[OpencodeEvent], str], None]
 
 
 class Target(Struct, frozen=True):
-    """Where an outbox writes. `on_applied` is told of what opencodes were given, for the trace."""
+    """Where an outbox writes.
+
+    `on_applied` is told of what opencodes were given, for the trace; `revive` puts back what Redis
+    lost of a session, so that nothing is written twice.
+    """
 
     sessions: Sessions
     store: SessionStore
@@ -81,6 +86,7 @@ class Target(Struct, frozen=True):
     documents: Documents
     clock: Clock
     on_applied: list[OnApplied] = field(default_factory=list)
+    revive: Revive = leave_alone
 
 
 class Outbox:
@@ -143,18 +149,23 @@ class Outbox:
         Raises:
             StoreUnavailable: nobody knows.
         """
-        for session_id, progress in list(self._progress.items()):
+        for session_id in list(self._progress):
             async with self._locks[session_id]:
-                if await self._target.store.recall.position(session_id):
-                    continue  # archived, with all that was written
-                replica = self._replica.name
-                marked = await self._target.opencode.written_up_to(session_id, replica)
-                recorder = self._recorders.get(session_id)
-                if marked == (recorder.marked if recorder else progress.seq):
+                if await self._has_all(session_id):
+                    continue
+                if await self._target.revive(session_id) and await self._has_all(session_id):
                     continue
                 self.forget(session_id)
                 await self._target.store.forgive(session_id)
             yield session_id
+
+    async def _has_all(self, session_id: str) -> bool:
+        """Tell whether Redis has what was written last of a session."""
+        if await self._target.store.recall.position(session_id):
+            return True  # archived, with all that was written
+        marked = await self._target.opencode.written_up_to(session_id, self._replica.name)
+        recorder = self._recorders.get(session_id)
+        return marked == (recorder.marked if recorder else self._progress[session_id].seq)
 
     def expect(self, events: Iterable[OpencodeEvent]) -> None:
         """Take note of parts that opencode is about to log, though they came from elsewhere."""
@@ -259,6 +270,7 @@ class Outbox:
 
     async def _begin(self, session_id: str) -> int | None:
         """Return up to where the session is written; bring it in as it stands if it is not."""
+        await self._target.revive(session_id)
         written = await self._target.opencode.written_up_to(session_id, self._replica.name)
         try:
             birth = await self._birth(session_id)

@@ -1,4 +1,4 @@
-"""A session that Redis lost is written again from a copy, once, whoever does it."""
+"""What Redis lost of a session is put back from a copy: as it was, once, whoever does it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from sessiond.errors import NotFound
 from sessiond.service.content.sessions import Filter
 from sessiond.service.durable.reviving import Revival
 from sessiond.service.writing import Request
-from tests.service.away import machine
+from sessiond.store.losses import LossStore
+from sessiond.sync.position import START
+from tests.service.away import Machine, machine
 from tests.service.support import create, load, said, text
 from tests.store.support import Services, until
+
+KEYED = Request(key="once")
+
+
+def revival_of(here: Machine) -> Revival:
+    core = here.core
+    return Revival(core.sessions._around, LossStore(core.redis, core.keys), here.replica)
 
 
 async def furnish(core: Services) -> None:
     """A session in which everything happened that a log can tell of."""
     await create(core, title="before", preferences={"theme": "dark"})
     await core.messages.append("ses_1", [said("a", "m1"), said("b", "m2"), said("c", "m3")])
-    await core.records.edit("ses_1", "m1", {"content": "edited"})
+    await core.records.edit("ses_1", "m1", {"content": "edited"}, KEYED)
     await core.records.put_part("ses_1", "m2", "p1", text("a part"))
     await core.records.put_part("ses_1", "m2", "p2", text("no more"))
     await core.records.remove_part("ses_1", "m2", "p2")
@@ -33,35 +41,112 @@ async def furnish(core: Services) -> None:
         await core.documents.change("ses_1", "context", patch, Request(base=base))
     await core.documents.change("ses_1", "preferences", {"theme": None, "language": "en"})
     await core.documents.change("ses_1", "metadata", {"title": "after"})
+    assert await core.conflicts.of_session("ses_1")
+
+
+async def go_on(core: Services) -> None:
+    """More of it, of every kind."""
+    await core.messages.append("ses_1", [said("d", "m4")])
+    await core.records.put_part("ses_1", "m2", "p1", text("anew"))
+    await core.records.remove("ses_1", "m1")
+    await core.documents.change("ses_1", "preferences", {"language": None}, Request(key="later"))
+    base = (await core.documents.read("ses_1", "context")).version
+    for value in ("/one", "/two"):
+        patch = {"working_directory": value}
+        await core.documents.change("ses_1", "context", patch, Request(base=base))
+
+
+async def held(core: Services) -> dict[bytes, Any]:
+    """All that Redis holds of the session: key → what is in it."""
+    found: dict[bytes, Any] = {}
+    async for key in core.redis.scan_iter(match=core.keys.all_of_session("ses_1")):
+        if await core.redis.type(key) == b"stream":
+            found[key] = await core.redis.execute_command("XRANGE", key, "-", "+")
+        else:
+            found[key] = await core.redis.hgetall(key)
+    return found
+
+
+async def empty(core: Services) -> None:
+    """Take all that is ours out of Redis."""
+    ours = [key async for key in core.redis.scan_iter(match=f"{core.keys.namespace}:*")]
+    await core.redis.delete(*ours)
 
 
 async def lose(core: Services) -> None:
-    """Take all of the session out of Redis."""
-    found = [key async for key in core.redis.scan_iter(match="*{ses_1}*")]
-    await core.redis.delete(*found)
+    """Take the session out of Redis, and all else."""
+    await empty(core)
     with pytest.raises(NotFound):
         await load(core)
 
 
-async def content(core: Services) -> Any:
-    """What the session is, whatever its positions are."""
-    loaded = msgspec.to_builtins(await load(core))
-    del loaded["position"], loaded["versions"]
-    return loaded
+async def go_back(core: Services, before: dict[bytes, Any]) -> None:
+    """Give Redis what it held at an earlier time."""
+    await empty(core)
+    for key, content in before.items():
+        if isinstance(content, dict):
+            await core.redis.hset(key, mapping=content)
+        for stream_id, fields in content if isinstance(content, list) else ():
+            await core.redis.execute_command("XADD", key, stream_id, *fields)
 
 
 async def test_what_is_revived_is_what_was_lost(core: Services, tmp_path: Path) -> None:
     async with machine(core, tmp_path) as here:
         await furnish(core)
         await here.copied("ses_1")
-        before = await content(core)
+        await go_on(core)
+        await here.copied("ses_1")
+        before, contested = await held(core), await core.redis.zrange(core.keys.contested, 0, -1)
         await lose(core)
-        assert await Revival(core.sessions._around, here.replica).revive("ses_1")
-        assert await content(core) == before
+        assert await revival_of(here).revive("ses_1")
+        assert await held(core) == before
+        assert await core.redis.zrange(core.keys.contested, 0, -1) == contested == [b"ses_1"]
         listed = (await core.sessions.list_page(Filter())).sessions
         assert [each.metadata.session_id for each in listed] == ["ses_1"]
-        await core.messages.append("ses_1", [said("on", "m4")])
+        await core.messages.append("ses_1", [said("on", "m5")])
         await here.copied("ses_1")
+
+
+async def test_of_a_log_that_went_back_only_what_is_missing_is_written(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        early = await held(core)
+        await go_on(core)
+        await here.copied("ses_1")
+        late = await held(core)
+        await go_back(core, early)
+        assert await revival_of(here).revive("ses_1")
+        assert await held(core) == late
+
+
+async def test_a_long_session_comes_back_in_stretches(core: Services, tmp_path: Path) -> None:
+    async with machine(core, tmp_path) as here:
+        await create(core)
+        for start in range(0, 600, 60):
+            some = [said("x" * 20, f"m{number}") for number in range(start, start + 60)]
+            await core.messages.append("ses_1", some)
+            await core.records.edit("ses_1", f"m{start}", {"content": "y"}, Request(key=f"{start}"))
+        await here.copied("ses_1")
+        before = await held(core)
+        await lose(core)
+        assert await revival_of(here).revive("ses_1")
+        assert await held(core) == before
+
+
+async def test_a_write_that_is_repeated_after_that_is_still_one(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        await here.copied("ses_1")
+        end = (await core.store.end("ses_1")).position
+        await lose(core)
+        assert await revival_of(here).revive("ses_1")
+        await core.records.edit("ses_1", "m1", {"content": "edited"}, KEYED)
+        await core.messages.append("ses_1", [said("b", "m2")])
+        assert (await core.store.end("ses_1")).position == end
 
 
 async def test_machines_that_revive_at_once_and_again_come_to_one_session(
@@ -70,22 +155,53 @@ async def test_machines_that_revive_at_once_and_again_come_to_one_session(
     async with machine(core, tmp_path / "a") as here, machine(core, tmp_path / "b") as there:
         await furnish(core)
         there.copier.see("ses_1")
-        await here.copied("ses_1")
         await there.copied("ses_1")
-        before = await content(core)
+        await there.copier.close()  # what follows, only one machine has
+        await go_on(core)
+        await here.copied("ses_1")
         await here.copier.close()
-        await there.copier.close()
+        before = await held(core)
+        revivals = [revival_of(each) for each in (there, here)]
         await lose(core)
-        revivals = [Revival(core.sessions._around, each.replica) for each in (here, there)]
-        assert await asyncio.gather(*(each.revive("ses_1") for each in revivals)) == [True, True]
-        assert await content(core) == before
-        assert await revivals[0].revive("ses_1")
-        assert await content(core) == before
+        assert True in await asyncio.gather(*(each.revive("ses_1") for each in revivals))
+        await revivals[1].revive("ses_1")
+        assert await held(core) == before
+        assert [await each.revive("ses_1") for each in revivals] == [False, True]
+        assert await held(core) == before
+
+
+async def test_a_log_that_went_on_in_another_way_is_left_alone(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        early = await held(core)
+        await go_on(core)
+        await here.copied("ses_1")
+        await here.copier.close()
+        await go_back(core, early)
+        await core.store.forgive("ses_1")
+        await core.messages.append("ses_1", [said("elsewhere", "other")])
+        other = await held(core)
+        assert not await revival_of(here).revive("ses_1")
+        assert await held(core) == other
+
+
+async def test_what_is_left_of_a_session_is_not_written_over(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        await here.copied("ses_1")
+        await core.redis.delete(core.keys.metadata("ses_1"))
+        left = await held(core)
+        assert not await revival_of(here).revive("ses_1"), "that is damage, and to be repaired"
+        assert await held(core) == left
 
 
 async def test_a_copy_outlives_its_session_but_no_deletion(core: Services, tmp_path: Path) -> None:
     async with machine(core, tmp_path) as here:
-        revival = Revival(core.sessions._around, here.replica)
+        revival = revival_of(here)
         assert not await revival.revive("never-seen")
         await furnish(core)
         await here.copied("ses_1")
@@ -97,3 +213,36 @@ async def test_a_copy_outlives_its_session_but_no_deletion(core: Services, tmp_p
         end = await core.sessions.delete("ses_1")
         await until(lambda: here.replica.copies["ses_1"].position == end)
         assert not await revival.revive("ses_1")
+
+
+async def test_who_copies_puts_back_what_it_saw_whole(core: Services, tmp_path: Path) -> None:
+    async with machine(core, tmp_path) as here:
+        here.copier.revive = revival_of(here).revive
+        await furnish(core)
+        early = await held(core)
+        await go_on(core)
+        await here.copied("ses_1")
+        late = await held(core)
+        for lost in ({}, early):
+            await until(lambda: not here.copier.behind)
+            await go_back(core, lost)
+            here.copier.recheck()
+            async with asyncio.timeout(5):
+                while await held(core) != late:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_copy_from_an_earlier_life_is_put_back_by_its_writer_only(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        await here.copied("ses_1")
+    await lose(core)
+    async with machine(core, tmp_path) as here:
+        here.copier.revive = revival_of(here).revive
+        await until(lambda: here.copier.behind == 0)
+        with pytest.raises(NotFound):
+            await load(core)
+        assert await revival_of(here).revive("ses_1")
+        assert (await core.store.end("ses_1")).position != START

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from sessiond.errors import SessiondError
 from sessiond.service.live.feed import Event
@@ -17,7 +18,7 @@ _HEADERS = {
 }
 _HEARTBEAT = b": heartbeat\n\n"
 _RETRY = b"retry: 500\n\n"
-_PIECE_BYTES = 64 * 1024
+_PIECE_BYTES = 32 * 1024
 _BEATS_UNTIL_STALLED = 2
 
 
@@ -30,7 +31,7 @@ def frame(event: Event) -> bytes:
 
 
 def pieces(frames: Iterable[bytes]) -> Iterator[bytes | memoryview]:
-    """Yield frames in pieces of 64 KiB at most: many small ones together, large ones cut.
+    """Yield frames in pieces of 32 KiB at most: many small ones together, large ones cut.
 
     A connection keeps what its reader does not take. That is to be a piece, and not a copy of all:
     the frames themselves are the same for all readers.
@@ -77,10 +78,12 @@ class EventStreams:
         """
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
+        if request.transport:
+            request.transport.set_write_buffer_limits(high=0)  # see `_copy`
         await response.write(_RETRY)
         if self._heart is None:
             self._heart = asyncio.create_task(self._beat())
-        copying = asyncio.create_task(self._copy(events, response))
+        copying = asyncio.create_task(self._copy(events, response, request.writer))
         self._open[response] = copying
         try:
             await copying
@@ -123,8 +126,13 @@ class EventStreams:
                 except ConnectionError:
                     copying.cancel()
 
-    async def _copy(self, events: AsyncIterator[list[Event]], response: web.StreamResponse) -> None:
-        """Write events as they come.
+    async def _copy(
+        self,
+        events: AsyncIterator[list[Event]],
+        response: web.StreamResponse,
+        connection: AbstractStreamWriter,
+    ) -> None:
+        """Write events as they come, each piece when the reader has taken the one before.
 
         Raises:
             TimeoutError: the reader takes nothing.
@@ -134,4 +142,5 @@ class EventStreams:
             for piece in pieces(map(frame, batch)):
                 async with asyncio.timeout(self._stalled_seconds):
                     await response.write(piece)
+                    await connection.drain()
             self._busy.discard(response)

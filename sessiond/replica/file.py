@@ -144,16 +144,20 @@ class ReplicaFile:
         )
         return [entry for (encoded,) in rows for entry in _ENTRIES.decode(encoded)]
 
-    def aside(self, session_id: str) -> Aside:
-        """Return what a session's log does not tell."""
+    def lines(self, session_id: str) -> dict[str, str]:
+        """Return the lines of what a session's log does not tell: see `Aside`."""
         row = self._connection.execute(
             "SELECT lines FROM lines WHERE session_id = ?", (session_id,)
         ).fetchone()
+        return _LINES.decode(row[0]) if row else {}
+
+    def aside(self, session_id: str) -> Aside:
+        """Return what a session's log does not tell."""
         conflicts = self._connection.execute(
             "SELECT offset, fields FROM conflicts WHERE session_id = ?", (session_id,)
         )
         return Aside(
-            _LINES.decode(row[0]) if row else {},
+            self.lines(session_id),
             {offset: _FIELDS.decode(fields) for offset, fields in conflicts},
         )
 

@@ -152,6 +152,10 @@ class Replica:
 
         return await self._do(read)
 
+    async def lines(self, session_id: str) -> dict[str, str]:
+        """Return the lines of what a session's log does not tell: see `Aside`."""
+        return await self._do(lambda: self._file.lines(session_id))
+
     async def aside(self, session_id: str) -> Aside:
         """Return what a session's log does not tell."""
         return await self._do(lambda: self._file.aside(session_id))

@@ -54,16 +54,23 @@ class LossStore:
         self._redis = redis
         self._keys = keys
 
-    async def aside(self, session_id: str, first: int) -> tuple[Position, Aside]:
-        """Return where a log ends, and what it does not tell of its entries from an offset on.
+    async def aside(self, session_id: str, first: int, last: int) -> tuple[Position, Aside]:
+        """Return where a log ends, and what it does not tell: the lines of all its entries.
 
-        Of keys, that is of all of them. The position is empty where the session is not there.
+        The position is empty where the session is not there.
+
+        Args:
+            session_id: whose log.
+            first: offset of the first operation whose conflict is wanted.
+            last: that of the last one.
         """
         keys = self._keys
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hmget(keys.metadata(session_id), ["epoch", "version"])
             pipeline.hgetall(keys.applied(session_id))
-            pipeline.execute_command("XRANGE", keys.conflicts(session_id), f"{first}-0", "+")
+            pipeline.execute_command(
+                "XRANGE", keys.conflicts(session_id), f"{first}-0", f"{last}-0"
+            )
             (epoch, version), applied, conflicts = await answered(pipeline.execute())
         end = Position(_text(epoch), int(version) if version and version.isdigit() else 0)
         lines = {_text(name): _text(line) for name, line in applied.items()}

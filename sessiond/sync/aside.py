@@ -26,24 +26,21 @@ class Aside(Struct, frozen=True):
     lines: dict[str, str] = {}
     conflicts: dict[int, list[bytes]] = {}
 
-    def up_to(self, end: Position, now: Position, before: Aside) -> Aside:
+    def up_to(self, end: Position, marks: dict[str, str]) -> Aside:
         """Return what of this belongs to a log that ends at a position.
 
         Args:
             end: that position.
-            now: where the log ended when this was read.
-            before: what belonged to it earlier. How far opencodes are written is as old as that
-                where the log was further by then: too little is written once more, and compared.
+            marks: where to take from how far opencodes' own logs are written. No later than the
+                end: too little is written once more, and compared.
         """
-        marks = self if now == end else before
-        lines = {name: line for name, line in marks.lines.items() if name.startswith(MARK)}
+        lines = {name: line for name, line in marks.items() if name.startswith(MARK)}
         lines |= {
             name: line
             for name, line in self.lines.items()
             if name.startswith(KEY) and offset_of(line) <= end.offset
         }
-        conflicts = {at: each for at, each in self.conflicts.items() if at <= end.offset}
-        return Aside(lines, conflicts)
+        return Aside(lines, self.conflicts)
 
     def between(self, start: int, end: int, *, is_last: bool) -> Aside:
         """Return what of this belongs to a stretch of the log; `is_last`: to its last one."""

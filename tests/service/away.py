@@ -56,9 +56,9 @@ class Machine:
         self.redis.note_answer()
         self.outbox = Waiting()
         outbox: Any = self.outbox
-        losses = LossStore(core.redis, core.keys)
+        self.losses = LossStore(core.redis, core.keys)
         source = Source(
-            core.store, core.bus, core.keys, self.redis, core.clock, losses, sleep=_soon
+            core.store, core.bus, core.keys, self.redis, core.clock, self.losses, sleep=_soon
         )
         self.copier = Copier(replica, source)
         offline = Offline(replica, self.copier, outbox, "default")

@@ -268,8 +268,7 @@ class Copier:
             self._reading -= names
         for name in names & copies.keys():
             if positions.get(name) == copies[name].position:
-                self._replica.note_read(name, now)
-                self._seen_whole.add(name)
+                self._note_whole(name, now)
             else:
                 self._read_soon(name)
 
@@ -282,7 +281,6 @@ class Copier:
         try:
             await self._copy(session_id)
             await self._note_read(session_id, now)
-            self._seen_whole.add(session_id)
             self._unfit.discard(session_id)
             if copy := self._replica.copies.get(session_id):
                 self.written.forget(session_id, copy.position.offset)
@@ -333,18 +331,25 @@ class Copier:
     async def _add(self, session_id: str, page: LogPage) -> Copy | None:
         """Copy a page, with what the log does not tell of it."""
         entries, end = page.entries, page.position
-        now, aside = await self._source.losses.aside(session_id, entries[0].offset)
+        now, aside = await self._source.losses.aside(session_id, entries[0].offset, end.offset)
         if now.offset < end.offset:
             raise Contended(f"Redis lost some of session {session_id!r} while it was copied")
-        aside = aside.up_to(end, now, await self._replica.aside(session_id))
-        return await self._replica.add(session_id, entries, aside)
+        marks = aside.lines if now == end else await self._replica.lines(session_id)
+        return await self._replica.add(session_id, entries, aside.up_to(end, marks))
 
     async def _note_read(self, session_id: str, now_ms: int) -> None:
         copy = self._replica.copies.get(session_id)
         is_first = copy is not None and not copy.current_ms
-        self._replica.note_read(session_id, now_ms)
+        self._note_whole(session_id, now_ms)
         if is_first:  # from now on it is worth something, also to the next life
             await self._replica.note_current(self._replica.current_ms)
+
+    def _note_whole(self, session_id: str, now_ms: int) -> None:
+        """Note that the copy of a session is all that Redis has of it."""
+        self._replica.note_read(session_id, now_ms)
+        self._seen_whole.add(session_id)
+        if len(self._seen_whole) > _MOST_SESSIONS:
+            self._seen_whole &= self._replica.copies.keys()
 
     async def _begin(self, session_id: str) -> Copy:
         workspace = await self._source.store.workspace_of(session_id)

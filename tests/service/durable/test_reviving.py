@@ -12,18 +12,16 @@ from sessiond.errors import NotFound
 from sessiond.service.content.sessions import Filter
 from sessiond.service.durable.reviving import Revival
 from sessiond.service.writing import Request
-from sessiond.store.losses import LossStore
 from sessiond.sync.position import START
 from tests.service.away import Machine, machine
 from tests.service.support import create, load, said, text
-from tests.store.support import Services, until
+from tests.store.support import Services, roll_back, take_copy, until
 
 KEYED = Request(key="once")
 
 
 def revival_of(here: Machine) -> Revival:
-    core = here.core
-    return Revival(core.sessions._around, LossStore(core.redis, core.keys), here.replica)
+    return Revival(here.core.sessions._around, here.losses, here.replica)
 
 
 async def furnish(core: Services) -> None:
@@ -80,14 +78,10 @@ async def lose(core: Services) -> None:
         await load(core)
 
 
-async def go_back(core: Services, before: dict[bytes, Any]) -> None:
-    """Give Redis what it held at an earlier time."""
+async def go_back(core: Services, copy: dict[str, bytes]) -> None:
+    """Give Redis what it held of the session at an earlier time, and nothing else."""
     await empty(core)
-    for key, content in before.items():
-        if isinstance(content, dict):
-            await core.redis.hset(key, mapping=content)
-        for stream_id, fields in content if isinstance(content, list) else ():
-            await core.redis.execute_command("XADD", key, stream_id, *fields)
+    await roll_back(core, "ses_1", copy)
 
 
 async def test_what_is_revived_is_what_was_lost(core: Services, tmp_path: Path) -> None:
@@ -112,7 +106,7 @@ async def test_of_a_log_that_went_back_only_what_is_missing_is_written(
 ) -> None:
     async with machine(core, tmp_path) as here:
         await furnish(core)
-        early = await held(core)
+        early = await take_copy(core, "ses_1")
         await go_on(core)
         await here.copied("ses_1")
         late = await held(core)
@@ -175,7 +169,7 @@ async def test_a_log_that_went_on_in_another_way_is_left_alone(
 ) -> None:
     async with machine(core, tmp_path) as here:
         await furnish(core)
-        early = await held(core)
+        early = await take_copy(core, "ses_1")
         await go_on(core)
         await here.copied("ses_1")
         await here.copier.close()
@@ -219,7 +213,7 @@ async def test_who_copies_puts_back_what_it_saw_whole(core: Services, tmp_path: 
     async with machine(core, tmp_path) as here:
         here.copier.revive = revival_of(here).revive
         await furnish(core)
-        early = await held(core)
+        early = await take_copy(core, "ses_1")
         await go_on(core)
         await here.copied("ses_1")
         late = await held(core)

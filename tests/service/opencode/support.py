@@ -13,6 +13,7 @@ from sessiond.opencode.difference import LoggedState, difference
 from sessiond.opencode.mapping import FIELD, Machine
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.service.clock import moment_of
+from sessiond.service.durable.confirmed import Revive, leave_alone
 from sessiond.service.opencode.lane import Lane
 from sessiond.service.opencode.outbox import Outbox, Replica, Target
 from sessiond.store.log import LogPage
@@ -50,6 +51,7 @@ class Site:
         self.refused: list[str] = []
         self.position = START
         self.reconciled = 0
+        self.revivals: list[Revive] = [leave_alone]
         self._machine = Machine(PROJECT, worktree)
         self.outbox = self.new_outbox()
         self.lane = Lane(SESSION, self)
@@ -60,12 +62,17 @@ class Site:
         return Outbox(
             Replica(self.replica, "default", PROJECT),
             read or self.read,
-            Target(core.sessions, core.store, store, core.documents, core.clock),
+            Target(
+                core.sessions, core.store, store, core.documents, core.clock, revive=self.revive
+            ),
             self.machine,
             lambda session_id: session_id not in self.private,
             unlike=self.doubt,
             progressed=lambda: None,
         )
+
+    async def revive(self, session_id: str) -> bool:
+        return await self.revivals[-1](session_id)
 
     def restart(self) -> None:
         """Lose all that is only remembered."""

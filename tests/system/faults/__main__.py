@@ -70,14 +70,20 @@ def _tell(outcome: Outcome) -> None:
 def _summary(outcomes: list[Outcome]) -> None:
     faults = Counter(step.kind for outcome in outcomes for step in outcome.schedule.steps)
     told = Counter(told.durability for outcome in outcomes for told in outcome.told)
-    recovery = sorted(outcome.recovery_seconds for outcome in outcomes)
-    p99 = recovery[int(len(recovery) * 0.99)]
     print(f"schedules: {len(outcomes)}")
     print("faults: " + ", ".join(f"{kind} {count}" for kind, count in faults.most_common()))
     print(f"acknowledged: {told['committed']} committed, {told['journaled']} journaled")
     print(f"violations: {sum(len(outcome.violations) for outcome in outcomes)}")
+    for keeps_copies in (True, False):
+        if some := [each for each in outcomes if each.schedule.keeps_copies == keeps_copies]:
+            _tell_recovery(some, "with copies" if keeps_copies else "without copies")
+
+
+def _tell_recovery(outcomes: list[Outcome], what: str) -> None:
+    recovery = sorted(outcome.recovery_seconds for outcome in outcomes)
+    p99 = recovery[int(len(recovery) * 0.99)]
     print(
-        f"recovery: p50 {statistics.median(recovery):.2f} s, p99 {p99:.2f} s, "
+        f"recovery {what}: p50 {statistics.median(recovery):.2f} s, p99 {p99:.2f} s, "
         f"longest {recovery[-1]:.2f} s"
     )
 

@@ -33,13 +33,17 @@ _START_SECONDS = 20.0
 class Machine:
     """A sidecar and its way to Redis. Who ends or starts its process holds `lock`."""
 
-    def __init__(self, folder: Path, number: int, redis: Path, bug: str) -> None:
+    def __init__(
+        self, folder: Path, number: int, redis: Path, bug: str, *, keeps_copies: bool
+    ) -> None:
         self.proxy = ChaosProxy(folder / f"p{number}", redis)
         home = folder / f"d{number}"
         home.mkdir(mode=0o700)
         flags = ("--redis-url", self.proxy.url, "--instance", f"side{number}")
         self.sidecar = RunningDaemon(home, *flags)
         self.sidecar.environ |= _OPTIONS
+        if not keeps_copies:
+            self.sidecar.environ["SESSIOND_REPLICA_LIMIT_MIB"] = "0"
         if bug:
             self.sidecar.environ[VARIABLE] = bug
             self.sidecar.module = "tests.system.faults.planted"
@@ -133,12 +137,16 @@ class Machines:
     Args:
         folder: short, since paths of sockets are limited.
         bug: what is planted in the sidecars; empty for nothing.
+        keeps_copies: whether they keep copies of sessions.
     """
 
-    def __init__(self, folder: Path, bug: str) -> None:
+    def __init__(self, folder: Path, bug: str, *, keeps_copies: bool) -> None:
         self.redis = RedisHost(folder)
         socket = self.redis.server.socket
-        self.each = [Machine(folder, number, socket, bug) for number in range(SIDECARS)]
+        self.each = [
+            Machine(folder, number, socket, bug, keeps_copies=keeps_copies)
+            for number in range(SIDECARS)
+        ]
 
     async def start(self) -> None:
         """Start everything."""
@@ -170,10 +178,10 @@ class Machines:
 
 
 @asynccontextmanager
-async def machines(bug: str = "") -> AsyncIterator[Machines]:
+async def machines(bug: str = "", *, keeps_copies: bool = True) -> AsyncIterator[Machines]:
     """Run machines in a fresh folder."""
     folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
-    found = Machines(folder, bug)
+    found = Machines(folder, bug, keeps_copies=keeps_copies)
     try:
         await found.start()
         yield found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -41,7 +42,8 @@ async def run_seeds(
 ) -> list[Outcome]:
     """Run the schedules of seeds; the machines begin anew now and then, and after a violation.
 
-    A Redis that is emptied gets the sessions of all schedules before it again: not too many.
+    A Redis that is emptied gets the sessions of all schedules before it again: not too many. Bugs
+    are planted where no copies are kept, which would make up for most of them.
 
     Args:
         seeds: which.
@@ -53,27 +55,30 @@ async def run_seeds(
         tell: told of each.
         keep: where to keep what there is about a run in which something did not hold.
     """
-    waiting = iter(seeds)
+    planned = [schedule(seed, kinds or KINDS) for seed in seeds]
+    waiting = deque(sorted(planned, key=lambda each: each.keeps_copies))
     outcomes: list[Outcome] = []
 
     async def work() -> None:
-        while not (until_violation and outcomes and outcomes[-1].violations):
-            async with machines(bug) as found:
+        while waiting and not (until_violation and outcomes and outcomes[-1].violations):
+            keeps_copies = waiting[0].keeps_copies
+            async with machines(bug, keeps_copies=keeps_copies and not bug) as found:
                 laboratory = Laboratory(found, settle_seconds)
-                for done, seed in enumerate(waiting, start=1):
-                    planned = schedule(seed, kinds or KINDS)
-                    history = await laboratory.run(planned)
-                    outcome = Outcome(
-                        planned, history.told, violations(history), history.recovery_seconds
-                    )
+                for _ in range(_SCHEDULES_EACH):
+                    if not waiting or waiting[0].keeps_copies != keeps_copies:
+                        break
+                    outcome = await run(laboratory, waiting.popleft())
                     outcomes.append(outcome)
                     tell(outcome)
-                    if outcome.violations and keep:
-                        keep_evidence(keep, planned, history, found)
-                    if outcome.violations or done == _SCHEDULES_EACH:
+                    if outcome.violations:
                         break
-                else:
-                    return
+
+    async def run(laboratory: Laboratory, planned: Schedule) -> Outcome:
+        history = await laboratory.run(planned)
+        outcome = Outcome(planned, history.told, violations(history), history.recovery_seconds)
+        if outcome.violations and keep:
+            keep_evidence(keep, planned, history, laboratory.machines)
+        return outcome
 
     await asyncio.gather(*(work() for _ in range(jobs)))
     return outcomes

@@ -55,8 +55,14 @@ class Schedule(Struct, frozen=True):
     seed: int
     steps: list[Step]
 
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether sidecars keep copies of sessions; without, all depends on their journals."""
+        return self.seed % 3 != 0
+
     def __str__(self) -> str:
-        return "\n".join([f"seed {self.seed}", *map(str, self.steps)])
+        copies = "copies" if self.keeps_copies else "no copies"
+        return "\n".join([f"seed {self.seed}, {copies}", *map(str, self.steps)])
 
 
 def schedule(seed: int, kinds: tuple[str, ...] = KINDS) -> Schedule:

@@ -74,19 +74,23 @@ class Revival:
             StoreUnavailable: Redis is away, or full: what is there then is a beginning of it.
         """
         for _ in range(_TRIES):
-            copy = self._replica.copies.get(session_id)
             try:
-                end = await self._end(session_id)
-            except (SessionDeleted, StoreDamaged):
+                done = await self._try(session_id)
+            except (SessionDeleted, StoreDamaged):  # nothing is missed, or it is to be repaired
                 return False
-            if copy is None or end.offset >= copy.position.offset:
-                return copy is not None and end == copy.position
-            copied = await self._copied(session_id)
-            if copied is None or not copied.goes_on_from(end):
-                return False
-            if await self._extend(session_id, copied, end):
-                return True
+            if done is not None:
+                return done
         return False
+
+    async def _try(self, session_id: str) -> bool | None:
+        """Do it once; None where somebody else wrote meanwhile."""
+        end, copy = await self._end(session_id), self._replica.copies.get(session_id)
+        if copy is None or end.offset >= copy.position.offset:
+            return copy is not None and end == copy.position
+        copied = await self._copied(session_id)
+        if copied is None or not copied.goes_on_from(end):
+            return False
+        return await self._extend(session_id, copied, end) or None
 
     async def _copied(self, session_id: str) -> _Copied | None:
         """Return the copy of a session that was not deleted."""
@@ -111,20 +115,18 @@ class Revival:
     async def _extend(self, session_id: str, copied: _Copied, end: Position) -> bool:
         """Put back what is behind the end of a log; False where somebody else wrote there."""
         derived, entries = Derived(), copied.entries
-        for entry in entries[: end.offset]:
-            derived.apply(entry)
+        for stretch in _stretches(entries[: end.offset]):
+            await _apply(stretch, derived)
         await self._list(session_id, copied)
         for stretch in _stretches(entries[end.offset :]):
             before = derived.position
-            for entry in stretch:
-                derived.apply(entry)
+            await _apply(stretch, derived)
             is_last = derived.offset == len(entries)
             aside = copied.aside.between(before.offset, derived.offset, is_last=is_last)
             if not await self._losses.extend(
                 session_id, before, _with_the_rest(stretch, derived, aside)
             ):
                 return False
-            await asyncio.sleep(0)
         notice = {"session_id": session_id, "position": str(derived.position)}
         await self._around.store.publish(session_id, derived.workspace, json.encode(notice))
         count = len(entries) - end.offset
@@ -161,6 +163,12 @@ def _stretches(entries: list[Entry]) -> Iterator[list[Entry]]:
         size += len(entry.json)
     if stretch:
         yield stretch
+
+
+async def _apply(stretch: list[Entry], derived: Derived) -> None:
+    for entry in stretch:
+        derived.apply(entry)
+    await asyncio.sleep(0)  # others have their turn
 
 
 def _with_the_rest(entries: list[Entry], derived: Derived, aside: Aside) -> Stretch:

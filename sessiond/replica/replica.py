@@ -156,9 +156,16 @@ class Replica:
         """Return the lines of what a session's log does not tell: see `Aside`."""
         return await self._do(lambda: self._file.lines(session_id))
 
-    async def aside(self, session_id: str) -> Aside:
-        """Return what a session's log does not tell."""
-        return await self._do(lambda: self._file.aside(session_id))
+    async def whole(self, session_id: str) -> tuple[Outline, list[Entry], Aside] | None:
+        """Return a session with its log, and what that does not tell, all of one moment."""
+
+        def read() -> tuple[Outline, list[Entry], Aside] | None:
+            file, outline = self._file, self._file.outline(session_id)
+            if outline is None:
+                return None
+            return outline, file.entries(session_id), file.aside(session_id)
+
+        return await self._do(read)
 
     async def user(self, user_id: str) -> tuple[PreferenceChanges, int] | None:
         """Return what a user's preferences were made of, and when (ms); None if never seen."""

@@ -28,6 +28,7 @@ from sessiond.store.losses import LossStore, Stretch
 from sessiond.sync.aside import Aside
 from sessiond.sync.derived import Derived, ids_of
 from sessiond.sync.entry import Entry
+from sessiond.sync.outline import Outline
 from sessiond.sync.position import START, Position
 
 _TRIES = 8
@@ -40,6 +41,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class _Copied(Struct):
     """A log as far as a copy of it is whole, and what it does not tell."""
 
+    workspace: str
     entries: list[Entry]
     aside: Aside
 
@@ -95,16 +97,14 @@ class Revival:
     async def _copied(self, session_id: str) -> _Copied | None:
         """Return the copy of a session that was not deleted."""
         try:
-            content = await self._replica.content(session_id)
-            aside = await self._replica.aside(session_id)
+            found = await self._replica.whole(session_id)
         except ReplicaUnavailable as error:
             _log.warning("session.not_revived", session_id=session_id, reason=error.detail)
             return None
-        outline, entries = content or (None, [])
-        if outline is None or outline.deleted:
+        outline, entries, aside = found or (Outline(), [], Aside())
+        if outline.deleted or not entries:
             return None
-        whole = list(_whole(entries))
-        return _Copied(whole, aside) if whole else None
+        return _Copied(outline.documents["metadata"]["workspace"], list(_whole(entries)), aside)
 
     async def _end(self, session_id: str) -> Position:
         try:
@@ -135,9 +135,8 @@ class Revival:
 
     async def _list(self, session_id: str, copied: _Copied) -> None:
         """Enter a session in the indexes, before it is there: so no crash can hide it."""
-        workspace = self._replica.copies[session_id].workspace
         active_ms = milliseconds(max(entry.at for entry in copied.entries))
-        await self._around.store.announce_creation(session_id, workspace, active_ms)
+        await self._around.store.announce_creation(session_id, copied.workspace, active_ms)
         if copied.aside.conflicts:
             await self._around.conflicts.note(session_id, self._around.clock(), anew=True)
 

@@ -19,7 +19,7 @@ from tests.daemons import RunningDaemon, running_daemon
 from tests.system.observing import Observer, until
 
 MIB = 1024 * 1024
-EACH_BYTES = 192 * 1024
+EACH_BYTES = 96 * 1024
 """What a reader that takes nothing may cost, with what the kernel keeps of it."""
 SLACK_BYTES = 96 * MIB
 _LARGE = "x" * (15 * MIB)

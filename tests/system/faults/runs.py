@@ -56,16 +56,16 @@ async def run_seeds(
         keep: where to keep what there is about a run in which something did not hold.
     """
     planned = [schedule(seed, kinds or KINDS) for seed in seeds]
-    waiting = deque(sorted(planned, key=lambda each: each.keeps_copies))
+    waiting = deque(sorted(planned, key=lambda each: _keeps_copies(each, bug)))
     outcomes: list[Outcome] = []
 
     async def work() -> None:
         while waiting and not (until_violation and outcomes and outcomes[-1].violations):
-            keeps_copies = waiting[0].keeps_copies
-            async with machines(bug, keeps_copies=keeps_copies and not bug) as found:
+            keeps_copies = _keeps_copies(waiting[0], bug)
+            async with machines(bug, keeps_copies=keeps_copies) as found:
                 laboratory = Laboratory(found, settle_seconds)
                 for _ in range(_SCHEDULES_EACH):
-                    if not waiting or waiting[0].keeps_copies != keeps_copies:
+                    if not waiting or _keeps_copies(waiting[0], bug) != keeps_copies:
                         break
                     outcome = await run(laboratory, waiting.popleft())
                     outcomes.append(outcome)
@@ -82,6 +82,10 @@ async def run_seeds(
 
     await asyncio.gather(*(work() for _ in range(jobs)))
     return outcomes
+
+
+def _keeps_copies(planned: Schedule, bug: str) -> bool:
+    return planned.keeps_copies and not bug
 
 
 def keep_evidence(folder: Path, planned: Schedule, history: History, found: Machines) -> None:

@@ -107,4 +107,4 @@ class LossStore:
 
 
 def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "surrogateescape")
+    return (value or b"").decode("utf-8", "replace")  # something foreign is no line of ours

@@ -51,6 +51,12 @@ class Index:
         self.pending, self.kept = self.pending - 1, self.kept + 1
         self.pending_bytes, self.kept_bytes = self.pending_bytes - size, self.kept_bytes + size
 
+    def take_back(self, body_bytes: int) -> None:
+        """An entry is known not to be in Redis any more: it waits again."""
+        size = size_of(body_bytes)
+        self.pending, self.kept = self.pending + 1, self.kept - 1
+        self.pending_bytes, self.kept_bytes = self.pending_bytes + size, self.kept_bytes - size
+
     def drop(self, number: int, session_id: str, key: str, body_bytes: int) -> None:
         """A confirmed entry is not kept any longer."""
         numbers = self._numbers[session_id]

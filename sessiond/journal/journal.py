@@ -109,6 +109,14 @@ class Journal:
         """
         self._thread.confirm(Confirmation(span, position))
 
+    async def take_back(self, spans: list[Span]) -> None:
+        """Note that Redis lost groups which it had: they are pending again, also after a crash.
+
+        Raises:
+            JournalUnavailable: the disk is full, or fails: to the next life they are confirmed.
+        """
+        await self._thread.ask(lambda ledger: ledger.take_back(spans))
+
     def discard(self, span: Span) -> None:
         """Drop a group that was refused, and whose writer knows; written as `confirm` is.
 

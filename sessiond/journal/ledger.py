@@ -21,7 +21,7 @@ from sessiond.journal.identity import OLDER
 from sessiond.journal.opening import Opened
 from sessiond.journal.options import MIB, JournalOptions
 from sessiond.journal.reading import read_contents
-from sessiond.journal.record import Entry, Row, entry_of, unsealed
+from sessiond.journal.record import Entry, Row, Span, entry_of, unsealed
 from sessiond.journal.reports import Status, Verdict
 from sessiond.journal.transaction import Confirmation, Draft, Outcome, Transaction
 from sessiond.journal.watermark import Mark, Watermark
@@ -114,6 +114,12 @@ class Ledger:
         """Move the log into the file when it is long; a full disk may keep us from it."""
         if self._log_bytes >= _LOG_BYTES:
             self.checkpoint()
+
+    def take_back(self, spans: list[Span]) -> None:
+        """Forget what Redis confirmed of groups: it has lost them."""
+        self.write([])  # what was confirmed before
+        self._run(lambda transaction: transaction.take_back(spans))
+        self._pending_from = 0
 
     def compare(self, incarnation: str, sequence: int) -> bool:
         """Begin a new incarnation if Redis knows a sequence that this journal does not.

@@ -76,6 +76,7 @@ class Transaction:
         self._options = options
         self._now = options.clock()
         self._confirmed: list[int] = []
+        self._taken_back: list[int] = []
         self._dropped: list[tuple[int, str, str, int]] = []
         self._added: list[tuple[int, Draft]] = []
         self._by_key: dict[tuple[str, str], Outcome] = {}
@@ -115,6 +116,19 @@ class Transaction:
         self._delete("confirmed", again)
         self._delete("entries", dropped)
         insert(self._connection, "confirmed", rows)
+
+    def take_back(self, spans: list[Span]) -> None:
+        """Forget that Redis has groups: they wait again. What is not there is passed over."""
+        numbers = [number for span in spans if (number := self._index.number_of(span))]
+        confirmed = [
+            (number, body_bytes)
+            for number, _, _, body_bytes, was_confirmed in self._connection.execute(
+                _DECIDED, (msgspec.json.encode(numbers).decode(),)
+            ).fetchall()
+            if was_confirmed
+        ]
+        self._delete("confirmed", [number for number, _ in confirmed])
+        self._taken_back += (body_bytes for _, body_bytes in confirmed)
 
     def _last_words(self, confirmations: list[Confirmation]) -> dict[int, Confirmation]:
         """Return what is to be written down of each entry, by its number."""
@@ -170,6 +184,8 @@ class Transaction:
             self._index.renew(self._identity)
         for body_bytes in self._confirmed:
             self._index.confirm(body_bytes)
+        for body_bytes in self._taken_back:
+            self._index.take_back(body_bytes)
         for dropped in self._dropped:
             self._index.drop(*dropped)
         for number, draft in self._added:

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,7 +44,9 @@ class Replica:
             is thrown away now.
     """
 
-    def __init__(self, *, limit_bytes: int, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, *, limit_bytes: int, clock: Callable[[], int], executor: Executor | None = None
+    ) -> None:
         self.copies: dict[str, Copy] = {}
         """What there is, by session id."""
         self.dropped: dict[str, int] = {}
@@ -57,23 +59,31 @@ class Replica:
         self._touched: set[str] = set()
         self._outlines: OrderedDict[str, Outline] = OrderedDict()
         self._changing = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="replica")
+        self._thread = executor or ThreadPoolExecutor(1, thread_name_prefix="replica")
         self._file: ReplicaFile
 
     @classmethod
-    async def open(cls, folder: Path, *, limit_bytes: int, clock: Callable[[], int]) -> Replica:
+    async def open(
+        cls,
+        folder: Path,
+        *,
+        limit_bytes: int,
+        clock: Callable[[], int],
+        executor: Executor | None = None,
+    ) -> Replica:
         """Open the replica that lies in a folder, or make one there.
 
         Args:
             folder: where it lies; made where it is missing.
             limit_bytes: how much is kept, about; sessions that were not used for longest go first.
             clock: milliseconds since 1970.
+            executor: does the work on the file, one piece after the other; None for a thread.
 
         Raises:
             ConfigurationError: the folder is not ours alone.
             ReplicaUnavailable: it cannot be opened.
         """
-        replica = cls(limit_bytes=limit_bytes, clock=clock)
+        replica = cls(limit_bytes=limit_bytes, clock=clock, executor=executor)
         folder = private_folder(folder)
         try:
             await replica._do(lambda: replica._open(folder))

@@ -125,6 +125,29 @@ async def test_a_group_that_came_back_elsewhere_has_its_new_position(tmp_path: P
     await journal.close()
 
 
+async def test_what_redis_lost_is_pending_again_also_in_the_next_life(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path / "j")
+    spans = [await journal.append("ses_1", [b"x"]) for _ in range(4)]
+    before = await journal.status()
+    for span in spans[:3]:
+        journal.confirm(span, at(span.first))
+    await journal.take_back([spans[1], spans[2], spans[3], Span("nobody", 1, 1)])
+    await journal.take_back([])
+    for _ in range(2):
+        assert [entry.span for entry in await pending_of(journal)] == spans[1:]
+        assert await journal.newest_confirmed() == {"ses_1": at(1)}
+        status = await journal.status()
+        assert (status.pending, status.kept) == (3, 1)
+        await journal.close()
+        journal = await Journal.open(tmp_path / "j")
+    await journal.take_back(spans)
+    assert await journal.status() == before
+    journal.confirm(spans[2], at(9))
+    assert await journal.newest_confirmed() == {"ses_1": at(9)}
+    assert (await journal.verify()).faults == []
+    await journal.close()
+
+
 @pytest.mark.parametrize("was_confirmed", [False, True])
 async def test_what_was_refused_or_is_to_be_forgotten_is_dropped(
     tmp_path: Path, was_confirmed: bool

@@ -6,13 +6,17 @@ import asyncio
 import shutil
 import sqlite3
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from sessiond.journal.connection import Connection, Cursor, connect
 from sessiond.journal.executor import Work
 from sessiond.journal.record import Row
+
+Answer = TypeVar("Answer")
 
 SECTOR = 512
 _USUAL_SECONDS = (0.0005, 0.004)
@@ -37,6 +41,7 @@ class Disk:
         self.seconds = _USUAL_SECONDS
         self.is_full = False
         self.executor: DiskExecutor | None = None
+        self._pool: DiskPool | None = None
         self._root, self._random = folder, random
         self._lives = 1
         self.folder.mkdir(parents=True)
@@ -60,6 +65,11 @@ class Disk:
         self.executor = DiskExecutor(self)
         return self.executor
 
+    def start_pool(self) -> DiskPool:
+        """Return what a new life's copies of sessions are kept with."""
+        self._pool = DiskPool(DiskExecutor(self))
+        return self._pool
+
     def connect(self, path: Path) -> Connection:
         """Open a file that cannot grow while the disk is full."""
         return _Bounded(connect(path), self)
@@ -72,6 +82,8 @@ class Disk:
         before = _content(self.folder)
         if self.executor:
             self.executor.die()
+        if self._pool:
+            self._pool.executor.die()
         found = torn(before, _content(self.folder), self._random)
         shutil.rmtree(self.folder)
         self._lives += 1
@@ -115,6 +127,30 @@ class DiskExecutor:
         while self._is_alive and self._waiting:
             self._waiting[0]()
             self._waiting.popleft()
+
+
+class DiskPool(Executor):
+    """The same for what wants a pool of threads; of one thread."""
+
+    def __init__(self, executor: DiskExecutor) -> None:
+        self.executor = executor
+
+    def submit(
+        self, work: Callable[..., Answer], /, *arguments: Any, **named: Any
+    ) -> Future[Answer]:
+        """Have something done, and give what came of it."""
+        future = Future[Answer]()
+
+        def do() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work(*arguments, **named))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
+                future.set_exception(error)
+
+        self.executor.submit(do)
+        return future
 
 
 class _Bounded:

@@ -16,6 +16,7 @@ from sessiond.daemon.durable import DurableWrites
 from sessiond.daemon.offline import OfflineReading
 from sessiond.errors import DaemonUnreachable
 from sessiond.journal import Journal, JournalOptions
+from sessiond.replica import Replica
 from tests.simulation.disk import Disk
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Link
@@ -27,6 +28,7 @@ BEGAN_MS = 1_768_300_200_000
 WAIT_SECONDS = 0.3
 """How long an answer waits for Redis."""
 
+_COPIES_BYTES = 2**28
 _WAITING = options.JournalOptions(wait_seconds=WAIT_SECONDS)
 _CONFIGURATION = Configuration(
     redis=RedisOptions(timeout_seconds=1.0), sync=SyncOptions(retry_seconds=0.5)
@@ -80,9 +82,12 @@ class Sidecar:
         link: its way to Redis.
         folder: of its disk.
         random: all that is random in it.
+        keeps_copies: whether it keeps copies of sessions.
     """
 
-    def __init__(self, name: str, link: Link, folder: Path, random: Random) -> None:
+    def __init__(
+        self, name: str, link: Link, folder: Path, random: Random, *, keeps_copies: bool
+    ) -> None:
         self.name = name
         self.link = link
         self.disk = Disk(folder, random)
@@ -90,6 +95,7 @@ class Sidecar:
         self.lock = asyncio.Lock()
         """Held by whoever ends or starts it."""
         self._random = random
+        self._keeps_copies = keeps_copies
         self._loop = asyncio.get_running_loop()
         self._life: Life | None = None
 
@@ -165,5 +171,13 @@ class Sidecar:
         )
         journal = await Journal.open(self.disk.folder, journal_options)
         life.durable = DurableWrites(core, journal, _WAITING)
+        replica = await self._open_replica() if self._keeps_copies else None
+        life.reading = OfflineReading(core, life.durable, replica)
         await life.durable.start()
-        life.reading = OfflineReading(core, life.durable, None)
+        life.reading.start()
+
+    async def _open_replica(self) -> Replica:
+        folder, pool = self.disk.folder / "replica", self.disk.start_pool()
+        return await Replica.open(
+            folder, limit_bytes=_COPIES_BYTES, clock=self.clock, executor=pool
+        )

@@ -20,6 +20,7 @@ from sessiond.model import NewSession
 from sessiond.service.durable.waiting import Journaled
 from sessiond.service.status import OutboxStatus
 from sessiond.service.writes import Create
+from sessiond.sync.entry import Entry, operation_json
 from tests.simulation.client import LocalClient, LocalWatcher
 from tests.simulation.loop import Endless, VirtualLoop, run_virtually
 from tests.simulation.nemeses import World, strike
@@ -50,13 +51,18 @@ class Course(Struct):
     trace: Trace
 
 
-def simulate(planned: Schedule) -> Course:
-    """Run a schedule; the same one always takes the same course."""
+def simulate(planned: Schedule, *, keeps_copies: bool) -> Course:
+    """Run a schedule; the same one always takes the same course.
+
+    Args:
+        planned: the schedule.
+        keeps_copies: whether the sidecars keep copies of sessions.
+    """
     course = Course(History(), [])
     folder = Path(tempfile.mkdtemp(prefix="sim-", dir=_MEMORY if _MEMORY.is_dir() else None))
 
     async def run(loop: VirtualLoop) -> None:
-        await _Simulation(loop, planned, folder, course).run()
+        await _Simulation(loop, planned, folder, course, keeps_copies=keeps_copies).run()
 
     try:
         run_virtually(run)
@@ -68,7 +74,15 @@ def simulate(planned: Schedule) -> Course:
 
 
 class _Simulation:
-    def __init__(self, loop: VirtualLoop, planned: Schedule, folder: Path, course: Course) -> None:
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        planned: Schedule,
+        folder: Path,
+        course: Course,
+        *,
+        keeps_copies: bool,
+    ) -> None:
         self._loop, self._planned = loop, planned
         self._history, self._trace = course.history, course.trace
         global_random.seed(planned.seed)  # spreads retries: see service/writing.py
@@ -78,7 +92,9 @@ class _Simulation:
         self._sidecars: list[Sidecar] = []
         for name in (f"side{number}" for number in range(SIDECARS)):
             network.links[name] = link = Link()
-            self._sidecars.append(Sidecar(name, link, folder / name, self._random(name)))
+            self._sidecars.append(
+                Sidecar(name, link, folder / name, self._random(name), keeps_copies=keeps_copies)
+            )
 
     async def run(self) -> None:
         await asyncio.gather(*(sidecar.start() for sidecar in self._sidecars))
@@ -174,9 +190,11 @@ class _Simulation:
         final = FinalSession()
         for sidecar in self._sidecars:
             try:
-                loaded, log = await sidecar.ask(lambda life: _loaded(life, session_id))
+                loaded, entries = await sidecar.ask(lambda life: _loaded(life, session_id))
                 final.loads.append(loaded)
-                final.log = log
+                final.log = [_seen(entry) for entry in entries]
+                encoded = [operation_json(session_id, entry) for entry in entries]
+                final.operations = [msgspec.json.decode(each) for each in encoded]
             except SessionDeleted:
                 final.deleted = True
             except NotFound:
@@ -198,15 +216,15 @@ class _Simulation:
                     await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _loaded(life: Life, session_id: str) -> tuple[Any, list[Seen]]:
+async def _loaded(life: Life, session_id: str) -> tuple[Any, list[Entry]]:
     """Return a session as a sidecar loads it from Redis, and its log."""
     session = msgspec.json.decode(await life.core.sessions.load(session_id))
-    log = [
-        Seen(0, entry.offset, entry.epoch, entry.op, entry.id)
-        async for page in life.core.store.log.pages(session_id)
-        for entry in page.entries
-    ]
-    return session, log
+    pages = life.core.store.log.pages(session_id)
+    return session, [entry async for page in pages for entry in page.entries]
+
+
+def _seen(entry: Entry) -> Seen:
+    return Seen(0, entry.offset, entry.epoch, entry.op, entry.id)
 
 
 def _holds(watcher: LocalWatcher, end: Seen) -> bool:

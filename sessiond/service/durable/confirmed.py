@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
 from msgspec import Struct
 
+from sessiond.errors import JournalUnavailable
 from sessiond.journal import Entry, Journal
 from sessiond.sync.position import Position
 
@@ -228,6 +230,8 @@ class Confirmed:
         others = [each for each in self._looked_at if each[0] != session_id]
         self._looked_at = others + kept  # should Redis go back again meanwhile, that is missed
         self._examined.add(session_id)
+        with suppress(JournalUnavailable):  # then only this life knows
+            await self._journal.take_back([entry.span for entry in lost])
         return self._write_again(session_id, lost)
 
 

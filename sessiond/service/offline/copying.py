@@ -219,7 +219,7 @@ class Copier:
     async def _work(self) -> None:
         """Listen where there are sessions, compare what may have changed, and read it."""
         await self._listen_where_copies_are()
-        for workspace in list(self._changed):
+        for workspace in sorted(self._changed):
             await self._compare(workspace)
             self._changed.discard(workspace)
         limit = asyncio.Semaphore(_AT_ONCE)
@@ -229,7 +229,7 @@ class Copier:
                 await self._read(session_id)
 
         outcomes = await asyncio.gather(
-            *(read(session_id) for session_id in list(self._behind)), return_exceptions=True
+            *(read(session_id) for session_id in sorted(self._behind)), return_exceptions=True
         )
         for error in outcomes:
             if error is not None:
@@ -237,7 +237,7 @@ class Copier:
 
     async def _listen_where_copies_are(self) -> None:
         workspaces = {copy.workspace for copy in self._replica.copies.values()}
-        for workspace in workspaces:
+        for workspace in sorted(workspaces):
             await self._listen(workspace)
         for workspace in self._heard.keys() - workspaces:
             await self._source.bus.leave(self._channel(workspace), self._heard.pop(workspace))
@@ -266,7 +266,7 @@ class Copier:
             raise
         finally:
             self._reading -= names
-        for name in names & copies.keys():
+        for name in sorted(names & copies.keys()):
             if positions.get(name) == copies[name].position:
                 self._note_whole(name, now)
             else:

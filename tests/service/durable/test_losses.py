@@ -6,9 +6,7 @@ import asyncio
 
 import pytest
 
-from sessiond.errors import (
-    StoreWentBack,
-)
+from sessiond.errors import StoreUnavailable, StoreWentBack
 from sessiond.service.durable.performing import Performed
 from sessiond.service.durable.waiting import Journaled
 from sessiond.service.writes import (
@@ -44,6 +42,25 @@ async def test_what_redis_lost_is_done_again_in_order_before_what_came_since(
     await machine.settled()
     assert redis.log == ["a", "b", "c", "d", "e"]
     assert await look(machine) == 0
+
+
+async def test_a_crash_before_all_that_was_lost_is_done_again_loses_none_of_it(
+    machine: Machine, redis: PlayedRedis
+) -> None:
+    """The newest that Redis has says nothing of what was before it, then."""
+    for name in "abcd":
+        await machine.outbox.submit(append(name))
+    redis.roll_back_to(1)
+    redis.refusals["c"] = StoreUnavailable("not yet")
+    assert await look(machine) == 3
+    await until(lambda: "b" in redis.log)
+    redis.log.append("d")  # another machine puts back what this one wrote
+    redis.epochs.append(EPOCH)
+    await machine.crash()
+    del redis.refusals["c"]
+    await look(machine)
+    await machine.settled()
+    assert set(redis.log) == set("abcd")
 
 
 async def test_nothing_is_done_while_what_redis_lost_is_looked_for(

@@ -34,15 +34,25 @@ def nothing_acknowledged_is_lost(history: History) -> Iterator[str]:
 
 
 def nothing_is_applied_twice(history: History) -> Iterator[str]:
-    """I2: no message is twice in a conversation, no append twice in a log, no file in a list."""
+    """I2: no message is twice in a conversation, no write twice in a log, no file in a list."""
     for session_id, final in history.final.items():
         for kind, names in (
             ("message", [message["id"] for message in _messages(final)]),
             ("append", [seen.name for seen in final.log if seen.op == "message.append"]),
             ("file", _files(final)),
+            ("write", [_written(each) for each in final.operations if _is_asked_for(each)]),
         ):
             for name in {name for name in names if names.count(name) > 1}:
                 yield f"twice: {kind} {name} in {session_id}"
+
+
+def conflicts_are_kept(history: History) -> Iterator[str]:
+    """I8: both sides of every conflict that a log tells of are there."""
+    for session_id, final in history.final.items():
+        kept = {conflict["number"] for conflict in final.conflicts}
+        for seen in final.log:
+            if seen.op == "conflict.record" and str(seen.offset) not in kept:
+                yield f"conflict {seen.offset} of {session_id} is not kept"
 
 
 def observers_agree(history: History) -> Iterator[str]:
@@ -129,6 +139,7 @@ def recovery_is_bounded(history: History) -> Iterator[str]:
 CHECKS: tuple[Check, ...] = (
     nothing_acknowledged_is_lost,
     nothing_is_applied_twice,
+    conflicts_are_kept,
     observers_agree,
     observers_end_with_the_log,
     own_order_is_kept,
@@ -151,6 +162,18 @@ def _messages(final: FinalSession) -> list[Any]:
 
 def _files(final: FinalSession) -> list[str]:
     return list(final.loads[0]["context"]["active_files"]) if final.loads else []
+
+
+def _is_asked_for(operation: Any) -> bool:
+    """Tell whether an operation is what a client asked for, and no trace of how it was merged."""
+    return not operation["op"].startswith("conflict.")
+
+
+def _written(operation: Any) -> str:
+    """Return what two operations have in common only if they are one write."""
+    client = operation["origin"].partition("@")[0]
+    what = [operation[name] for name in ("op", "id", "at", "body")]
+    return repr([client, *what])
 
 
 def _is_there(told: Told, history: History, removed: set[tuple[str, str]]) -> bool:

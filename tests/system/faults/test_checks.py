@@ -83,6 +83,20 @@ def log_twice(history: History) -> None:
     final(history).log.append(seen(4, "w-1"))
 
 
+def write_twice(history: History) -> None:
+    def written(offset: int) -> dict[str, Any]:
+        origin, position = f"w@here.1:{offset}", f"e:{offset}"
+        body = {"set": {"state": {"w": 7}}}
+        change = {"op": "document.change", "id": "context", "at": "12:00", "body": body}
+        return {**change, "origin": origin, "position": position}
+
+    final(history).operations = [written(4), written(5)]
+
+
+def lose_a_conflict(history: History) -> None:
+    final(history).log.append(Seen(0, 4, "e4", "conflict.record", "context"))
+
+
 def disagree(history: History) -> None:
     history.observed["s"][1][2] = seen(3, "another", life=1)  # at the same place, epoch and all
 
@@ -153,6 +167,8 @@ def test_all_is_well() -> None:
         (say_twice, checks.nothing_is_applied_twice),
         (log_twice, checks.nothing_is_applied_twice),
         (list_twice, checks.nothing_is_applied_twice),
+        (write_twice, checks.nothing_is_applied_twice),
+        (lose_a_conflict, checks.conflicts_are_kept),
         (disagree, checks.observers_agree),
         (fall_behind, checks.observers_end_with_the_log),
         (turn_round, checks.own_order_is_kept),

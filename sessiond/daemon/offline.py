@@ -11,13 +11,12 @@ from sessiond.core import Core
 from sessiond.daemon.durable import DurableWrites
 from sessiond.errors import ReplicaUnavailable
 from sessiond.replica import Replica
-from sessiond.service.durable.confirmed import Revive, leave_alone
-from sessiond.service.durable.reviving import Revival
+from sessiond.service.durable.reviving import Revival, Revive, leave_alone
 from sessiond.service.offline.copying import Copier, Source
 from sessiond.service.offline.preferences import KnownPreferences
 from sessiond.service.offline.reading import Offline, Reading, Services
 from sessiond.service.status import ReplicaStatus
-from sessiond.store.losses import LossStore
+from sessiond.store.copies import CopyStore
 from sessiond.sync.entry import Entry
 
 _MIB = 1024 * 1024
@@ -41,13 +40,13 @@ class OfflineReading:
         self.revive: Revive = leave_alone
         offline: Offline | None = None
         if replica:
-            losses = LossStore(core.redis, core.keys)
+            copies = CopyStore(core.redis, core.keys)
             source = Source(
-                core.store, core.bus, core.keys, durable.redis, core.around.clock, losses
+                core.store, core.bus, core.keys, durable.redis, core.around.clock, copies
             )
             self.copier = copier = Copier(replica, source)
             core.store.on_commit.append(copier.take_written)
-            self.revive = copier.revive = Revival(core.around, losses, replica).revive
+            self.revive = copier.revive = Revival(core.around, copies, replica).revive
             durable.outbox.revive_with(self.revive)
             durable.watch.call_in_doubt(copier.recheck)
             offline = Offline(replica, copier, durable.outbox, core.workspace)

@@ -16,14 +16,14 @@ import msgspec
 from msgspec import Struct
 
 from sessiond.folders import PRIVATE_FILE
-from sessiond.sync.aside import Aside
 from sessiond.sync.entry import Entry
 from sessiond.sync.outline import Outline
 from sessiond.sync.position import Position
 from sessiond.sync.preferences import PreferenceChanges
+from sessiond.sync.unlogged import Unlogged
 
 FILE = "replica.db"
-VERSION = 1
+VERSION = 2
 """Of the tables, and of what lies in them encoded."""
 
 _PRAGMAS = (
@@ -36,22 +36,20 @@ _PRAGMAS = (
 _TABLES = (
     """
     CREATE TABLE sessions (session_id TEXT PRIMARY KEY, workspace TEXT, epoch TEXT, offset INTEGER,
-                           bytes INTEGER, used_ms INTEGER, current_ms INTEGER, outline BLOB)
+                           bytes INTEGER, used_ms INTEGER, current_ms INTEGER,
+                           line_bytes INTEGER, outline BLOB)
     """,
     "CREATE TABLE entries (number INTEGER PRIMARY KEY, session_id TEXT, entries BLOB)",
     "CREATE INDEX entries_of_session ON entries (session_id, number)",
+    "CREATE TABLE lines (session_id TEXT PRIMARY KEY, offset INTEGER, lines BLOB)",
+    """
+    CREATE TABLE conflicts (session_id TEXT, offset INTEGER, fields BLOB,
+                            PRIMARY KEY (session_id, offset))
+    """,
+    "CREATE TABLE users (user_id TEXT PRIMARY KEY, changes BLOB, read_ms INTEGER)",
     "CREATE TABLE seen (current_ms INTEGER)",
     "INSERT INTO seen VALUES (0)",
 )
-_YOUNGER_TABLES = (
-    "CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, changes BLOB, read_ms INTEGER)",
-    "CREATE TABLE IF NOT EXISTS lines (session_id TEXT PRIMARY KEY, lines BLOB)",
-    """
-    CREATE TABLE IF NOT EXISTS conflicts (session_id TEXT, offset INTEGER, fields BLOB,
-                                          PRIMARY KEY (session_id, offset))
-    """,
-)
-"""A file without them is whole."""
 _DROPS = (
     "DELETE FROM entries WHERE session_id = ?",
     "DELETE FROM lines WHERE session_id = ?",
@@ -76,6 +74,7 @@ class Copy(Struct):
         size: bytes of what is kept of it.
         used_ms: when somebody here last had to do with it, in ms since 1970.
         current_ms: when it was last known to be all that Redis had; 0 for never.
+        line_bytes: of the size, what the lines take: see `Unlogged`.
     """
 
     session_id: str
@@ -84,6 +83,15 @@ class Copy(Struct):
     size: int
     used_ms: int
     current_ms: int
+    line_bytes: int = 0
+
+
+class More(Struct, frozen=True):
+    """What comes to a session's content, encoded. `lines`: all of them; None for no others."""
+
+    entries: bytes = b""
+    conflicts: dict[int, bytes] = {}
+    lines: bytes | None = None
 
 
 class ReplicaFile:
@@ -116,7 +124,8 @@ class ReplicaFile:
     def copies(self) -> list[Copy]:
         """Return what is known of all sessions."""
         rows = self._connection.execute(
-            "SELECT session_id, workspace, epoch, offset, bytes, used_ms, current_ms FROM sessions"
+            "SELECT session_id, workspace, epoch, offset, bytes, used_ms, current_ms, line_bytes "
+            "FROM sessions"
         )
         return [Copy(row[0], row[1], Position(row[2], row[3]), *row[4:]) for row in rows]
 
@@ -144,44 +153,48 @@ class ReplicaFile:
         )
         return [entry for (encoded,) in rows for entry in _ENTRIES.decode(encoded)]
 
-    def lines(self, session_id: str) -> dict[str, str]:
-        """Return the lines of what a session's log does not tell: see `Aside`."""
+    def unlogged(self, session_id: str) -> Unlogged:
+        """Return what a session's log does not tell, as far as the lines go."""
         row = self._connection.execute(
-            "SELECT lines FROM lines WHERE session_id = ?", (session_id,)
+            "SELECT offset, lines FROM lines WHERE session_id = ?", (session_id,)
         ).fetchone()
-        return _LINES.decode(row[0]) if row else {}
-
-    def aside(self, session_id: str) -> Aside:
-        """Return what a session's log does not tell."""
         conflicts = self._connection.execute(
             "SELECT offset, fields FROM conflicts WHERE session_id = ?", (session_id,)
         )
-        return Aside(
-            self.lines(session_id),
+        if row is None:
+            return Unlogged()
+        return Unlogged(
+            row[0],
+            _LINES.decode(row[1]),
             {offset: _FIELDS.decode(fields) for offset, fields in conflicts},
         )
 
-    def put(
-        self, copy: Copy, outline: Outline, entries: bytes, aside: Aside | None, *, anew: bool
-    ) -> None:
-        """Keep what a session is now, and add to its log and its conflicts, or begin them anew."""
+    def put(self, copy: Copy, outline: Outline, more: More, *, anew: bool) -> None:
+        """Keep what a session is now, and add to its content, or begin that anew."""
         session_id, position = copy.session_id, copy.position
-        times = copy.used_ms, copy.current_ms
+        times = copy.used_ms, copy.current_ms, copy.line_bytes
         row = (session_id, copy.workspace, position.epoch, position.offset, copy.size, *times)
         with self._transaction():
             if anew:
                 self._drop_content(session_id)
-            if entries:
+            if more.entries:
                 self._connection.execute(
                     "INSERT INTO entries (session_id, entries) VALUES (?, ?)",
-                    (session_id, entries),
+                    (session_id, more.entries),
                 )
             self._connection.execute(
-                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, msgspec.json.encode(outline)),
             )
-            if aside:
-                self._put_aside(session_id, aside)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO conflicts VALUES (?, ?, ?)",
+                [(session_id, offset, fields) for offset, fields in more.conflicts.items()],
+            )
+            if more.lines is not None:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO lines VALUES (?, ?, ?)",
+                    (session_id, position.offset, more.lines),
+                )
 
     def drop(self, session_ids: list[str]) -> None:
         """Forget sessions."""
@@ -223,16 +236,6 @@ class ReplicaFile:
         """Let go of the file."""
         self._connection.close()
 
-    def _put_aside(self, session_id: str, aside: Aside) -> None:
-        encode = msgspec.msgpack.encode
-        self._connection.execute(
-            "INSERT OR REPLACE INTO lines VALUES (?, ?)", (session_id, encode(aside.lines))
-        )
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO conflicts VALUES (?, ?, ?)",
-            [(session_id, offset, encode(fields)) for offset, fields in aside.conflicts.items()],
-        )
-
     def _drop_content(self, session_id: str) -> None:
         for statement in _DROPS:
             self._connection.execute(statement, (session_id,))
@@ -249,9 +252,16 @@ class ReplicaFile:
             raise
 
 
-def encoded_entries(entries: list[Entry]) -> bytes:
-    """Return entries as the file keeps them."""
-    return msgspec.msgpack.encode(entries)
+def encoded(
+    entries: list[Entry], conflicts: dict[int, list[bytes]], lines: dict[str, str] | None
+) -> More:
+    """Return what comes to a session as the file keeps it."""
+    encode = msgspec.msgpack.encode
+    return More(
+        encode(entries) if entries else b"",
+        {offset: encode(fields) for offset, fields in conflicts.items()},
+        None if lines is None else encode(lines),
+    )
 
 
 def is_damage(error: Exception) -> bool:
@@ -271,8 +281,6 @@ def _opened(path: Path) -> sqlite3.Connection:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         _create_tables(connection)
-        for table in _YOUNGER_TABLES:
-            connection.execute(table)
     except BaseException:
         connection.close()
         raise

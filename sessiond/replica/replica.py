@@ -15,12 +15,12 @@ import structlog
 
 from sessiond.errors import ReplicaUnavailable, TooLarge
 from sessiond.folders import private_folder
-from sessiond.replica.file import Copy, ReplicaFile, encoded_entries, is_damage
-from sessiond.sync.aside import Aside
+from sessiond.replica.file import Copy, More, ReplicaFile, encoded, is_damage
 from sessiond.sync.entry import Entry
 from sessiond.sync.outline import Outline
 from sessiond.sync.position import START
 from sessiond.sync.preferences import PreferenceChanges
+from sessiond.sync.unlogged import Unlogged
 
 Answer = TypeVar("Answer")
 
@@ -119,26 +119,30 @@ class Replica:
         """Begin to keep a session, or to keep it anew: what was kept of it is dropped."""
         copy = Copy(session_id, workspace, START, 0, self._clock(), 0)
         async with self._changing:
-            await self._put(copy, Outline(), [], None, anew=True)
+            await self._put(copy, Outline(), More(), anew=True)
         return copy
 
     async def add(
-        self, session_id: str, entries: list[Entry], aside: Aside | None = None
+        self,
+        session_id: str,
+        entries: list[Entry],
+        conflicts: dict[int, list[bytes]] | None = None,
+        lines: dict[str, str] | None = None,
     ) -> Copy | None:
         """Add to the log of a session what follows there; None where it is not kept any more.
 
         Args:
             session_id: which.
             entries: what follows.
-            aside: what the log does not tell: all lines as they are now, and conflicts that are
-                new; None where that is not known.
+            conflicts: what is kept of those that these entries tell of: see `Unlogged`.
+            lines: all of them as they are at the last entry; None where that is not known.
 
         Raises:
             TooLarge: this session alone is more than may be kept.
             StoreDamaged: an entry cannot be applied.
         """
         async with self._changing:
-            return await self._add(session_id, entries, aside)
+            return await self._add(session_id, entries, encoded(entries, conflicts or {}, lines))
 
     async def drop(self, session_ids: list[str]) -> None:
         """Forget sessions."""
@@ -162,20 +166,11 @@ class Replica:
 
         return await self._do(read)
 
-    async def lines(self, session_id: str) -> dict[str, str]:
-        """Return the lines of what a session's log does not tell: see `Aside`."""
-        return await self._do(lambda: self._file.lines(session_id))
-
-    async def whole(self, session_id: str) -> tuple[Outline, list[Entry], Aside] | None:
-        """Return a session with its log, and what that does not tell, all of one moment."""
-
-        def read() -> tuple[Outline, list[Entry], Aside] | None:
-            file, outline = self._file, self._file.outline(session_id)
-            if outline is None:
-                return None
-            return outline, file.entries(session_id), file.aside(session_id)
-
-        return await self._do(read)
+    async def whole(self, session_id: str) -> tuple[list[Entry], Unlogged]:
+        """Return a session's log, and what that does not tell, of one moment."""
+        return await self._do(
+            lambda: (self._file.entries(session_id), self._file.unlogged(session_id))
+        )
 
     async def user(self, user_id: str) -> tuple[PreferenceChanges, int] | None:
         """Return what a user's preferences were made of, and when (ms); None if never seen."""
@@ -200,7 +195,7 @@ class Replica:
         finally:
             self._thread.shutdown()
 
-    async def _add(self, session_id: str, entries: list[Entry], aside: Aside | None) -> Copy | None:
+    async def _add(self, session_id: str, entries: list[Entry], more: More) -> Copy | None:
         before = self.copies.get(session_id)
         if before is None:
             return None
@@ -208,23 +203,23 @@ class Replica:
         outline = outline or await self.outline(session_id) or Outline()
         for entry in entries:
             outline.apply(entry)
-        size = before.size + sum(len(entry.json) + _ENTRY_BYTES for entry in entries)
-        if aside:
-            size += sum(sum(map(len, fields)) for fields in aside.conflicts.values())
+        line_bytes = before.line_bytes if more.lines is None else len(more.lines)
+        size = before.size - before.line_bytes + line_bytes
+        size += sum(len(entry.json) + _ENTRY_BYTES for entry in entries)
+        size += sum(map(len, more.conflicts.values()))
         if outline.deleted:  # nothing else is left of it
-            size, entries, aside = _ENTRY_BYTES, entries[-1:], None
+            size, line_bytes, more = _ENTRY_BYTES, 0, encoded(entries[-1:], {}, {})
         if size > self._limit_bytes:
             raise TooLarge("it is larger than all that may be kept")
-        copy = msgspec.structs.replace(before, position=outline.position, size=size)
-        await self._put(copy, outline, entries, aside, anew=outline.deleted)
+        copy = msgspec.structs.replace(
+            before, position=outline.position, size=size, line_bytes=line_bytes
+        )
+        await self._put(copy, outline, more, anew=outline.deleted)
         await self._make_room(session_id)
         return copy
 
-    async def _put(
-        self, copy: Copy, outline: Outline, entries: list[Entry], aside: Aside | None, *, anew: bool
-    ) -> None:
-        encoded = encoded_entries(entries) if entries else b""
-        await self._do(lambda: self._file.put(copy, outline, encoded, aside, anew=anew))
+    async def _put(self, copy: Copy, outline: Outline, more: More, *, anew: bool) -> None:
+        await self._do(lambda: self._file.put(copy, outline, more, anew=anew))
         before = self.copies.get(copy.session_id)
         self._size += copy.size - (before.size if before else 0)
         self.copies[copy.session_id] = copy

@@ -22,6 +22,7 @@ from sessiond.sync.documents import merge_patch
 from sessiond.sync.position import Position
 from sessiond.sync.recent import is_version
 from sessiond.sync.rules import Rules
+from sessiond.sync.unlogged import KEY
 
 Outcome = TypeVar("Outcome")
 
@@ -116,7 +117,7 @@ def idempotency_key(request: Request, content: bytes) -> IdempotencyKey | None:
     """Return what makes a write that has no id of its own recognisable."""
     if not request.key:
         return None
-    return IdempotencyKey(f"key:{request.key}", content_digest(content))
+    return IdempotencyKey(f"{KEY}{request.key}", content_digest(content))
 
 
 async def written_before(

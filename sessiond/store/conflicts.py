@@ -102,9 +102,9 @@ class ConflictStore:
             self._noted.pop(session_id, None)
             await answered(self._redis.zrem(self._keys.contested, session_id))
 
-    async def note(self, session_id: str, now_ms: int, *, anew: bool = False) -> None:
-        """Enter a session among those with conflicts; once a second is enough, unless `anew`."""
-        if not anew and 0 <= now_ms - self._noted.get(session_id, 0) < _NOTED_MS:
+    async def note(self, session_id: str, now_ms: int, *, at_once: bool = False) -> None:
+        """Enter a session among those with conflicts; once a second is enough, or `at_once`."""
+        if not at_once and 0 <= now_ms - self._noted.get(session_id, 0) < _NOTED_MS:
             return
         await answered(self._redis.zadd(self._keys.contested, {session_id: now_ms}))
         if len(self._noted) >= _REMEMBERED:

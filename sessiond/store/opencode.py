@@ -10,13 +10,12 @@ from redis.asyncio import Redis
 from sessiond.store.connection import answered
 from sessiond.store.keys import Keys
 from sessiond.store.recall import Recall
-
-_OUTBOX = "outbox:"
+from sessiond.sync.unlogged import MARK
 
 
 def outbox_mark(replica: str) -> str:
     """Return the name under which is kept how far a replica's own log is written."""
-    return f"{_OUTBOX}{replica}"
+    return f"{MARK}{replica}"
 
 
 class OpencodeStore:

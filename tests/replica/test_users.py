@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sessiond.replica import Replica
-from sessiond.replica.file import FILE
 from sessiond.service.clock import system_clock
 from sessiond.sync.preferences import changes_of, mark_of, stamp_of
 
@@ -41,17 +38,4 @@ async def test_of_many_users_those_that_were_seen_last_are_kept(
     assert await replica.user("ben") is None
     assert await replica.user("ann")
     assert await replica.user("cem")
-    await replica.close()
-
-
-async def test_a_file_from_before_there_were_users_is_gone_on_with(tmp_path: Path) -> None:
-    replica = await opened(tmp_path)
-    await replica.begin("s", "default")
-    await replica.close()
-    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
-        connection.execute("DROP TABLE users")
-    replica = await opened(tmp_path)
-    assert "s" in replica.copies
-    await replica.keep_user("ann", changes_of({}), 1)
-    assert await replica.user("ann")
     await replica.close()

@@ -15,7 +15,7 @@ from sessiond.service.offline.reachability import Reachability
 from sessiond.service.offline.reading import Offline, Reading
 from sessiond.service.offline.reading import Services as Online
 from sessiond.service.writes import Write
-from sessiond.store.losses import LossStore
+from sessiond.store.copies import CopyStore
 from sessiond.sync.position import journaled_position
 from tests.store.support import Services, until
 
@@ -56,9 +56,9 @@ class Machine:
         self.redis.note_answer()
         self.outbox = Waiting()
         outbox: Any = self.outbox
-        self.losses = LossStore(core.redis, core.keys)
+        self.copies = CopyStore(core.redis, core.keys)
         source = Source(
-            core.store, core.bus, core.keys, self.redis, core.clock, self.losses, sleep=_soon
+            core.store, core.bus, core.keys, self.redis, core.clock, self.copies, sleep=_soon
         )
         self.copier = Copier(replica, source)
         offline = Offline(replica, self.copier, outbox, "default")

@@ -17,12 +17,10 @@ from msgspec import Struct
 
 from sessiond.errors import JournalUnavailable
 from sessiond.journal import Entry, Journal
+from sessiond.service.durable.reviving import Revive, leave_alone
 from sessiond.sync.position import Position
 
 Answer = TypeVar("Answer")
-
-Revive = Callable[[str], Awaitable[bool]]
-"""Puts back what Redis lost of a session, as far as it can; tells whether that was all."""
 
 _CHECKED_AT_ONCE = 16
 _REMEMBERED_SESSIONS = 10_000
@@ -233,11 +231,6 @@ class Confirmed:
         with suppress(JournalUnavailable):  # then only this life knows
             await self._journal.take_back([entry.span for entry in lost])
         return self._write_again(session_id, lost)
-
-
-async def leave_alone(_: str) -> bool:
-    """Put nothing back: there are no copies."""
-    return False
 
 
 async def _gathered(lookups: Iterable[Awaitable[Answer]]) -> list[Answer]:

@@ -16,7 +16,6 @@ from msgspec import Struct, field
 
 from sessiond.errors import SessiondError
 from sessiond.journal import Entry
-from sessiond.service.durable.confirmed import Revive, leave_alone
 from sessiond.service.durable.tries import Surroundings, Tries
 from sessiond.service.durable.waiting import Journaled, Waiting, again, kind, record_of, write_of
 from sessiond.service.writes import goes_after, op_of
@@ -56,7 +55,6 @@ class Lanes:
         self._around = around
         self._revive_seconds = revive_seconds
         self.tries = Tries(around, self._write_again)
-        self.revive: Revive = leave_alone
         self._lanes: dict[str, _Lane] = {}
 
     async def close(self) -> None:
@@ -137,7 +135,7 @@ class Lanes:
             return
         lane.missing_since = now  # if that fails, after as long again
         try:
-            await self.revive(lane.session_id)
+            await self.tries.confirmed.revive(lane.session_id)
         except SessiondError as obstacle:
             self._note(lane, obstacle)
 

@@ -20,9 +20,9 @@ from sessiond.errors import JournalFull, JournalUnavailable, SessiondError
 from sessiond.journal import Span
 from sessiond.model import DocumentName
 from sessiond.service import writes
-from sessiond.service.durable.confirmed import Revive
 from sessiond.service.durable.lanes import Lanes
 from sessiond.service.durable.performing import Performed
+from sessiond.service.durable.reviving import Revive
 from sessiond.service.durable.tries import Surroundings
 from sessiond.service.durable.waiting import Journaled, Waiting, write_of
 from sessiond.service.identity import new_session_id
@@ -70,7 +70,7 @@ class Outbox:
 
     def revive_with(self, revive: Revive) -> None:
         """Have put back what Redis lost of sessions, before anything of them is written again."""
-        self._lanes.revive = self.confirmed.revive = revive
+        self.confirmed.revive = revive
 
     async def submit(
         self, write: Write, wait_seconds: float | None = None

@@ -1,55 +1,75 @@
 """What Redis lost of a session, put back from this machine's copy of its log, as it was.
 
 Positions, order, conflicts and keys are those from before, so readers and writers go on as if
-nothing had happened. Machines that do this at once come to the same: a stretch of the log is put
-only where the log ends just before it. What no copy has is written again from the journals.
+nothing had happened. It is put back all at once, and only where the log ends just before it: so
+machines that do this at once come to the same. What no copy has is written again from the journals.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
 
 from sessiond.codec import json
-from sessiond.errors import (
-    NotFound,
-    ReplicaUnavailable,
-    SessionDeleted,
-    StoreDamaged,
-)
+from sessiond.errors import NotFound, ReplicaUnavailable, SessionDeleted, StoreDamaged
 from sessiond.model import DOCUMENTS
 from sessiond.replica import Replica
 from sessiond.service.clock import milliseconds
-from sessiond.service.writing import Surroundings
-from sessiond.store.losses import LossStore, Stretch
-from sessiond.sync.aside import Aside
-from sessiond.sync.derived import Derived, ids_of
+from sessiond.service.writing import Surroundings, commit
+from sessiond.store.content import Hash, Stream, stream_of
+from sessiond.store.copies import CopyStore
+from sessiond.store.draft import Draft
+from sessiond.sync.derived import Derived, ids_of, written_by
 from sessiond.sync.entry import Entry
-from sessiond.sync.outline import Outline
 from sessiond.sync.position import START, Position
+from sessiond.sync.unlogged import Unlogged
 
 _TRIES = 8
-_TOGETHER = 256
-_TOGETHER_BYTES = 2 * 1024 * 1024
+_AT_ONCE = 2
+_MOST_ENTRIES = 50_000
+_MOST_BYTES = 64 * 1024 * 1024
+"""More than that is not put back in one call, and so not at all."""
+_IN_ONE_TURN = 256
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class _Copied(Struct):
-    """A log as far as a copy of it is whole, and what it does not tell."""
+class Revive(Protocol):
+    """Puts back what Redis lost of a session."""
 
-    workspace: str
-    entries: list[Entry]
-    aside: Aside
+    async def __call__(self, session_id: str, /, *, is_known: bool = True) -> bool:
+        """Tell whether Redis has all of this machine's copy then.
 
-    def goes_on_from(self, end: Position) -> bool:
-        """Tell whether something follows in this on a position."""
-        if end.offset >= len(self.entries):
-            return False
-        return end == (self.entries[end.offset - 1].position if end.offset else START)
+        Args:
+            session_id: which.
+            is_known: whether Redis certainly had it; else nothing is put back where all is gone.
+        """
+
+
+async def leave_alone(_: str, /, *, is_known: bool = True) -> bool:  # noqa: ARG001 - as the others
+    """Put nothing back: there are no copies."""
+    return False
+
+
+class _Outcome(Enum):
+    """What came of a try. `CONTENDED`: somebody wrote meanwhile."""
+
+    DONE = "done"
+    IMPOSSIBLE = "impossible"
+    CONTENDED = "contended"
+
+
+class _Missing(Struct, frozen=True):
+    """What a log lacks at its end, and the session as it is with it."""
+
+    entries: Sequence[Entry]
+    unlogged: Unlogged
+    derived: Derived
 
 
 class Revival:
@@ -57,54 +77,57 @@ class Revival:
 
     Args:
         around: the stores and the time.
-        losses: puts a stretch of a log back.
+        copies: writes what is put back.
         replica: this machine's copies.
     """
 
-    def __init__(self, around: Surroundings, losses: LossStore, replica: Replica) -> None:
+    def __init__(self, around: Surroundings, copies: CopyStore, replica: Replica) -> None:
         self._around = around
-        self._losses = losses
+        self._copies = copies
         self._replica = replica
+        self._few = asyncio.Semaphore(_AT_ONCE)
 
-    async def revive(self, session_id: str) -> bool:
-        """Put back what Redis lost of a session; tell whether it has all of the copy then.
+    async def revive(self, session_id: str, *, is_known: bool = True) -> bool:
+        """Put back what Redis lost of a session; see `Revive`.
 
-        It does not where there is no copy, where the log went on in another way, or where it is
-        further than the copy.
+        It is left alone where there is no copy, where the log went on in another way or further
+        than the copy, and where the copy is damaged.
 
         Raises:
-            StoreUnavailable: Redis is away, or full: what is there then is a beginning of it.
+            StoreUnavailable: Redis is away, or full.
         """
-        for _ in range(_TRIES):
-            try:
-                done = await self._try(session_id)
-            except (SessionDeleted, StoreDamaged):  # nothing is missed, or it is to be repaired
-                return False
-            if done is not None:
-                return done
+        async with self._few:  # a copy is wholly in memory meanwhile
+            for _ in range(_TRIES):
+                try:
+                    outcome = await self._try(session_id, is_known=is_known)
+                except SessionDeleted:  # nothing of it is missed
+                    return False
+                except (StoreDamaged, ReplicaUnavailable) as error:
+                    reason = error.detail
+                    _log.warning("session.not_revived", session_id=session_id, reason=reason)
+                    return False
+                if outcome is not _Outcome.CONTENDED:
+                    return outcome is _Outcome.DONE
         return False
 
-    async def _try(self, session_id: str) -> bool | None:
-        """Do it once; None where somebody else wrote meanwhile."""
-        end, copy = await self._end(session_id), self._replica.copies.get(session_id)
-        if copy is None or end.offset >= copy.position.offset:
-            return copy is not None and end == copy.position
-        copied = await self._copied(session_id)
-        if copied is None or not copied.goes_on_from(end):
-            return False
-        return await self._extend(session_id, copied, end) or None
-
-    async def _copied(self, session_id: str) -> _Copied | None:
-        """Return the copy of a session that was not deleted."""
-        try:
-            found = await self._replica.whole(session_id)
-        except ReplicaUnavailable as error:
-            _log.warning("session.not_revived", session_id=session_id, reason=error.detail)
-            return None
-        outline, entries, aside = found or (Outline(), [], Aside())
-        if outline.deleted or not entries:
-            return None
-        return _Copied(outline.documents["metadata"]["workspace"], list(_whole(entries)), aside)
+    async def _try(self, session_id: str, *, is_known: bool) -> _Outcome:
+        copy, end = self._replica.copies.get(session_id), await self._end(session_id)
+        if copy is None or (end == START and not is_known):
+            return _Outcome.IMPOSSIBLE
+        if end.offset >= copy.position.offset:
+            return _Outcome.DONE if end == copy.position else _Outcome.IMPOSSIBLE
+        entries, unlogged = await self._replica.whole(session_id)
+        if entries and entries[-1].op == "session.delete":
+            return await self._delete_again(session_id, copy.workspace, entries[-1], end)
+        missing = await _missing(entries, unlogged, end)
+        if missing is None:
+            return _Outcome.IMPOSSIBLE
+        is_done = await self._extend(session_id, end, missing)
+        is_all = missing.derived.position == copy.position
+        if not is_done:
+            await self._around.store.recall(session_id)  # an archived one is to be there first
+            return _Outcome.CONTENDED
+        return _Outcome.DONE if is_all else _Outcome.IMPOSSIBLE
 
     async def _end(self, session_id: str) -> Position:
         try:
@@ -112,82 +135,103 @@ class Revival:
         except NotFound:
             return START
 
-    async def _extend(self, session_id: str, copied: _Copied, end: Position) -> bool:
-        """Put back what is behind the end of a log; False where somebody else wrote there."""
-        derived, entries = Derived(), copied.entries
-        for stretch in _stretches(entries[: end.offset]):
-            await _apply(stretch, derived)
-        await self._list(session_id, copied)
-        for stretch in _stretches(entries[end.offset :]):
-            before = derived.position
-            await _apply(stretch, derived)
-            is_last = derived.offset == len(entries)
-            aside = copied.aside.between(before.offset, derived.offset, is_last=is_last)
-            if not await self._losses.extend(
-                session_id, before, _with_the_rest(stretch, derived, aside)
-            ):
-                return False
-        notice = {"session_id": session_id, "position": str(derived.position)}
-        await self._around.store.publish(session_id, derived.workspace, json.encode(notice))
-        count = len(entries) - end.offset
+    async def _extend(self, session_id: str, end: Position, missing: _Missing) -> bool:
+        store, derived = self._around.store, missing.derived
+        size = sum(len(entry.json) for entry in missing.entries)
+        if len(missing.entries) > _MOST_ENTRIES or size > _MOST_BYTES:
+            raise StoreDamaged(f"{len(missing.entries)} operations of {size} bytes are too many")
+        active_ms = milliseconds(derived.last_activity)
+        await store.announce_creation(session_id, derived.workspace, active_ms)
+        if missing.unlogged.conflicts:
+            await self._around.conflicts.note(session_id, self._around.clock(), at_once=True)
+        if not await self._copies.extend(session_id, end, _contents(missing)):
+            return False
+        await self._tell(session_id, derived.workspace, derived.position)
+        count = len(missing.entries)
         _log.warning("session.revived", session_id=session_id, count=count, after=str(end))
         return True
 
-    async def _list(self, session_id: str, copied: _Copied) -> None:
-        """Enter a session in the indexes, before it is there: so no crash can hide it."""
-        active_ms = milliseconds(max(entry.at for entry in copied.entries))
-        await self._around.store.announce_creation(session_id, copied.workspace, active_ms)
-        if copied.aside.conflicts:
-            await self._around.conflicts.note(session_id, self._around.clock(), anew=True)
+    async def _delete_again(
+        self, session_id: str, workspace: str, deletion: Entry, end: Position
+    ) -> _Outcome:
+        """Delete a session that was deleted before Redis went back."""
+        if end == START:
+            tombstone = _tombstone(session_id, workspace, deletion)
+            if not await self._copies.extend(session_id, end, tombstone):
+                return _Outcome.CONTENDED
+            await self._tell(session_id, workspace, deletion.position)
+        else:
+            draft = Draft("session.delete", session_id, deletion.at, deletion.json)
+            await commit(self._around, session_id, [draft])
+        _log.warning("session.deleted_again", session_id=session_id)
+        return _Outcome.DONE
+
+    async def _tell(self, session_id: str, workspace: str, end: Position) -> None:
+        notice = {"session_id": session_id, "position": str(end)}
+        await self._around.store.publish(session_id, workspace, json.encode(notice))
 
 
-def _whole(entries: list[Entry]) -> Iterator[Entry]:
-    """Yield the entries of a log from its beginning on, as far as it is what was written."""
-    end = START
-    for entry in entries:
-        if not entry.follows(end):
-            return
-        yield entry
-        end = entry.position
+async def _missing(entries: list[Entry], unlogged: Unlogged, end: Position) -> _Missing | None:
+    """Return what a log that ends at a position lacks, as far as a copy is proven to have it.
 
+    None where it lacks nothing, or where the copy is of another log.
 
-def _stretches(entries: list[Entry]) -> Iterator[list[Entry]]:
-    """Yield neighbours, as many as are put back at once."""
-    stretch, size = list[Entry](), 0
-    for entry in entries:
-        if stretch and (len(stretch) == _TOGETHER or size + len(entry.json) > _TOGETHER_BYTES):
-            yield stretch
-            stretch, size = [], 0
-        stretch.append(entry)
-        size += len(entry.json)
-    if stretch:
-        yield stretch
-
-
-async def _apply(stretch: list[Entry], derived: Derived) -> None:
-    for entry in stretch:
+    Raises:
+        StoreDamaged: the copy holds what no log can.
+    """
+    derived = Derived()
+    for entry in entries[: unlogged.end]:
+        if not entry.follows(derived.position):
+            break
         derived.apply(entry)
-    await asyncio.sleep(0)  # others have their turn
+        if derived.offset == end.offset and derived.position != end:
+            return None
+        if derived.offset % _IN_ONE_TURN == 0:
+            await asyncio.sleep(0)  # others have theirs
+    if derived.offset <= end.offset:
+        return None
+    return _Missing(entries[end.offset : derived.offset], unlogged.behind(end.offset), derived)
 
 
-def _with_the_rest(entries: list[Entry], derived: Derived, aside: Aside) -> Stretch:
-    """Return entries with what the session's other keys hold behind them."""
-    touched = {name.encode() for entry in entries for name in ids_of(entry)}
-    lines = {
-        kind: {name: line for name, line in derived.index_of(kind).items() if name in touched}
-        for kind in ("messages", "parts")
-    }
+def _contents(missing: _Missing) -> dict[str, Hash | Stream]:
+    """Return what comes to a session's keys, and what its documents hold."""
+    derived, unlogged = missing.derived, missing.unlogged
+    touched = {name.encode() for entry in missing.entries for name in ids_of(entry)}
     applied = {
         writer.encode(): b"%d %d" % line
         for writer, line in derived.writers.items()
         if writer.encode() in touched
     }
-    applied |= {name.encode(): line.encode() for name, line in aside.lines.items()}
-    return Stretch(
-        entries=entries,
-        documents={name: derived.hash_of(name) for name in DOCUMENTS},
-        messages=lines["messages"],
-        parts=lines["parts"],
-        applied=applied,
-        conflicts=aside.conflicts,
-    )
+    applied |= {name.encode(): line.encode() for name, line in unlogged.lines.items()}
+    conflicts = [(f"{at}-0", fields) for at, fields in sorted(unlogged.conflicts.items())]
+    contents: dict[str, Hash | Stream] = {
+        "conversation": stream_of(missing.entries),
+        "conflicts": conflicts,
+        "applied": applied,
+    }
+    for kind in ("messages", "parts"):
+        lines = derived.index_of(kind)
+        contents[kind] = {name: line for name, line in lines.items() if name in touched}
+    return contents | {name: derived.hash_of(name) for name in DOCUMENTS}
+
+
+def _tombstone(session_id: str, workspace: str, deletion: Entry) -> dict[str, Hash | Stream]:
+    """Return what is left of a deleted session; see `lua/delete.lua`."""
+    writer, sequence = written_by(deletion.origin)
+    metadata = {
+        "session_id": session_id,
+        "status": "deleted",
+        "workspace": workspace,
+        "deleted_at": deletion.at,
+        "deleted_by": deletion.origin,
+        "epoch": deletion.epoch,
+        "version": str(deletion.offset),
+        "last_activity": deletion.at,
+        "total_messages": "0",
+        "amendments": "0",
+    }
+    return {
+        "conversation": stream_of([deletion]),
+        "applied": {writer.encode(): b"%d %d" % (sequence, deletion.offset)},
+        "metadata": {name.encode(): value.encode() for name, value in metadata.items()},
+    }

@@ -19,7 +19,6 @@ from msgspec import Struct
 
 from sessiond.errors import (
     ArchiveUnavailable,
-    Contended,
     NotFound,
     ReplicaUnavailable,
     SessionDeleted,
@@ -30,14 +29,14 @@ from sessiond.errors import (
 )
 from sessiond.replica import Copy, Replica
 from sessiond.service.clock import Clock
-from sessiond.service.durable.confirmed import Revive, leave_alone
+from sessiond.service.durable.reviving import Revive, leave_alone
 from sessiond.service.live.written import Written
 from sessiond.service.offline.reachability import Reachability
 from sessiond.store.bus import Bus, Listener
+from sessiond.store.copies import CopyStore
 from sessiond.store.draft import Draft
 from sessiond.store.keys import Keys
-from sessiond.store.log import LogPage
-from sessiond.store.losses import LossStore
+from sessiond.store.log import LogPage, Reset, log_is_damaged
 from sessiond.store.outcome import Committed
 from sessiond.store.sessions import SessionStore
 
@@ -72,7 +71,7 @@ class Source(Struct, frozen=True):
         keys: names of the channels.
         redis: whether it answers.
         clock: milliseconds since 1970.
-        losses: reads what a log does not tell.
+        copies: reads what a log does not tell.
         sleep: how to pause.
     """
 
@@ -81,7 +80,7 @@ class Source(Struct, frozen=True):
     keys: Keys
     redis: Reachability
     clock: Clock
-    losses: LossStore
+    copies: CopyStore
     sleep: Callable[[float], Awaitable[None]] = msgspec.field(default=asyncio.sleep)
 
 
@@ -111,7 +110,7 @@ class Copier:
         self.written = Written(source.store.writer)
         """What this process wrote and is not copied yet."""
         self.revive: Revive = leave_alone
-        """Puts back what Redis lost of a session that was copied wholly since this began."""
+        """Puts back what Redis lost of a session."""
 
     def start(self) -> None:
         """Begin to copy."""
@@ -307,35 +306,60 @@ class Copier:
             self._reading.discard(session_id)
 
     async def _copy(self, session_id: str) -> None:
-        copy = self._replica.copies.get(session_id) or await self._begin(session_id)
-        restarted = False
-        while True:
-            async for page in self._source.store.log.pages(session_id, copy.position, recall=False):
-                if page.reset:
-                    break
-                added = await self._add(session_id, page)
-                if added is None:  # it had to make room for others
-                    return
-                copy = added
-            else:
-                return
-            if session_id in self._seen_whole and await self.revive(session_id):
-                continue
+        """Copy what there is more, or all of it anew where the log is another one."""
+        if session_id not in self._replica.copies:
+            await self._begin(session_id)
+        reset = await self._go_on(session_id)
+        is_known = session_id in self._seen_whole
+        if reset and await self.revive(session_id, is_known=is_known):
+            reset = await self._go_on(session_id)
+        if reset:
             with contextlib.suppress(SessionDeleted):
                 await self._source.store.end(session_id)  # NotFound: the copy is all there is
-            if restarted:
-                raise StoreDamaged(f"the log of session {session_id!r}: {page.reset}")
-            copy = await self._replica.begin(session_id, copy.workspace)
-            restarted = True
+            copy = self._replica.copies.get(session_id)
+            if copy and await self._replica.begin(session_id, copy.workspace):
+                reset = await self._go_on(session_id)
+        if reset:
+            raise StoreDamaged(f"the log of session {session_id!r}: {reset}")
 
-    async def _add(self, session_id: str, page: LogPage) -> Copy | None:
-        """Copy a page, with what the log does not tell of it."""
-        entries, end = page.entries, page.position
-        now, aside = await self._source.losses.aside(session_id, entries[0].offset, end.offset)
-        if now.offset < end.offset:
-            raise Contended(f"Redis lost some of session {session_id!r} while it was copied")
-        marks = aside.lines if now == end else await self._replica.lines(session_id)
-        return await self._replica.add(session_id, entries, aside.up_to(end, marks))
+    async def _go_on(self, session_id: str) -> Reset | None:
+        """Copy what follows on the copy in the log, up to where it ends now.
+
+        Returns:
+            Why that is impossible: the log does not go on from there.
+        """
+        copy = self._replica.copies.get(session_id)
+        if copy is None:
+            return None
+        now = await self._source.copies.standing(session_id)
+        if now.position == copy.position:
+            return None
+        until = now.position.offset if now.position.offset > copy.position.offset else None
+        async for page in self._source.store.log.pages(
+            session_id, copy.position, until, recall=False
+        ):
+            if page.reset:
+                return page.reset
+            lines = now.lines if page.position == now.position else None
+            added = await self._replica.add(
+                session_id, page.entries, await self._conflicts(session_id, page), lines
+            )
+            if added is None:  # it had to make room for others
+                return None
+            copy = added
+        if copy.position != now.position and now.position.offset:
+            raise log_is_damaged(session_id, now.position)  # or Redis has just gone back
+        return None
+
+    async def _conflicts(self, session_id: str, page: LogPage) -> dict[int, list[bytes]]:
+        """Return what is kept of the conflicts that a page tells of."""
+        numbers = [entry.offset for entry in page.entries if entry.op.startswith("conflict.")]
+        if not numbers:
+            return {}
+        with contextlib.suppress(StoreDamaged):  # the log is whole without them
+            kept = await self._source.copies.conflicts(session_id, numbers[0], numbers[-1])
+            return {number: kept[number] for number in numbers if number in kept}
+        return {}
 
     async def _note_read(self, session_id: str, now_ms: int) -> None:
         copy = self._replica.copies.get(session_id)

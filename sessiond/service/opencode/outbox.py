@@ -36,7 +36,7 @@ from sessiond.opencode.saved import Progress
 from sessiond.service.clock import Clock
 from sessiond.service.content.documents import Documents
 from sessiond.service.content.sessions import Sessions
-from sessiond.service.durable.confirmed import Revive, leave_alone
+from sessiond.service.durable.reviving import Revive, leave_alone
 from sessiond.service.opencode.late import late_records
 from sessiond.service.opencode.others import Others
 from sessiond.service.opencode.reading import Read

@@ -1,28 +1,36 @@
--- extend.lua: put back at a log's end what Redis lost of it, as it was. Follows content.lua.
+-- extend.lua: put back what Redis lost of a session's log, as it was, behind what is left of it.
+-- Follows content.lua.
 --
 -- KEYS     see log.lua
 -- ARGV     1 epoch and 2 version of where the log ends; both "" where nothing is left of the session
---          3… for each key what comes to it, see content.lua; of a document, all that it holds
+--          3… what comes to conflicts, conversation, messages, parts and applied, and all that
+--          context, preferences and metadata hold then: see content.lua
 -- returns  1, or 0 when the log does not end there: then nothing was done
+-- errors   where a key is none of ours, or has entries behind that end: nothing was done either
 
-local METADATA, DOCUMENTS = KEYS[1], { KEYS[1], KEYS[6], KEYS[7] }
+local METADATA, CONVERSATION, MESSAGES, PARTS, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local CONTEXT, PREFERENCES, CONFLICTS, BLOCKS = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 
-local function nothing_is_left()
-  for i = 1, #KEYS do
-    if redis.call('EXISTS', KEYS[i]) == 1 then return false end
-  end
-  return true
+local function is_at_the_end()
+  if ARGV[1] == '' then return redis.call('EXISTS', unpack(KEYS)) == 0 end
+  local found = redis.call('HMGET', METADATA, 'status', 'epoch', 'version', 'archive')
+  return found[1] == 'active' and found[2] == ARGV[1] and found[3] == ARGV[2] and not found[4]
 end
 
-local function ends_there()
-  local status, epoch, version, archive =
-    unpack(redis.call('HMGET', METADATA, 'status', 'epoch', 'version', 'archive'))
-  return status == 'active' and not archive and epoch == ARGV[1] and version == ARGV[2]
+local function check_stream(key)
+  local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  local offset = last and tonumber(string.match(last[1], '^%d+')) or 0
+  if offset > tonumber(ARGV[2]) then error('entries stand behind the end of the log: ' .. key) end
 end
 
-if ARGV[1] == '' and not nothing_is_left() or ARGV[1] ~= '' and not ends_there() then return 0 end
+if not is_at_the_end() then return 0 end
+if ARGV[1] ~= '' then
+  for _, key in ipairs({ MESSAGES, PARTS, APPLIED, CONTEXT, PREFERENCES }) do redis.call('HLEN', key) end
+  for _, key in ipairs({ CONVERSATION, CONFLICTS, BLOCKS }) do check_stream(key) end
+end
 
-redis.call('DEL', unpack(DOCUMENTS))
-cursor = 3
-for i = 1, #KEYS do write_content(KEYS[i]) end
+-- A Redis that is full refuses only the first write: it must be one that takes memory.
+local place = add_contents({ CONFLICTS, CONVERSATION, MESSAGES, PARTS, APPLIED }, 3)
+redis.call('DEL', CONTEXT, PREFERENCES, METADATA)
+add_contents({ CONTEXT, PREFERENCES, METADATA }, place)
 return 1

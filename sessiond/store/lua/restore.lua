@@ -8,10 +8,9 @@
 
 if redis.call('HGET', METADATA, 'archive') ~= ARGV[1] then return 0 end
 
-cursor = 2
-for i = FIRST, #KEYS do
-  redis.call('DEL', KEYS[i])
-  write_content(KEYS[i])
-end
+redis.call('HSET', METADATA, 'archive', ARGV[1])  -- a Redis that is full refuses only the first write
+local archived = { unpack(KEYS, FIRST) }
+redis.call('DEL', unpack(archived))
+add_contents(archived, 2)
 redis.call('DEL', ARCHIVE)
 return 1

@@ -140,7 +140,8 @@ async def test_a_session_that_stays_missing_is_revived_and_then_written_to(
 ) -> None:
     revived = list[str]()
 
-    async def revive(session_id: str) -> bool:
+    async def revive(session_id: str, /, *, is_known: bool = True) -> bool:
+        assert is_known
         if not revived:
             revived.append(session_id)
             raise StoreFull("not now")

@@ -21,7 +21,7 @@ KEYED = Request(key="once")
 
 
 def revival_of(here: Machine) -> Revival:
-    return Revival(here.core.sessions._around, here.losses, here.replica)
+    return Revival(here.core.sessions._around, here.copies, here.replica)
 
 
 async def furnish(core: Services) -> None:

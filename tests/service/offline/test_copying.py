@@ -93,6 +93,7 @@ async def test_what_cannot_be_copied_is_told_and_keeps_nothing_else_up(
             await core.messages.append("large", [said("x" * 30_000, "m1")])
             await create(core, "damaged")
             await core.redis.xadd(core.keys.conversation("damaged"), {"what": "rubbish"}, id="2-0")
+            await core.redis.hset(core.keys.metadata("damaged"), "version", "2")
             await create(core, "sound")
             await here.copied("sound")
             await until(lambda: set(here.replica.copies) == {"sound"})

@@ -13,7 +13,7 @@ from sessiond.opencode.difference import LoggedState, difference
 from sessiond.opencode.mapping import FIELD, Machine
 from sessiond.opencode.protocol import OpencodeEvent
 from sessiond.service.clock import moment_of
-from sessiond.service.durable.confirmed import Revive, leave_alone
+from sessiond.service.durable.reviving import Revive, leave_alone
 from sessiond.service.opencode.lane import Lane
 from sessiond.service.opencode.outbox import Outbox, Replica, Target
 from sessiond.store.log import LogPage
@@ -71,8 +71,8 @@ class Site:
             progressed=lambda: None,
         )
 
-    async def revive(self, session_id: str) -> bool:
-        return await self.revivals[-1](session_id)
+    async def revive(self, session_id: str, /, *, is_known: bool = True) -> bool:
+        return await self.revivals[-1](session_id, is_known=is_known)
 
     def restart(self) -> None:
         """Lose all that is only remembered."""

@@ -24,7 +24,7 @@ def site(core: Services) -> Iterator[Site]:
 @pytest.fixture
 async def copies(core: Services, site: Site, tmp_path: Path) -> AsyncIterator[Machine]:
     async with machine(core, tmp_path) as copies:
-        revival = Revival(core.sessions._around, copies.losses, copies.replica)
+        revival = Revival(core.sessions._around, copies.copies, copies.replica)
         site.revivals.append(revival.revive)
         yield copies
 

@@ -1,0 +1,26 @@
+"""What belongs to a log and is not in it: which of that belongs to what stands behind an offset."""
+
+from __future__ import annotations
+
+from sessiond.sync.unlogged import Unlogged, unlogged_lines
+
+APPLIED = {
+    "here.1": "7 9",
+    "key:a": "digest 3",
+    "key:b": " 5",
+    "key:foreign": "9" * 5_000,
+    "outbox:oc": "70",
+}
+CONFLICTS = {4: [b"what", b"conflict"], 6: [b"what", b"resolution"], 8: [b"what", b"conflict"]}
+
+
+def test_writers_are_told_by_the_log_keys_and_marks_are_not() -> None:
+    assert unlogged_lines(APPLIED) == {
+        name: line for name, line in APPLIED.items() if name != "here.1"
+    }
+
+
+def test_behind_an_offset_there_are_later_keys_and_conflicts_and_all_marks() -> None:
+    unlogged = Unlogged(7, unlogged_lines(APPLIED), CONFLICTS)
+    assert unlogged.behind(4) == Unlogged(7, {"key:b": " 5", "outbox:oc": "70"}, {6: CONFLICTS[6]})
+    assert unlogged.behind(0).lines.keys() == {"key:a", "key:b", "outbox:oc"}

@@ -30,12 +30,15 @@ class Unlogged(Struct, frozen=True):
     lines: dict[str, str] = {}
     conflicts: dict[int, list[bytes]] = {}
 
-    def behind(self, offset: int) -> Unlogged:
-        """Return what of this belongs to what stands behind an offset."""
-        lines = {name: line for name, line in self.lines.items() if offset < _offset_of(line)}
-        lines |= {name: line for name, line in self.lines.items() if name.startswith(MARK)}
-        conflicts = {at: fields for at, fields in self.conflicts.items() if offset < at <= self.end}
-        return Unlogged(self.end, lines, conflicts)
+    def between(self, start: int, end: int) -> Unlogged:
+        """Return what of this belongs to a stretch of the log: behind an offset, up to another."""
+        lines = {
+            name: line
+            for name, line in self.lines.items()
+            if (end == self.end if name.startswith(MARK) else start < _offset_of(line) <= end)
+        }
+        conflicts = {at: fields for at, fields in self.conflicts.items() if start < at <= end}
+        return Unlogged(end, lines, conflicts)
 
 
 def unlogged_lines(applied: dict[str, str]) -> dict[str, str]:

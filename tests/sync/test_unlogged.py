@@ -1,4 +1,4 @@
-"""What belongs to a log and is not in it: which of that belongs to what stands behind an offset."""
+"""What belongs to a log and is not in it: which of that belongs to a stretch of the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def test_writers_are_told_by_the_log_keys_and_marks_are_not() -> None:
     }
 
 
-def test_behind_an_offset_there_are_later_keys_and_conflicts_and_all_marks() -> None:
-    unlogged = Unlogged(7, unlogged_lines(APPLIED), CONFLICTS)
-    assert unlogged.behind(4) == Unlogged(7, {"key:b": " 5", "outbox:oc": "70"}, {6: CONFLICTS[6]})
-    assert unlogged.behind(0).lines.keys() == {"key:a", "key:b", "outbox:oc"}
+def test_a_stretch_has_what_was_written_with_it_and_marks_if_it_is_the_last() -> None:
+    unlogged = Unlogged(8, unlogged_lines(APPLIED), CONFLICTS)
+    assert unlogged.between(4, 7) == Unlogged(7, {"key:b": " 5"}, {6: CONFLICTS[6]})
+    assert unlogged.between(0, 8).lines.keys() == {"key:a", "key:b", "outbox:oc"}
+    assert unlogged.between(4, 8).conflicts.keys() == {6, 8}

@@ -16,7 +16,13 @@ import structlog
 from msgspec import Struct
 
 from sessiond.codec import json
-from sessiond.errors import NotFound, ReplicaUnavailable, SessionDeleted, StoreDamaged
+from sessiond.errors import (
+    NotFound,
+    SessionDeleted,
+    StoreDamaged,
+    StoreUnavailable,
+    StoreWentBack,
+)
 from sessiond.model import DOCUMENTS
 from sessiond.replica import Replica
 from sessiond.service.clock import milliseconds
@@ -102,9 +108,10 @@ class Revival:
                     outcome = await self._try(session_id, is_known=is_known)
                 except SessionDeleted:  # nothing of it is missed
                     return False
-                except (StoreDamaged, ReplicaUnavailable) as error:
-                    reason = error.detail
-                    _log.warning("session.not_revived", session_id=session_id, reason=reason)
+                except StoreUnavailable:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the journals must go on, whatever it is
+                    _log.warning("session.not_revived", session_id=session_id, reason=repr(error))
                     return False
                 if outcome is not _Outcome.CONTENDED:
                     return outcome is _Outcome.DONE
@@ -162,7 +169,11 @@ class Revival:
             await self._tell(session_id, workspace, deletion.position)
         else:
             draft = Draft("session.delete", session_id, deletion.at, deletion.json)
-            await commit(self._around, session_id, [draft])
+            await self._around.store.forgive(session_id)
+            try:
+                await commit(self._around, session_id, [draft])
+            except StoreWentBack:  # the journal has what was written here: it is looked for first
+                return _Outcome.IMPOSSIBLE
         _log.warning("session.deleted_again", session_id=session_id)
         return _Outcome.DONE
 
@@ -190,7 +201,8 @@ async def _missing(entries: list[Entry], unlogged: Unlogged, end: Position) -> _
             await asyncio.sleep(0)  # others have theirs
     if derived.offset <= end.offset:
         return None
-    return _Missing(entries[end.offset : derived.offset], unlogged.behind(end.offset), derived)
+    unlogged = unlogged.between(end.offset, derived.offset)
+    return _Missing(entries[end.offset : derived.offset], unlogged, derived)
 
 
 def _contents(missing: _Missing) -> dict[str, Hash | Stream]:

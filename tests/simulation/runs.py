@@ -15,7 +15,7 @@ from msgspec import Struct
 from tests.simulation.schedule import schedule
 from tests.simulation.simulation import Course, simulate
 from tests.system.faults.checks import violations
-from tests.system.faults.planted import BUGS
+from tests.system.faults.planted import BUGS, COPY_BUGS
 
 _SEEDS_AT_ONCE = 10
 
@@ -41,7 +41,8 @@ def run_seeds(
 ) -> Iterator[Outcome]:
     """Run the schedules of seeds; yields what came of each, in their order.
 
-    Bugs are planted where no copies are kept, which would make up for most of them.
+    Bugs are planted where no copies are kept, which would make up for most of them; those of copies
+    are not.
 
     Args:
         seeds: which.
@@ -51,7 +52,7 @@ def run_seeds(
     """
     context = multiprocessing.get_context("spawn")
     with context.Pool(jobs, initializer=_begin, initargs=(bug,)) as pool:
-        run = partial(run_seed, may_keep_copies=not bug)
+        run = partial(run_seed, may_keep_copies=bug not in BUGS)
         for outcome in pool.imap(run, seeds, chunksize=1 if bug else _SEEDS_AT_ONCE):
             yield outcome
             if until_violation and outcome.violations:
@@ -90,5 +91,5 @@ def be_silent() -> None:
 def _begin(bug: str) -> None:
     be_silent()
     if bug:
-        BUGS[bug]()
+        (BUGS | COPY_BUGS)[bug]()
     gc.freeze()

@@ -11,11 +11,10 @@ import sys
 
 import pytest
 
-from tests.simulation.__main__ import MOST_SCHEDULES
+from tests.simulation.__main__ import ALL_BUGS, MOST_SCHEDULES
 from tests.simulation.nemeses import NEMESES
 from tests.simulation.runs import run_seeds
 from tests.simulation.schedule import FINAL, KINDS, schedule
-from tests.system.faults.planted import BUGS
 
 SCHEDULES = 2_000
 FIRST = 10_000
@@ -40,7 +39,7 @@ def test_whatever_happens_nothing_that_was_acknowledged_is_lost() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("bug", ALL_BUGS)
 def test_a_planted_bug_is_found(bug: str) -> None:
     outcomes = list(run_seeds(range(1, MOST_SCHEDULES + 1), bug=bug, until_violation=True))
     assert outcomes[-1].violations, f"{bug} was not found by {len(outcomes)} schedules"

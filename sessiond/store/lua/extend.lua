@@ -17,16 +17,17 @@ local function is_at_the_end()
   return found[1] == 'active' and found[2] == ARGV[1] and found[3] == ARGV[2] and not found[4]
 end
 
-local function check_stream(key)
+local function goes_on(key)
   local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-  local offset = last and tonumber(string.match(last[1], '^%d+')) or 0
-  if offset > tonumber(ARGV[2]) then error('entries stand behind the end of the log: ' .. key) end
+  return last and tonumber(string.match(last[1], '^%d+')) > tonumber(ARGV[2])
 end
 
 if not is_at_the_end() then return 0 end
 if ARGV[1] ~= '' then
   for _, key in ipairs({ MESSAGES, PARTS, APPLIED, CONTEXT, PREFERENCES }) do redis.call('HLEN', key) end
-  for _, key in ipairs({ CONVERSATION, CONFLICTS, BLOCKS }) do check_stream(key) end
+  if goes_on(CONVERSATION) or goes_on(CONFLICTS) or goes_on(BLOCKS) then
+    return redis.error_reply('ERR entries stand behind the end of this log')
+  end
 end
 
 -- A Redis that is full refuses only the first write: it must be one that takes memory.

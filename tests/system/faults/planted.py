@@ -31,6 +31,7 @@ from sessiond.store.draft import Draft
 from sessiond.store.outcome import Committed
 from sessiond.store.sessions import SessionStore
 from sessiond.sync.position import Position
+from sessiond.sync.unlogged import Unlogged
 
 _SLOW_DISK_SECONDS = 0.3
 _LOG_HEADER_BYTES = 32
@@ -201,6 +202,21 @@ def silent_failure() -> None:
     _plant(JournalThread, "append", unheard)
 
 
+def forgotten_keys() -> None:
+    """What is put back from a copy comes without Idempotency-Keys: nobody knows it again."""
+    _plant_in_copies(lambda found: structs.replace(found, lines={}))
+
+
+def forgotten_conflicts() -> None:
+    """What is put back from a copy comes without what its conflicts kept."""
+    _plant_in_copies(lambda found: structs.replace(found, conflicts={}))
+
+
+def _plant_in_copies(bug: Callable[[Unlogged], Unlogged]) -> None:
+    between = Unlogged.between
+    _plant(Unlogged, "between", lambda self, *given: bug(between(self, *given)))
+
+
 BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
     for bug in (
@@ -216,6 +232,10 @@ BUGS: dict[str, Callable[[], None]] = {
         silent_failure,
     )
 }
+COPY_BUGS: dict[str, Callable[[], None]] = {
+    bug.__name__: bug for bug in (forgotten_keys, forgotten_conflicts)
+}
+"""Bugs of what is put back from copies: rare, and so for the simulation alone."""
 VARIABLE = "PLANTED_BUG"
 
 if __name__ == "__main__":

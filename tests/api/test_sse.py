@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sessiond.api.sse import pieces
 
-PIECE = 64 * 1024
+PIECE = 32 * 1024
 frames = st.lists(st.integers(0, 3 * PIECE).map(bytes), max_size=6)
 
 
@@ -19,6 +19,6 @@ def test_nothing_is_lost_and_no_piece_is_large(frames: list[bytes]) -> None:
 
 
 def test_small_events_go_together_and_a_large_one_is_not_copied() -> None:
-    small, large = [b"a" * 100] * 500, b"b" * 10 * PIECE
+    small, large = [b"a" * 100] * 300, b"b" * 10 * PIECE
     assert len(list(pieces(small))) == 1
     assert all(isinstance(each, memoryview) and each.obj is large for each in pieces([large]))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
+from redis.asyncio import Redis
 
 from sessiond.client import DaemonClient
 from sessiond.model import NewMessage, NewSession
 from sessiond.service.status import Status
+from sessiond.store.keys import Keys
 from tests.api.servers import DurableServer, durable_server
 from tests.bench.machinery import (
     Figure,
@@ -90,7 +93,8 @@ async def _copied(client: DaemonClient) -> None:
     async def is_copied() -> bool:
         status: Status
         status, _ = await client.call("GET", "/v1/status", Status)
-        return status.replica is not None and not status.replica.behind
+        is_behind = status.replica is None or status.replica.behind > 0
+        return not (is_behind or status.outbox.waiting or status.outbox.in_doubt)
 
     await until(is_copied, 60)
 
@@ -107,10 +111,30 @@ async def _reading(folder: Path, redis: DurableServer) -> list[Figure]:
         await client.append("s", said[:1])  # from now on it is known to be away
         offline = await _load_seconds(client)
         redis.start()
+        await _copied(client)
+        revived = await _revived_seconds(client, redis.url)
     return [
         figure(f"load {_LONG:,} messages through HTTP, Redis there, p50", online * 1e3, "ms"),
         figure("the same from the copy, Redis away, p50", offline * 1e3, "ms"),
+        figure("Redis emptied → they are as they were, p50", p50(revived), "s"),
+        figure("the same, longest of 10", max(revived), "s", most=2),
     ]
+
+
+async def _revived_seconds(client: DaemonClient, url: str) -> list[float]:
+    """Return how long it takes until an emptied Redis has the session again as it was."""
+    key, taken = Keys().metadata("s"), []
+    async with Redis.from_url(url) as redis:
+        before = await redis.hmget(key, ["epoch", "version"])
+        for _ in range(10):
+            await redis.flushall()
+            began = time.perf_counter()
+            async with asyncio.timeout(60):
+                while await redis.hmget(key, ["epoch", "version"]) != before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            taken.append(time.perf_counter() - began)
+            await _copied(client)
+    return taken
 
 
 async def _load_seconds(client: DaemonClient) -> float:

@@ -23,6 +23,7 @@ from sessiond.sync.position import Position
 Answer = TypeVar("Answer")
 
 _CHECKED_AT_ONCE = 16
+_REVIVALS = 3
 _REMEMBERED_SESSIONS = 10_000
 """With so many, those are forgotten that the journal has dropped."""
 
@@ -198,9 +199,11 @@ class Confirmed:
             positions.setdefault(session_id, []).append(position)
 
         async def check(session_id: str, confirmed: list[Position]) -> int:
-            if all(await self._lookup.are_there(session_id, confirmed)):
-                return 0
-            await self.revive(session_id)
+            for _ in range(_REVIVALS):  # it may go back once more meanwhile
+                if all(await self._lookup.are_there(session_id, confirmed)):
+                    return 0
+                if not await self.revive(session_id):
+                    break
             return await self._find_lost(session_id)
 
         lost = sum(await _gathered(check(*each) for each in positions.items()))

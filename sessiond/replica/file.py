@@ -37,7 +37,8 @@ _TABLES = (
     """
     CREATE TABLE sessions (session_id TEXT PRIMARY KEY, workspace TEXT, epoch TEXT, offset INTEGER,
                            bytes INTEGER, used_ms INTEGER, current_ms INTEGER,
-                           line_bytes INTEGER, outline BLOB)
+                           line_bytes INTEGER, line_offset INTEGER, birth TEXT, deleted INTEGER,
+                           outline BLOB)
     """,
     "CREATE TABLE entries (number INTEGER PRIMARY KEY, session_id TEXT, entries BLOB)",
     "CREATE INDEX entries_of_session ON entries (session_id, number)",
@@ -75,6 +76,9 @@ class Copy(Struct):
         used_ms: when somebody here last had to do with it, in ms since 1970.
         current_ms: when it was last known to be all that Redis had; 0 for never.
         line_bytes: of the size, what the lines take: see `Unlogged`.
+        line_offset: the log's last offset when the lines were read.
+        birth: epoch of the first operation: what tells a session from another one of its id.
+        deleted: whether only its deletion is left of it.
     """
 
     session_id: str
@@ -84,6 +88,9 @@ class Copy(Struct):
     used_ms: int
     current_ms: int
     line_bytes: int = 0
+    line_offset: int = 0
+    birth: str = ""
+    deleted: bool = False
 
 
 class More(Struct, frozen=True):
@@ -124,8 +131,8 @@ class ReplicaFile:
     def copies(self) -> list[Copy]:
         """Return what is known of all sessions."""
         rows = self._connection.execute(
-            "SELECT session_id, workspace, epoch, offset, bytes, used_ms, current_ms, line_bytes "
-            "FROM sessions"
+            "SELECT session_id, workspace, epoch, offset, bytes, used_ms, current_ms, line_bytes, "
+            "line_offset, birth, deleted FROM sessions"
         )
         return [Copy(row[0], row[1], Position(row[2], row[3]), *row[4:]) for row in rows]
 
@@ -172,8 +179,11 @@ class ReplicaFile:
     def put(self, copy: Copy, outline: Outline, more: More, *, anew: bool) -> None:
         """Keep what a session is now, and add to its content, or begin that anew."""
         session_id, position = copy.session_id, copy.position
-        times = copy.used_ms, copy.current_ms, copy.line_bytes
-        row = (session_id, copy.workspace, position.epoch, position.offset, copy.size, *times)
+        row = (
+            *(session_id, copy.workspace, position.epoch, position.offset, copy.size),
+            *(copy.used_ms, copy.current_ms, copy.line_bytes, copy.line_offset),
+            *(copy.birth, copy.deleted),
+        )
         with self._transaction():
             if anew:
                 self._drop_content(session_id)
@@ -183,7 +193,7 @@ class ReplicaFile:
                     (session_id, more.entries),
                 )
             self._connection.execute(
-                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, msgspec.json.encode(outline)),
             )
             self._connection.executemany(

@@ -197,8 +197,8 @@ class Replica:
 
     async def _add(self, session_id: str, entries: list[Entry], more: More) -> Copy | None:
         before = self.copies.get(session_id)
-        if before is None:
-            return None
+        if before is None or (before.deleted and not entries):
+            return before
         outline = self._outlines.pop(session_id, None)  # until it is known to be written
         outline = outline or await self.outline(session_id) or Outline()
         for entry in entries:
@@ -209,10 +209,18 @@ class Replica:
         size += sum(map(len, more.conflicts.values()))
         if outline.deleted:  # nothing else is left of it
             size, line_bytes, more = _ENTRY_BYTES, 0, encoded(entries[-1:], {}, {})
+        line_offset = before.line_offset if more.lines is None else outline.position.offset
+        is_born = bool(entries) and entries[0].offset == 1
         if size > self._limit_bytes:
             raise TooLarge("it is larger than all that may be kept")
         copy = msgspec.structs.replace(
-            before, position=outline.position, size=size, line_bytes=line_bytes
+            before,
+            position=outline.position,
+            size=size,
+            line_bytes=line_bytes,
+            line_offset=line_offset,
+            birth=entries[0].epoch if is_born else before.birth,
+            deleted=outline.deleted,
         )
         await self._put(copy, outline, more, anew=outline.deleted)
         await self._make_room(session_id)

@@ -8,6 +8,7 @@ machines that do this at once come to the same. What no copy has is written agai
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
@@ -24,7 +25,7 @@ from sessiond.errors import (
     TooLarge,
 )
 from sessiond.model import DOCUMENTS
-from sessiond.replica import Replica
+from sessiond.replica import Copy, Replica
 from sessiond.service.clock import milliseconds
 from sessiond.service.writing import Surroundings, commit
 from sessiond.store.content import Hash, Stream, stream_of
@@ -37,9 +38,11 @@ from sessiond.sync.unlogged import Unlogged
 
 _TRIES = 8
 _AT_ONCE = 2
-_MOST_ENTRIES = 50_000
-_MOST_BYTES = 64 * 1024 * 1024
+_MOST_ENTRIES = 20_000
+_MOST_BYTES = 16 * 1024 * 1024
 """More than that is not put back in one call, and so not at all."""
+_MOST_FAILURES = 3
+"""As often as that a call may fail, so that no session holds up all the others."""
 _IN_ONE_TURN = 256
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -92,6 +95,7 @@ class Revival:
         self._copies = copies
         self._replica = replica
         self._few = asyncio.Semaphore(_AT_ONCE)
+        self._failures: Counter[str] = Counter()
 
     async def revive(self, session_id: str, *, is_known: bool = True) -> bool:
         """Put back what Redis lost of a session; see `Revive`.
@@ -122,13 +126,12 @@ class Revival:
         copy, end = self._replica.copies.get(session_id), await self._end(session_id)
         if copy is None or (end == START and not is_known):
             return _Outcome.IMPOSSIBLE
+        if copy.deleted:
+            return await self._delete_again(copy, end)
         if end.offset >= copy.position.offset:
             return _Outcome.DONE if end == copy.position else _Outcome.IMPOSSIBLE
-        entries, unlogged = await self._replica.whole(session_id)
-        if entries and entries[-1].op == "session.delete":
-            return await self._delete_again(session_id, copy.workspace, entries[-1], end)
-        missing = await _missing(entries, unlogged, end)
-        if missing is None:
+        missing = await _missing(*await self._replica.whole(session_id), end)
+        if missing is None or self._failures[session_id] >= _MOST_FAILURES:
             return _Outcome.IMPOSSIBLE
         is_done = await self._extend(session_id, end, missing)
         is_all = missing.derived.position == copy.position
@@ -154,25 +157,31 @@ class Revival:
         await store.announce_creation(session_id, derived.workspace, active_ms)
         if missing.unlogged.conflicts:
             await self._around.conflicts.note(session_id, self._around.clock(), at_once=True)
-        if not await self._copies.extend(session_id, end, _contents(missing)):
+        self._failures[session_id] += 1  # until it is known to be none
+        is_done = await self._copies.extend(session_id, end, _contents(missing))
+        del self._failures[session_id]
+        if not is_done:
             return False
         await self._tell(session_id, derived.workspace, derived.position)
         count = len(missing.entries)
         _log.warning("session.revived", session_id=session_id, count=count, after=str(end))
         return True
 
-    async def _delete_again(
-        self, session_id: str, workspace: str, deletion: Entry, end: Position
-    ) -> _Outcome:
-        """Delete a session that was deleted before Redis went back."""
+    async def _delete_again(self, copy: Copy, end: Position) -> _Outcome:
+        """Delete a session that was deleted before Redis went back; not another one of its id."""
+        session_id, store = copy.session_id, self._around.store
+        (deletion,), _ = await self._replica.whole(session_id)
         if end == START:
-            tombstone = _tombstone(session_id, workspace, deletion)
+            tombstone = _tombstone(copy, deletion)
             if not await self._copies.extend(session_id, end, tombstone):
                 return _Outcome.CONTENDED
-            await self._tell(session_id, workspace, deletion.position)
+            await self._tell(session_id, copy.workspace, deletion.position)
         else:
+            (first,) = await store.log.entries_at(session_id, [1])
+            if first is None or first.epoch != copy.birth:
+                return _Outcome.IMPOSSIBLE
             draft = Draft("session.delete", session_id, deletion.at, deletion.json)
-            await self._around.store.forgive(session_id)
+            await store.forgive(session_id)
             try:
                 await commit(self._around, session_id, [draft])
             except StoreWentBack:  # the journal has what was written here: it is looked for first
@@ -230,13 +239,13 @@ def _contents(missing: _Missing) -> dict[str, Hash | Stream]:
     return contents | {name: derived.hash_of(name) for name in DOCUMENTS}
 
 
-def _tombstone(session_id: str, workspace: str, deletion: Entry) -> dict[str, Hash | Stream]:
+def _tombstone(copy: Copy, deletion: Entry) -> dict[str, Hash | Stream]:
     """Return what is left of a deleted session; see `lua/delete.lua`."""
     writer, sequence = written_by(deletion.origin)
     metadata = {
-        "session_id": session_id,
+        "session_id": copy.session_id,
         "status": "deleted",
-        "workspace": workspace,
+        "workspace": copy.workspace,
         "deleted_at": deletion.at,
         "deleted_by": deletion.origin,
         "epoch": deletion.epoch,

@@ -266,7 +266,9 @@ class Copier:
         finally:
             self._reading -= names
         for name in sorted(names & copies.keys()):
-            if positions.get(name) == copies[name].position:
+            copy = copies[name]
+            is_whole = copy.line_offset == copy.position.offset
+            if positions.get(name) == copy.position and is_whole:
                 self._note_whole(name, now)
             else:
                 self._read_soon(name)
@@ -313,14 +315,33 @@ class Copier:
         is_known = session_id in self._seen_whole
         if reset and await self.revive(session_id, is_known=is_known):
             reset = await self._go_on(session_id)
-        if reset:
-            with contextlib.suppress(SessionDeleted):
-                await self._source.store.end(session_id)  # NotFound: the copy is all there is
-            copy = self._replica.copies.get(session_id)
-            if copy and await self._replica.begin(session_id, copy.workspace):
-                reset = await self._go_on(session_id)
+        copy = self._replica.copies.get(session_id)
+        if reset and copy:
+            await self._check_other(copy)
+            await self._replica.begin(session_id, copy.workspace)
+            reset = await self._go_on(session_id)
         if reset:
             raise StoreDamaged(f"the log of session {session_id!r}: {reset}")
+
+    async def _check_other(self, copy: Copy) -> None:
+        """Check that Redis has another log than was copied, and no beginning of it.
+
+        Raises:
+            NotFound: it has none.
+            StoreDamaged: it has a beginning, or what was deleted; the rest is not to be had now.
+        """
+        session_id = copy.session_id
+        try:
+            end = (await self._source.store.end(session_id)).position
+        except SessionDeleted:
+            return
+        entries, _ = await self._replica.whole(session_id)
+        (first,) = await self._source.store.log.entries_at(session_id, [1])
+        is_born_again = first is None or first.epoch != copy.birth
+        if copy.deleted and is_born_again:
+            return
+        if copy.deleted or (end.offset < len(entries) and entries[end.offset - 1].position == end):
+            raise StoreDamaged(f"Redis lost the end of session {session_id!r}: it has {end}")
 
     async def _go_on(self, session_id: str) -> Reset | None:
         """Copy what follows on the copy in the log, up to where it ends now.
@@ -333,6 +354,8 @@ class Copier:
             return None
         now = await self._source.copies.standing(session_id)
         if now.position == copy.position:
+            if now.lines is not None and copy.line_offset < copy.position.offset:
+                await self._replica.add(session_id, [], None, now.lines)
             return None
         until = now.position.offset if now.position.offset > copy.position.offset else None
         async for page in self._source.store.log.pages(

@@ -164,8 +164,10 @@ class Outbox:
         if await self._target.store.recall.position(session_id):
             return True  # archived, with all that was written
         marked = await self._target.opencode.written_up_to(session_id, self._replica.name)
-        recorder = self._recorders.get(session_id)
-        return marked == (recorder.marked if recorder else self._progress[session_id].seq)
+        recorder, progress = self._recorders.get(session_id), self._progress.get(session_id)
+        if progress is None:  # it was deleted meanwhile
+            return True
+        return marked == (recorder.marked if recorder else progress.seq)
 
     def expect(self, events: Iterable[OpencodeEvent]) -> None:
         """Take note of parts that opencode is about to log, though they came from elsewhere."""

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from sessiond.errors import NotFound, StoreFull
+from sessiond.errors import NotFound, StoreFull, StoreUnavailable
 from sessiond.replica import Replica
 from sessiond.service.content.sessions import Filter
 from sessiond.service.durable import reviving
-from sessiond.service.durable.reviving import Revival
+from sessiond.service.durable.reviving import Revival, leave_alone
 from sessiond.service.writing import Request
 from sessiond.store.copies import CopyStore, Standing
 from sessiond.sync.position import START
@@ -399,3 +399,82 @@ async def test_keys_and_marks_are_those_of_the_copied_end(
     await lose(core)
     assert await revival_of(here).revive("ses_1")
     assert await held(core) == before
+
+
+async def test_another_session_of_the_same_id_is_not_deleted(core: Services, here: Machine) -> None:
+    """Redis was emptied, or is another one: what is created there is not what was deleted."""
+    here.copier.revive = revival_of(here).revive
+    await furnish(core)
+    await here.copied("ses_1")
+    end = await core.sessions.delete("ses_1")
+    await until(lambda: here.replica.copies["ses_1"].position == end)
+    await empty(core)
+    await core.store.forgive("ses_1")
+    await create(core, title="another")
+    assert not await revival_of(here).revive("ses_1")
+    await here.copied("ses_1")
+    assert (await load(core)).metadata.title == "another"
+    assert not here.replica.copies["ses_1"].deleted
+
+
+async def test_what_cannot_be_put_back_now_is_kept_for_later(
+    core: Services, here: Machine, early: Held
+) -> None:
+    """The copier drops a copy only for another log, and no tombstone for what was deleted."""
+    late = await held(core)
+    await go_back(core, early)
+    here.copier.recheck()  # nothing is put back yet
+    await until(lambda: "ses_1" in here.copier._unfit)
+    here.copier.revive = revival_of(here).revive
+    here.copier.recheck()
+    async with asyncio.timeout(5):
+        while await held(core) != late:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    end = await core.sessions.delete("ses_1")
+    await until(lambda: here.replica.copies["ses_1"].position == end)
+    here.copier.revive = leave_alone
+    await go_back(core, early)
+    here.copier.recheck()
+    await until(lambda: "ses_1" in here.copier._unfit)
+    assert here.replica.copies["ses_1"].deleted
+
+
+async def test_lines_that_were_missed_come_later(
+    core: Services, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standing = here.copies.standing
+
+    async def without_lines(_: CopyStore, session_id: str) -> Standing:
+        return Standing((await standing(session_id)).position, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CopyStore, "standing", without_lines)
+        await furnish(core)
+        await here.copied("ses_1")
+    assert (await here.replica.whole("ses_1"))[1].lines == {}
+    here.copier.recheck()
+    here.copier._read_soon("ses_1")
+    await here.copied("ses_1")
+    before = await held(core)
+    await lose(core)
+    assert await revival_of(here).revive("ses_1")
+    assert await held(core) == before
+
+
+async def test_a_session_that_fails_again_and_again_is_left_to_the_journals(
+    core: Services, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await furnish(core)
+    await here.copied("ses_1")
+    await lose(core)
+    revival = revival_of(here)
+
+    async def fail(*_: Any) -> bool:
+        raise StoreUnavailable("it takes too long")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CopyStore, "extend", fail)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await revival.revive("ses_1")
+        assert not await revival.revive("ses_1")

@@ -89,7 +89,8 @@ def test_random_requests_are_answered_with_less_than_500_and_harm_nothing(
     shown = "\n".join([*faults.values(), *failures_in(daemon.log)][:_SHOWN])
     assert not shown, f"SESSIOND_TEST_FUZZ_SEED={SEED}\n{shown}"
     seen = set(statuses)
-    assert {200, 201, 202, 400, 404, 405, 409, 415} <= seen or CASES < 2000, f"tame: {statuses}"
+    is_tame = not {200, 400, 404, 405, 409, 415} <= seen or seen.isdisjoint({201, 202})
+    assert not is_tame or CASES < 2000, f"tame: {statuses}"
     for name in SESSIONS:
         path = f"/v1/sessions/{name}"
         if client.call("GET", path).status == 410:

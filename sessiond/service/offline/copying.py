@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from sessiond.errors import (
     ArchiveUnavailable,
+    Contended,
     NotFound,
     ReplicaUnavailable,
     SessionDeleted,
@@ -379,10 +380,13 @@ class Copier:
         numbers = [entry.offset for entry in page.entries if entry.op.startswith("conflict.")]
         if not numbers:
             return {}
+        kept: dict[int, list[bytes]] = {}
         with contextlib.suppress(StoreDamaged):  # the log is whole without them
             kept = await self._source.copies.conflicts(session_id, numbers[0], numbers[-1])
-            return {number: kept[number] for number in numbers if number in kept}
-        return {}
+        missing = [number for number in numbers if number not in kept]
+        if missing and not all(await self._source.store.have(session_id, [page.position])):
+            raise Contended(f"Redis lost some of session {session_id!r} while it was copied")
+        return {number: kept[number] for number in numbers if number in kept}
 
     async def _note_read(self, session_id: str, now_ms: int) -> None:
         copy = self._replica.copies.get(session_id)

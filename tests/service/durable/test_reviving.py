@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from sessiond.errors import NotFound, StoreFull, StoreUnavailable
+from sessiond.errors import Contended, NotFound, StoreFull, StoreUnavailable
 from sessiond.replica import Replica
 from sessiond.service.content.sessions import Filter
 from sessiond.service.durable import reviving
@@ -478,3 +478,25 @@ async def test_a_session_that_fails_again_and_again_is_left_to_the_journals(
             with pytest.raises(StoreUnavailable):
                 await revival.revive("ses_1")
         assert not await revival.revive("ses_1")
+
+
+async def test_conflicts_of_a_log_that_goes_back_while_it_is_copied_are_not_missed(
+    core: Services, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conflicts, lost = here.copies.conflicts, list[dict[str, bytes]]()
+
+    async def lost_meanwhile(_: CopyStore, *given: Any) -> Any:
+        if not lost:
+            lost.append(await take_copy(core, "ses_1"))
+            await roll_back(core, "ses_1", {})
+        return await conflicts(*given)
+
+    await here.copier.close()
+    await furnish(core)
+    before = await core.redis.xlen(core.keys.conflicts("ses_1"))
+    monkeypatch.setattr(CopyStore, "conflicts", lost_meanwhile)
+    with pytest.raises(Contended):
+        await here.copier._copy("ses_1")
+    await roll_back(core, "ses_1", lost[0])
+    await here.copier._copy("ses_1")
+    assert len((await here.replica.whole("ses_1"))[1].conflicts) == before > 0

@@ -20,6 +20,7 @@ from sessiond.codec import json
 from sessiond.errors import (
     NotFound,
     SessionDeleted,
+    StoreFull,
     StoreUnavailable,
     StoreWentBack,
     TooLarge,
@@ -157,8 +158,13 @@ class Revival:
         await store.announce_creation(session_id, derived.workspace, active_ms)
         if missing.unlogged.conflicts:
             await self._around.conflicts.note(session_id, self._around.clock(), at_once=True)
-        self._failures[session_id] += 1  # until it is known to be none
-        is_done = await self._copies.extend(session_id, end, _contents(missing))
+        try:
+            is_done = await self._copies.extend(session_id, end, _contents(missing))
+        except StoreFull:  # there is room for it later
+            raise
+        except StoreUnavailable:
+            self._failures[session_id] += 1
+            raise
         del self._failures[session_id]
         if not is_done:
             return False

@@ -248,11 +248,13 @@ async def test_a_redis_that_is_full_takes_nothing_of_it(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core.store, "announce_creation", announce_and_fill)
-        with pytest.raises(StoreFull):
-            await revival_of(here).revive("ses_1")
-    await core.redis.config_set("maxmemory", "0")
+        revival = revival_of(here)
+        for _ in range(4):
+            with pytest.raises(StoreFull):
+                await revival.revive("ses_1")
+            await core.redis.config_set("maxmemory", "0")
     assert await held(core) == before
-    assert await revival_of(here).revive("ses_1")
+    assert await revival.revive("ses_1"), "however long it was full"
 
 
 async def test_of_a_damaged_copy_only_what_is_proven_is_put_back(

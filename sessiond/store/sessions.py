@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from sessiond.codec import json
 from sessiond.errors import InvalidInput, NotFound, SessionDeleted, SessiondError, StoreDamaged
 from sessiond.model import DOCUMENTS
 from sessiond.store.committer import Committer
@@ -316,6 +317,11 @@ class SessionStore:
             pipeline.publish(self._keys.events(session_id), message)
             pipeline.publish(self._keys.workspace_events(workspace), message)
             await answered(pipeline.execute())
+
+    async def announce_end(self, session_id: str, workspace: str, end: Position) -> None:
+        """Have readers look anew at a log that ends elsewhere now, though nobody wrote to it."""
+        notice = {"session_id": session_id, "position": str(end)}
+        await self.publish(session_id, workspace, json.encode(notice))
 
     async def beat(self, instance: str, now_ms: int, lifetime_ms: int) -> None:
         """Enter this daemon among the living, and drop those silent for `lifetime_ms`."""

@@ -16,7 +16,6 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
-from sessiond.codec import json
 from sessiond.errors import (
     NotFound,
     SessionDeleted,
@@ -168,7 +167,7 @@ class Revival:
         del self._failures[session_id]
         if not is_done:
             return False
-        await self._tell(session_id, derived.workspace, derived.position)
+        await store.announce_end(session_id, derived.workspace, derived.position)
         count = len(missing.entries)
         _log.warning("session.revived", session_id=session_id, count=count, after=str(end))
         return True
@@ -181,7 +180,7 @@ class Revival:
             tombstone = _tombstone(copy, deletion)
             if not await self._copies.extend(session_id, end, tombstone):
                 return _Outcome.CONTENDED
-            await self._tell(session_id, copy.workspace, deletion.position)
+            await store.announce_end(session_id, copy.workspace, deletion.position)
         else:
             (first,) = await store.log.entries_at(session_id, [1])
             if first is None or first.epoch != copy.birth:
@@ -194,10 +193,6 @@ class Revival:
                 return _Outcome.IMPOSSIBLE
         _log.warning("session.deleted_again", session_id=session_id)
         return _Outcome.DONE
-
-    async def _tell(self, session_id: str, workspace: str, end: Position) -> None:
-        notice = {"session_id": session_id, "position": str(end)}
-        await self._around.store.publish(session_id, workspace, json.encode(notice))
 
 
 async def _missing(entries: list[Entry], unlogged: Unlogged, end: Position) -> _Missing | None:

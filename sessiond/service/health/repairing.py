@@ -13,7 +13,6 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from sessiond.codec import json
 from sessiond.errors import Contended, NotFound, StoreDamaged
 from sessiond.model import DOCUMENTS
 from sessiond.service.clock import Clock, milliseconds
@@ -168,8 +167,7 @@ class Repairer:
         derived = draft.mended.derived
         active_ms = milliseconds(derived.last_activity)
         await self._repairs.list(session_id, derived.workspace, active_ms)
-        notice = {"session_id": session_id, "position": str(derived.position)}
-        await self._store.publish(session_id, derived.workspace, json.encode(notice))
+        await self._store.announce_end(session_id, derived.workspace, derived.position)
         self._changed(session_id)
 
     async def _draft(self, session_id: str) -> _Draft:
